@@ -1,0 +1,1 @@
+"""The diffusion model seen as a policy: encode, noise, predict, invert, sample."""

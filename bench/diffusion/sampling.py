@@ -1,0 +1,128 @@
+"""Images from prompts: fixed noise per prompt and seed, guidance, diffusers' solvers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from PIL import Image
+
+from bench.diffusion.policy import Policy
+from bench.errors import BenchError, UnknownNameError
+
+SchedulerName: TypeAlias = Literal["ddim", "euler", "dpm++"]
+
+_SOLVERS: dict[str, Any] = {
+    "ddim": DDIMScheduler,
+    "euler": EulerDiscreteScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Images of one batch and what they cost."""
+
+    images: list[Image.Image]
+    passes: int
+    """Denoiser evaluations, one latent each; guidance doubles them."""
+
+
+def initial_latent(prompt: str, image_seed: int, shape: tuple[int, int, int]) -> torch.Tensor:
+    """Standard normal noise [C, h, w] on the CPU, a function of its arguments alone.
+
+    Drawn on the CPU, since generators of other devices give other numbers.
+    """
+    digest = hashlib.sha256(f"{image_seed}\n{prompt}".encode()).digest()
+    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.randn(shape, generator=generator)
+
+
+def solver(name: str, scheduler_config: dict[str, Any]) -> Any:
+    """The diffusers scheduler `name` on the backbone's noise schedule, taking epsilon.
+
+    `clip_sample` and `steps_offset` are what StableDiffusionPipeline forces on any scheduler
+    that it is loaded with; without the first, DDIM would clip latents at 1.
+    """
+    if name not in _SOLVERS:
+        raise UnknownNameError("sampler", name, _SOLVERS)
+    scheduler = _SOLVERS[name].from_config(scheduler_config)
+    forced = {"prediction_type": "epsilon", "clip_sample": False, "steps_offset": 1}
+    scheduler.register_to_config(**{k: v for k, v in forced.items() if k in scheduler.config})
+    return scheduler
+
+
+@torch.no_grad()
+def denoise(
+    policy: Policy,
+    noise: torch.Tensor,
+    prompts: Sequence[str],
+    *,
+    scheduler: SchedulerName,
+    steps: int,
+    guidance: float,
+) -> tuple[torch.Tensor, int]:
+    """Clean latents from standard normal `noise` [B, C, h, w], and the network passes spent.
+
+    Guidance is eps = eps("") + g (eps(prompt) - eps("")) (Ho & Salimans 2021, Eq. 6 with
+    g = 1 + w), both in one doubled batch; g = 1 asks for the prompt alone.
+    """
+    if guidance < 1:
+        raise BenchError(f"guidance must be at least 1 (1: none), not {guidance}")
+    stepper = solver(scheduler, policy.scheduler_config)
+    stepper.set_timesteps(steps, device=policy.device)
+    condition = policy.encode_prompts(prompts)
+    copies = 1
+    if guidance > 1:
+        copies = 2
+        empty = policy.encode_prompts([""])
+        condition = {k: torch.cat([empty[k].expand_as(v), v]) for k, v in condition.items()}
+
+    x = noise.to(policy.device) * stepper.init_noise_sigma
+    for t in stepper.timesteps:
+        scaled = stepper.scale_model_input(x, t)
+        batch = torch.cat([scaled] * copies)
+        epsilon = policy.predict_epsilon(policy.denoiser, batch, t.expand(len(batch)), condition)
+        if copies == 2:
+            without, given = epsilon.chunk(2)
+            epsilon = without + guidance * (given - without)
+        x = stepper.step(epsilon, t, x, return_dict=False)[0]
+    return x, copies * len(prompts) * len(stepper.timesteps)
+
+
+def sample(
+    policy: Policy,
+    prompts: Sequence[str],
+    image_seeds: Sequence[int],
+    *,
+    scheduler: SchedulerName = "ddim",
+    steps: int,
+    guidance: float,
+) -> Samples:
+    """Draw one image for each prompt and image seed, deterministically.
+
+    Equals diffusers' StableDiffusionPipeline on the same initial noise. The batch changes an
+    image by no more than the float error of batched arithmetic.
+
+    Args:
+        policy: The backbone; its `denoiser` is sampled.
+        prompts: B prompts.
+        image_seeds: B seeds.
+        scheduler: The solver: DDIM with eta 0, Euler, or DPM-Solver++ of second order.
+        steps: Solver steps.
+        guidance: Classifier-free guidance scale; 1 is none.
+    """
+    noise = torch.stack(
+        [
+            initial_latent(prompt, seed, policy.latent_shape)
+            for prompt, seed in zip(prompts, image_seeds, strict=True)
+        ]
+    )
+    latents, passes = denoise(
+        policy, noise, prompts, scheduler=scheduler, steps=steps, guidance=guidance
+    )
+    return Samples(images=policy.decode(latents), passes=passes)

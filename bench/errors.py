@@ -1,0 +1,30 @@
+"""Errors that a user can mend: shown as one line, never as a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BenchError(Exception):
+    """A mistake or mishap outside the code; the message says what, where and the remedy."""
+
+
+class UnknownNameError(BenchError):
+    """A name was asked for that nothing carries."""
+
+    def __init__(self, what: str, asked: str, known: Iterable[str]) -> None:
+        """`what` is the noun ("method"), `known` every name that would have been right."""
+        names = sorted(known)
+        close = difflib.get_close_matches(asked, names, n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        listed = f" Known: {', '.join(names)}." if names else " There are none."
+        super().__init__(f"unknown {what} {asked!r}.{hint}{listed}")
+
+
+class DivergedError(BenchError):
+    """Training produced a number that is not finite; the cell has failed, others go on."""
+
+
+class DamagedArtefactError(BenchError):
+    """A finished artefact's bytes no longer match the checksums taken when it was made."""

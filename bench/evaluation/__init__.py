@@ -1,0 +1,1 @@
+"""Scoring images and the statistics of wins."""

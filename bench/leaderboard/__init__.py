@@ -1,0 +1,1 @@
+"""Result files, and the tables and pictures made from them."""

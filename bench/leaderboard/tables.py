@@ -1,0 +1,397 @@
+"""The leaderboard's tables: markdown for reading, CSV for git, JSON for machines, a console table.
+
+Rendering is a function of the standings alone, and those of the result files alone, so that a
+committed board can be regenerated, and checked, byte for byte.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import BenchError
+from bench.evaluation import statistics
+from bench.evaluation.statistics import WinRate
+from bench.leaderboard.results import Budget, Cost, to_json, write_text
+from bench.leaderboard.standings import HELD_OUT, Row, Section, Tables, build
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = [
+    "Tables",
+    "build",
+    "check",
+    "console_table",
+    "render_csv",
+    "render_groups_csv",
+    "render_json",
+    "render_markdown",
+    "write",
+]
+
+GAP = "–"
+
+
+def write(board: Path) -> Tables:
+    """Regenerate all tables of a board from its result files; returns what they show."""
+    tables = build(board)
+    for name, text in _render(tables).items():
+        write_text(board / name, text)
+    return tables
+
+
+def check(board: Path) -> None:
+    """Raise `BenchError` if a committed table is not what the result files give, to the byte."""
+    stale = [
+        name
+        for name, text in _render(build(board)).items()
+        if not (board / name).is_file() or (board / name).read_bytes() != text.encode("utf-8")
+    ]
+    if stale:
+        msg = (
+            f"{board}: {', '.join(stale)} not as the result files give; "
+            f"run `bench leaderboard build {board}`"
+        )
+        raise BenchError(msg)
+
+
+def _render(tables: Tables) -> dict[str, str]:
+    return {
+        "README.md": render_markdown(tables),
+        "leaderboard.csv": render_csv(tables),
+        "leaderboard.json": render_json(tables),
+        "by_group.csv": render_groups_csv(tables),
+    }
+
+
+def render_markdown(tables: Tables) -> str:
+    """The board's README: per backbone and preference set a table, then what it means."""
+    lines = ["# Leaderboard", ""]
+    lines += ["Written by `bench leaderboard build` from `results/`; do not edit by hand.", ""]
+    for section in tables.sections:
+        lines += _markdown_section(section)
+    lines += ["## How to read this", "", *(f"- {note}" for note in _general_notes()), ""]
+    return "\n".join(lines)
+
+
+def _markdown_section(section: Section) -> list[str]:
+    header = ["method", *(_scorer_heading(section, s) for s in section.scorers)]
+    header += ["held-out mean", "p", "seconds", "passes", "memory (MB)"]
+    body = [
+        [
+            _method_name(row),
+            *(_score(row, row.scores.get(s), starred=s in row.in_loop) for s in section.scorers),
+            _score(row, row.held_out),
+            f"{row.held_out.p_value:.2g}" if row.held_out else GAP,
+            *_costs(row),
+        ]
+        for row in section.rows
+    ]
+    title = f"## {_escape(section.backbone)}, pairs of {_escape(section.pairs)}"
+    lines = [title, "", *_markdown_table(header, body), ""]
+    if len(section.prompt_sets) > 1:
+        lines += ["Held-out mean by prompt set:", "", *_prompt_set_table(section), ""]
+    return [*lines, *(f"- {note}" for note in _notes(section)), ""]
+
+
+def _prompt_set_table(section: Section) -> list[str]:
+    rates = {
+        (row.method, row.prompt_set): row.result
+        for row in section.groups
+        if row.scorer == HELD_OUT and not row.dimension
+    }
+    header = ["method", *(f"{name} (n={n})" for name, n in section.prompt_sets.items())]
+    body = [
+        [_method_name(row), *(_score(row, rates.get((row.method, s))) for s in section.prompt_sets)]
+        for row in section.rows
+    ]
+    return _markdown_table(header, body)
+
+
+def _notes(section: Section) -> list[str]:
+    """What holds for this section alone: prompts, budgets, seeds, gaps."""
+    distinct = section.distinct_prompts
+    sets = ", ".join(f"{name} ({n})" for name, n in section.prompt_sets.items())
+    effect = statistics.minimum_detectable_effect(distinct)
+    notes = [
+        f"Recipe: {', '.join(section.recipes)}.",
+        f"n = {sum(section.prompt_sets.values())} prompts ({distinct} distinct), {section.images} "
+        f"image(s) each: {sets}. With so many, a true win rate within {100 * effect:.1f} points "
+        "of 50% is found less than 80% of the time (two-sided 5% test).",
+    ]
+    done = [row for row in section.rows if row.seeds]
+    notes += _by_value("Budget", done, _budget)
+    notes += _by_value("Train seeds", done, lambda row: ", ".join(map(str, row.seeds)))
+    sets_of_scorers = {row.held_out_scorers for row in done}
+    notes += _by_value(
+        "Held-out mean over", done, lambda row: ", ".join(row.held_out_scorers) or "no scorer"
+    )
+    if len(sets_of_scorers) > 1:
+        common = sorted(set.intersection(*map(set, sets_of_scorers)))
+        notes.append(
+            "The held-out means are over different scorers; compare those methods through "
+            + (f"{', '.join(common)}, in-loop for none." if common else "single columns only.")
+        )
+    if section.declared:
+        notes.append(f"†: declared held out ({', '.join(section.declared)}), never used to label.")
+    for row in section.rows:
+        missing = [s for s in section.scorers if row.seeds and s not in row.scores]
+        if missing:
+            notes.append(
+                f"{GAP} {_method_name(row)}: {', '.join(missing)} did not score every image of "
+                "it or of the base."
+            )
+        notes += [f"{GAP} {_method_name(row)}: {_escape(why)}." for why in row.failures]
+    return notes
+
+
+def _by_value(what: str, rows: Sequence[Row], value: Callable[[Row], str]) -> list[str]:
+    """One note where all rows agree, else one naming the rows of each value."""
+    methods: dict[str, list[str]] = {}
+    for row in rows:
+        methods.setdefault(value(row), []).append(_method_name(row))
+    if len(methods) == 1:
+        return [f"{what}: {next(iter(methods))}."]
+    return [f"{what}: {text} ({', '.join(names)})." for text, names in sorted(methods.items())]
+
+
+def _budget(row: Row) -> str:
+    budget = row.budget
+    if budget is None:
+        return "none"
+    text = f"{budget.steps:,} steps, {budget.pairs_seen:,} pairs seen"
+    return f"{text} of {budget.pairs_kept:,} kept and {budget.pairs_dropped:,} dropped"
+
+
+def _general_notes() -> list[str]:
+    return [
+        "A win rate is the share of prompts whose image a scorer rates strictly above the "
+        "untouched backbone's for the same prompt and noise. Ties count 0.5; where there are any, "
+        "their share is given (`leaderboard.csv` has the rate without ties too).",
+        f"[low, high]: {statistics.LEVEL:.0%} percentile bootstrap, {statistics.DRAWS:,} draws "
+        f"with seed {statistics.SEED}, resampling prompts, equal texts together, and, with several "
+        "train seeds, seeds as a crossed second level (two or three seeds show less than "
+        "their true spread). Where every prompt came out alike, the exact Clopper-Pearson bound.",
+        "\\*: in-loop, the scorer's rewards labelled the method's training pairs; "
+        "kept out of its held-out mean.",
+        "p: exact two-sided sign test of the held-out outcomes over distinct prompts, given "
+        "these train seeds; not adjusted for the number of methods.",
+        "seconds: labelling and training, with encoding and inversion (mean over seeds). "
+        "passes: denoiser passes of training. memory: peak of training.",
+        "Rows are compared with the base, not with each other. Scorers that share a backbone "
+        "agree more than independent judges would.",
+    ]
+
+
+def _method_name(row: Row) -> str:
+    spec = f"`{_escape(row.method)}`"
+    return f"{_escape(row.label)} {spec}" if row.label else spec
+
+
+def _scorer_heading(section: Section, scorer: str) -> str:
+    return f"{_escape(scorer)} †" if scorer in section.declared else _escape(scorer)
+
+
+def _score(row: Row, rate: WinRate | None, *, starred: bool = False) -> str:
+    if row.base:
+        return "50%"
+    if rate is None:
+        return GAP
+    ties = f", {100 * rate.tie_share:.1f}% ties" if rate.ties else ""
+    star = "\\*" if starred else ""
+    return f"{100 * rate.win_rate:.1f}%{star} {_bounds(rate)}{ties}"
+
+
+def _bounds(rate: WinRate) -> str:
+    return f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+
+
+def _costs(row: Row) -> tuple[str, str, str]:
+    """Seconds, passes and memory of training; the base has none."""
+    if row.cost is None or row.base:
+        return GAP, GAP, GAP
+    seconds = row.cost.label_seconds + row.cost.train_seconds
+    return (
+        f"{seconds:,.{1 if seconds < 100 else 0}f}",
+        f"{row.cost.network_passes:,}",
+        f"{row.cost.peak_memory_mb:,.0f}",
+    )
+
+
+def _escape(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return [f"| {' | '.join(cells)} |" for cells in (header, rule, *body)]
+
+
+_RATE_FIELDS = (*(field.name for field in dataclasses.fields(WinRate)), "without_ties")
+
+
+def _rate_fields(rate: WinRate | None) -> dict[str, Any]:
+    """A win rate as plain fields; None throughout for a gap."""
+    return {name: _rounded(getattr(rate, name)) if rate else None for name in _RATE_FIELDS}
+
+
+def _row_fields(row: Row) -> dict[str, Any]:
+    """What a row says of its method: identity, budget, cost."""
+    fields: dict[str, Any] = {
+        "method": row.method,
+        "label": row.label,
+        "base": row.base,
+        "train_seeds": list(row.seeds),
+        "failures": list(row.failures),
+    }
+    for kind, record in ((Budget, row.budget), (Cost, row.cost)):
+        for field in dataclasses.fields(kind):
+            fields[field.name] = _rounded(getattr(record, field.name)) if record else None
+    return fields
+
+
+def _rounded(value: float | None) -> float | None:
+    # Six digits: finer than any interval, coarser than differences between platforms.
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def render_csv(tables: Tables) -> str:
+    """One line a method, train seeds ("all" or one) and scorer; empty cells are gaps."""
+    lines = []
+    for section in tables.sections:
+        for pooled, rows in ((True, section.rows), (False, section.seed_rows)):
+            for rank, row in enumerate(rows, start=1):
+                about = _row_fields(row)
+                about["failures"] = "; ".join(row.failures)
+                about["train_seeds"] = " ".join(map(str, row.seeds))
+                for scorer in (*section.scorers, HELD_OUT):
+                    rate = row.held_out if scorer == HELD_OUT else row.scores.get(scorer)
+                    lines.append(
+                        {
+                            "backbone": section.backbone,
+                            "pairs": section.pairs,
+                            "pooled": pooled,
+                            "rank": rank if pooled else None,
+                            "scorer": scorer,
+                            "in_loop": scorer in row.in_loop,
+                            **_rate_fields(rate),
+                            **about,
+                        }
+                    )
+    return _csv(lines)
+
+
+def render_groups_csv(tables: Tables) -> str:
+    """One line a method, scorer and group of prompts; train seeds pooled."""
+    return _csv(
+        {
+            "backbone": section.backbone,
+            "pairs": section.pairs,
+            "method": row.method,
+            "prompt_set": row.prompt_set,
+            "dimension": row.dimension,
+            "group": row.group,
+            "scorer": row.scorer,
+            "in_loop": row.in_loop,
+            **_rate_fields(row.result),
+        }
+        for section in tables.sections
+        for row in section.groups
+    )
+
+
+def _csv(lines: Iterable[Mapping[str, Any]]) -> str:
+    stream = io.StringIO()
+    writer: csv.DictWriter[str] | None = None
+    for line in lines:
+        if writer is None:
+            writer = csv.DictWriter(stream, list(line), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(line)
+    return stream.getvalue()
+
+
+def render_json(tables: Tables) -> str:
+    """The rows, pooled and by train seed, with how the intervals were made."""
+
+    def rows(of: Iterable[Row]) -> list[dict[str, Any]]:
+        return [
+            {
+                **_row_fields(row),
+                "in_loop": list(row.in_loop),
+                "held_out_scorers": list(row.held_out_scorers),
+                "held_out": _rate_fields(row.held_out) if row.held_out else None,
+                "scores": {scorer: _rate_fields(rate) for scorer, rate in row.scores.items()},
+            }
+            for row in of
+        ]
+
+    return to_json(
+        {
+            "schema": 1,
+            "interval": {
+                "method": "percentile bootstrap over prompts, crossed with train seeds",
+                "level": statistics.LEVEL,
+                "draws": statistics.DRAWS,
+                "seed": statistics.SEED,
+            },
+            "sections": [
+                {
+                    "backbone": section.backbone,
+                    "pairs": section.pairs,
+                    "recipes": section.recipes,
+                    "scorers": section.scorers,
+                    "declared_held_out": section.declared,
+                    "prompt_sets": section.prompt_sets,
+                    "images_per_prompt": section.images,
+                    "distinct_prompts": section.distinct_prompts,
+                    "minimum_detectable_effect": _rounded(
+                        statistics.minimum_detectable_effect(section.distinct_prompts)
+                    ),
+                    "rows": rows(section.rows),
+                    "seed_rows": rows(section.seed_rows),
+                }
+                for section in tables.sections
+            ],
+        }
+    )
+
+
+def console_table(tables: Tables) -> Table:
+    """The board for a terminal: intervals under the win rates, so that five scorers fit."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    def stacked(row: Row, rate: WinRate | None, *, starred: bool = False) -> str:
+        if row.base or rate is None:
+            return "50%" if row.base else GAP
+        star = "*" if starred else ""
+        bounds = escape(f"[{100 * rate.low:.0f}, {100 * rate.high:.0f}]")
+        return f"{100 * rate.win_rate:.1f}%{star}\n{bounds}"
+
+    scorers = list(dict.fromkeys(s for section in tables.sections for s in section.scorers))
+    table = Table(caption="win rate against base [95%]; * in-loop: not in the held-out mean")
+    table.add_column("method", overflow="fold", ratio=1)
+    for heading in (*scorers, "held-out", "ties", "seconds", "passes", "MB"):
+        table.add_column(escape(heading), justify="right", overflow="fold")
+    for section in tables.sections:
+        if len(tables.sections) > 1:
+            table.add_section()
+            table.add_row(f"[bold]{escape(section.backbone)}, {escape(section.pairs)}[/bold]")
+        for row in section.rows:
+            comparisons = sum(rate.comparisons for rate in row.scores.values())
+            ties = sum(rate.ties for rate in row.scores.values())
+            name = escape(row.label or row.method)
+            table.add_row(
+                "\n".join([name, *(f"[dim]{escape(why)}[/dim]" for why in row.failures)]),
+                *(stacked(row, row.scores.get(s), starred=s in row.in_loop) for s in scorers),
+                stacked(row, row.held_out),
+                f"{100 * ties / comparisons:.1f}%" if comparisons else GAP,
+                *_costs(row),
+            )
+    return table

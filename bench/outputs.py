@@ -1,0 +1,211 @@
+"""What a run leaves for people: result files, tables, scores, checkpoints, a contact sheet."""
+
+from __future__ import annotations
+
+import io
+import platform
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.leaderboard import contact_sheet, results, tables
+from bench.plan import Cell, Plan, Stage
+from bench.runner import RunOutcome
+from bench.store import Artefact, Store, write_atomic
+
+SHEET_ROWS = 8
+_PROVENANCE = ("torch", "diffusers", "transformers", "open_clip_torch", "numpy")
+
+
+def write(plan: Plan, store: Store, out: Path, outcome: RunOutcome, device: str) -> tables.Tables:
+    """Write everything that follows from the finished stages into `out`; returns the tables."""
+    frames = []
+    for stale in (out / "results", out / "prompts"):
+        shutil.rmtree(stale, ignore_errors=True)
+    for table in plan.prompts:
+        results.save_prompts(out, table)
+    for cell in plan.cells:
+        scores = _scores(cell, store, outcome.failures)
+        results.save_cell(out, _record(plan, cell, store, outcome.failures, scores, device))
+        frames += _rows(cell, plan, scores)
+    (out / "recipe.yaml").write_text(plan.recipe.to_yaml(), encoding="utf-8")
+    _write_scores(out / "scores.parquet", frames)
+    _link_checkpoints(plan, store, out / "checkpoints", outcome.failures)
+    _write_sheet(plan, store, out / "contact_sheet.png", outcome.failures)
+    return tables.write(out)
+
+
+def _scores(
+    cell: Cell, store: Store, failures: Mapping[str, str]
+) -> dict[tuple[str, int, str], np.ndarray]:
+    import pandas as pd
+
+    found = {}
+    for place, stage in cell.scores.items():
+        if stage.key not in failures:
+            path = store.path("score", stage.key) / "scores.parquet"
+            found[place] = pd.read_parquet(path)["score"].to_numpy(dtype=np.float64)
+    return found
+
+
+def _record(
+    plan: Plan,
+    cell: Cell,
+    store: Store,
+    failures: Mapping[str, str],
+    scores: Mapping[tuple[str, int, str], np.ndarray],
+    device: str,
+) -> results.Cell:
+    recipe = plan.recipe
+    identity: dict[str, Any] = {
+        "method": cell.method,
+        "seed": cell.seed or 0,
+        "backbone": recipe.backbone,
+        "pairs": recipe.pairs,
+        "recipe": recipe.name,
+        "untrained": cell.train is None,
+    }
+    if not scores:
+        reasons = [failures[s.key] for s in cell.scores.values() if s.key in failures]
+        return results.CellFailure(**identity, reason=reasons[0])
+    seeds = recipe.sampling.image_seeds
+    evaluations = tuple(
+        results.PromptSetScores(
+            prompt_set=table.name,
+            prompts_sha256=table.sha256,
+            prompts=len(table.texts),
+            image_seeds=seeds,
+            scores={
+                scorer: tuple(
+                    np.stack([scores[table.name, s, scorer] for s in seeds], axis=1)
+                    .ravel()
+                    .tolist()
+                )
+                for scorer in plan.scorers
+                if all((table.name, s, scorer) in scores for s in seeds)
+            },
+        )
+        for table in plan.prompts
+    )
+    info = _info(store, cell.train)
+    return results.CellResult(
+        **identity,
+        backbone_fingerprint=plan.described["backbone"]["fingerprint"],
+        in_loop=tuple(sorted(cell.in_loop)),
+        held_out=tuple(sorted(name for name, s in plan.scorers.items() if s.held_out)),
+        budget=results.Budget(
+            steps=info.get("steps", 0),
+            pairs_seen=info.get("pairs_seen", 0),
+            pairs_kept=info.get("pairs_kept", 0),
+            pairs_dropped=info.get("pairs_dropped", 0),
+        ),
+        sampling=recipe.sampling.model_dump(mode="json", exclude={"batch_size"}),
+        configuration={
+            "method": plan.described["methods"][cell.method],
+            "training": recipe.training.model_dump(mode="json", exclude={"micro_batch_size"}),
+            "scorers": plan.described["scorers"],
+        },
+        cost=_cost(plan, cell, store, failures),
+        provenance={
+            "device": device,
+            "python": platform.python_version(),
+            **{name: version(name) for name in _PROVENANCE},
+        },
+        evaluations=evaluations,
+    )
+
+
+def _info(store: Store, stage: Stage | None) -> dict[str, Any]:
+    return Artefact(store.path(stage.name, stage.key)).info if stage else {}
+
+
+def _cost(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -> results.Cost:
+    """Labelling and encoding are charged in full to every method that needs them."""
+
+    def seconds(stage_name: str, keys: list[str]) -> float:
+        return round(
+            sum(
+                Artefact(store.path(stage_name, key)).cost.seconds
+                for key in keys
+                if key not in failures
+            ),
+            3,
+        )
+
+    train = cell.train
+    trained = Artefact(store.path("train", train.key)).cost if train else None
+    return results.Cost(
+        label_seconds=seconds("rewards", list(train.rewards.values())) if train else 0.0,
+        train_seconds=round(seconds("encode", [train.encode]) + trained.seconds, 3)
+        if train and trained
+        else 0.0,
+        sample_seconds=seconds("sample", [s.key for s in cell.samples.values()]),
+        score_seconds=seconds("score", [s.key for s in cell.scores.values()]),
+        network_passes=trained.passes if trained else 0,
+        peak_memory_mb=trained.peak_memory_mb if trained else 0.0,
+    )
+
+
+def _rows(
+    cell: Cell, plan: Plan, scores: Mapping[tuple[str, int, str], np.ndarray]
+) -> list[dict[str, Any]]:
+    texts = {table.name: table.texts for table in plan.prompts}
+    return [
+        {
+            "method": cell.method,
+            "seed": cell.seed,
+            "prompt_set": prompt_set,
+            "image_seed": image_seed,
+            "scorer": scorer,
+            "prompt": texts[prompt_set],
+            "score": values,
+        }
+        for (prompt_set, image_seed, scorer), values in scores.items()
+    ]
+
+
+def _write_scores(path: Path, blocks: list[dict[str, Any]]) -> None:
+    import pandas as pd
+
+    frame = pd.concat([pd.DataFrame(block) for block in blocks]) if blocks else pd.DataFrame()
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    write_atomic(path, buffer.getvalue())
+
+
+def _link_checkpoints(plan: Plan, store: Store, folder: Path, failures: Mapping[str, str]) -> None:
+    """`checkpoints/<cell>` points at the artefact, so that nothing is stored twice."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for cell in plan.cells:
+        if cell.train and cell.train.key not in failures:
+            link = folder / f"{results.safe_name(cell.method)}-seed{cell.seed}"
+            link.symlink_to(store.path("train", cell.train.key).resolve())
+
+
+def _write_sheet(plan: Plan, store: Store, path: Path, failures: Mapping[str, str]) -> None:
+    """The same prompts of all methods (first train and image seed) side by side."""
+    first: dict[str, Cell] = {}
+    for cell in plan.cells:
+        first.setdefault(cell.method, cell)
+    image_seed = plan.recipe.sampling.image_seeds[0]
+    places = [(t, row) for t in plan.prompts for row in range(len(t.texts))]
+    chosen = [places[i] for i in contact_sheet.choose_prompts(len(places), SHEET_ROWS)]
+
+    def image(cell: Cell, table: str, row: int) -> Path | None:
+        stage = cell.samples[table, image_seed]
+        if stage.key in failures:
+            return None
+        return store.path("sample", stage.key) / "images" / f"{row:05d}.png"
+
+    rows = [
+        (table.texts[row], [image(cell, table.name, row) for cell in first.values()])
+        for table, row in chosen
+    ]
+    buffer = io.BytesIO()
+    contact_sheet.contact_sheet(rows, list(first)).save(buffer, format="PNG")
+    write_atomic(path, buffer.getvalue())

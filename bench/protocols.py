@@ -1,0 +1,299 @@
+"""What a plugin of each kind is, and the records that plugins and core exchange.
+
+A plugin is a frozen dataclass: its fields are its options (declare them with `option` or
+`uses`), its docstring's first line is what `bench plugins` lists. Instances are light, since
+planning builds them: import torch, diffusers and the like inside the methods that do the work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    import typer
+    from PIL.Image import Image
+
+    from bench.diffusion.noising import NoisedPairs, NoiseRequest
+    from bench.diffusion.policy import Policy
+    from bench.training.setup import TrainingOutcome, TrainingSetup
+
+Kind: TypeAlias = Literal[
+    "scorers",
+    "aggregations",
+    "trajectories",
+    "losses",
+    "references",
+    "methods",
+    "backbones",
+    "preference_sets",
+    "prompt_sets",
+    "recipes",
+    "commands",
+]
+
+
+def option(
+    default: Any = dataclasses.MISSING,
+    doc: str = "",
+    *,
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
+) -> Any:
+    """Declare an option: a dataclass field with documentation and bounds.
+
+    The annotation gives the type (int, float, bool, str, `Literal[...]`, `X | None`,
+    `tuple[str, ...]`); without a default the option must be given.
+    """
+    bounds = {k: v for k, v in (("gt", gt), ("ge", ge), ("lt", lt), ("le", le)) if v is not None}
+    return dataclasses.field(default=default, metadata={"doc": doc, "bounds": bounds})
+
+
+def uses(kind: Kind, default: str, doc: str = "") -> Any:
+    """Declare an option that names another plugin; the instance holds the plugin itself."""
+    return dataclasses.field(default=default, metadata={"doc": doc, "kind": kind})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plugin:
+    """The base of all kinds. Raise `version` when results change for the same options."""
+
+    name: ClassVar[str]
+    version: ClassVar[str] = "1"
+
+    def fingerprint(self) -> str:
+        """What else changes this plugin's results: a hash of its weights or data, or ''."""
+        return ""
+
+
+class LoadedScorer(Protocol):
+    """A scorer with its weights in memory."""
+
+    def score(self, images: Sequence[Image], prompts: Sequence[str]) -> np.ndarray:
+        """Rate image i under prompt i.
+
+        Args:
+            images: N RGB images of any size.
+            prompts: N prompts.
+
+        Returns:
+            float64 [N], higher is better; must not depend on the batch or its order.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer(Plugin):
+    """Rates images under prompts."""
+
+    held_out: ClassVar[bool] = False
+    """True: knows what no training stage may read, so it may never label pairs."""
+
+    def load(self, device: str) -> LoadedScorer:
+        """Read the weights onto `device` ("cpu", "cuda", ...)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairRewards:
+    """What is known of N preference pairs when labels are decided."""
+
+    human: np.ndarray
+    """float64 [N]: share of people who prefer image 0; 0.5 is a tie."""
+    rewards: Mapping[str, np.ndarray]
+    """scorer name -> float64 [N, 2], the rewards of image 0 and image 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Which image is preferred and how strongly, for N pairs."""
+
+    p: np.ndarray
+    """float64 [N] in [0, 1]: probability that image 0 is preferred."""
+    kept: np.ndarray
+    """bool [N]: False drops the pair from training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aggregation(Plugin):
+    """Turns human labels and rewards into the labels that training sees."""
+
+    def needs(self, pool: Sequence[str]) -> tuple[str, ...]:
+        """The scorers whose rewards `label` reads; `pool` is the recipe's `label_scorers`."""
+        raise NotImplementedError
+
+    def label(self, pairs: PairRewards, seed: int) -> Labels:
+        """Decide all labels; a function of its arguments alone. `pairs.rewards` holds `needs`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory(Plugin):
+    """Decides at which noisy latent, and with which target, the networks are asked."""
+
+    def noise(self, request: NoiseRequest) -> NoisedPairs:
+        """Noisy latents and epsilon targets at exactly `request.timesteps` (no gradient)."""
+        raise NotImplementedError
+
+    def passes_per_image(self) -> float:
+        """Expected network passes an image, for the plan's cost."""
+        return 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairErrors:
+    """Mean squared errors over (C, H, W), each [B]: image 0 and 1, policy and reference."""
+
+    policy_0: torch.Tensor
+    policy_1: torch.Tensor
+    reference_0: torch.Tensor | None
+    reference_1: torch.Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(Plugin):
+    """What is done with the errors of winner and loser."""
+
+    winner_only: ClassVar[bool] = False
+    """True: only the preferred image is shown to the network (`policy_1` is not to be read)."""
+
+    def __call__(self, errors: PairErrors, p: torch.Tensor, beta: float) -> torch.Tensor:
+        """The loss of each pair, [B]; `p` [B] is the probability that image 0 is preferred."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference(Plugin):
+    """Against which model the policy is measured."""
+
+    needed: ClassVar[bool] = True
+
+    def keep(self, step: int) -> float:
+        """rho in `reference <- rho * reference + (1 - rho) * policy` after `step` (from 1)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Plugin):
+    """A way to align a backbone. Most are four choices: see `bench.methods.PairMethod`."""
+
+    baseline: ClassVar[bool] = False
+    """True for the untouched backbone itself, which every win rate is measured against."""
+
+    def resolved(self, family: str) -> Method:
+        """This method with every open hyper-parameter set to the family's default."""
+        return self
+
+    def label_scorers(self, pool: Sequence[str]) -> tuple[str, ...]:
+        """The scorers that training reads (they become in-loop); `pool` as in `needs`."""
+        return ()
+
+    def passes(self, pairs_seen: int) -> int | None:
+        """Expected network passes of training on `pairs_seen` pairs; None: no training."""
+        raise NotImplementedError
+
+    def train(self, setup: TrainingSetup) -> TrainingOutcome:
+        """Train `setup.policy.denoiser` in place; called only where `passes` is not None."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone(Plugin):
+    """A text-to-image model that methods start from."""
+
+    @property
+    def family(self) -> str:
+        """Which row of a method's hyper-parameter defaults applies ("sd1", "sdxl", ...)."""
+        raise NotImplementedError
+
+    @property
+    def resolution(self) -> int:
+        """Height and width of its images in pixels."""
+        raise NotImplementedError
+
+    @property
+    def seconds_per_pass(self) -> float:
+        """Rough seconds of one network pass on the hardware it is meant for, for first plans."""
+        raise NotImplementedError
+
+    def load(self, device: str) -> Policy:
+        """Read the weights onto `device`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferencePairs:
+    """N pairs of encoded images under one caption each."""
+
+    captions: tuple[str, ...]
+    images_0: tuple[bytes, ...]
+    images_1: tuple[bytes, ...]
+    human: np.ndarray
+    """float64 [N]: `label_0`; 1 image 0 preferred, 0 image 1, 0.5 tie."""
+    source: str
+    """Where the rows come from, for messages that name a row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceSet(Plugin):
+    """Pairs of images with human labels."""
+
+    @classmethod
+    def reads(cls, path: Path) -> bool:
+        """Whether this plugin (with option `path`) reads the file or folder."""
+        return False
+
+    def count(self) -> int:
+        """How many pairs there are, without reading the images."""
+        raise NotImplementedError
+
+    def load(self) -> PreferencePairs:
+        """Read and check all rows."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt and the groups it belongs to, e.g. {"category": "Animals"}."""
+
+    text: str
+    groups: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSet(Plugin):
+    """Prompts to evaluate on."""
+
+    @classmethod
+    def reads(cls, path: Path) -> bool:
+        """Whether this plugin (with option `path`) reads the file or folder."""
+        return False
+
+    def load(self) -> tuple[Prompt, ...]:
+        """All prompts in file order; duplicates stay rows of their own."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipePreset(Plugin):
+    """A named recipe: the YAML that `bench run --recipe NAME` starts from."""
+
+    def text(self) -> str:
+        """The YAML document."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(Plugin):
+    """A command group of its own: `bench NAME ...`."""
+
+    def app(self) -> typer.Typer:
+        """The typer application that handles it."""
+        raise NotImplementedError

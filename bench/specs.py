@@ -1,0 +1,76 @@
+"""The little language of plugin specs: `name[option=value,other=name[option=value]]`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from bench.errors import BenchError
+
+RawValue: TypeAlias = "str | int | float | bool | list[str] | Spec | None"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A plugin's name and the options given to it, not yet typed."""
+
+    name: str
+    options: Mapping[str, RawValue]
+
+
+def split_list(text: str) -> list[str]:
+    """Split at commas that stand outside brackets: "a,b[x=1,y=2]" gives two parts."""
+    parts, depth, start = [], 0, 0
+    for i, char in enumerate(text):
+        if char == "[":
+            depth += 1
+        elif char == "]":
+            depth -= 1
+            if depth < 0:
+                raise BenchError(f"{text!r}: a ']' without its '[' at character {i + 1}")
+        elif char == "," and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    if depth:
+        raise BenchError(f"{text!r}: a '[' without its ']'")
+    parts.append(text[start:])
+    return [part.strip() for part in parts if part.strip()]
+
+
+def parse(value: str | Mapping[str, object]) -> Spec:
+    """Read a spec from text, or from the recipe's mapping form `{name: {option: value}}`."""
+    if isinstance(value, Mapping):
+        return _parse_mapping(value)
+    text = value.strip()
+    if "[" not in text:
+        if not text or "]" in text or "=" in text:
+            raise BenchError(f"{value!r} is not of the form name[option=value,...]")
+        return Spec(text, {})
+    name, _, rest = text.partition("[")
+    if not name or not rest.endswith("]"):
+        raise BenchError(f"{value!r} is not of the form name[option=value,...]")
+    options: dict[str, RawValue] = {}
+    for item in split_list(rest[:-1]):
+        key, equals, raw = (part.strip() for part in item.partition("="))
+        if not equals or not key:
+            raise BenchError(f"{value!r}: {item!r} is not of the form option=value")
+        if key in options:
+            raise BenchError(f"{value!r}: option {key!r} is given twice")
+        options[key] = parse(raw) if raw.endswith("]") and "[" in raw else raw
+    return Spec(name.strip(), options)
+
+
+def _parse_mapping(value: Mapping[str, object]) -> Spec:
+    if len(value) != 1:
+        raise BenchError(f"{dict(value)!r}: a plugin is one key with its options below")
+    ((name, options),) = value.items()
+    if not isinstance(options, Mapping):
+        raise BenchError(f"{name}: its options must be a mapping, not {options!r}")
+    return Spec(
+        str(name),
+        {
+            str(k): parse(v) if isinstance(v, Mapping) else v
+            for k, v in options.items()
+        },
+    )

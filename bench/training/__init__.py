@@ -1,0 +1,1 @@
+"""Preference pairs, the one training loop, checkpoints."""

@@ -1,0 +1,89 @@
+"""The records that training is given and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bench.diffusion.policy import Condition, Policy
+from bench.protocols import PairRewards
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedPairs:
+    """Preference pairs as the denoiser sees them, encoded once per data set and backbone."""
+
+    mean: torch.Tensor
+    """[N, 2, C, h, w] latent means of image 0 and image 1."""
+    std: torch.Tensor
+    """[N, 2, C, h, w] latent standard deviations."""
+    prompt_index: torch.Tensor
+    """int64 [N]: row of each pair's caption in `conditions`; row 0 is the empty prompt."""
+    conditions: Condition
+    """[M, ...] conditions of the empty prompt and every distinct caption."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingBudget:
+    """What every method gets alike: the recipe's `training` block."""
+
+    steps: int
+    """Optimiser steps."""
+    batch_size: int
+    """Pairs an optimiser step."""
+    micro_batch_size: int
+    """Pairs held in memory at a time; changes no number beyond float error."""
+    warmup_steps: int
+    """Steps of linear learning-rate warm-up, then constant."""
+    max_grad_norm: float
+    empty_prompt_share: float
+    """Share of pairs whose prompt is emptied, for classifier-free guidance."""
+    weight_decay: float
+    checkpoint_every: int
+    """Steps between the states that an interrupted training goes on from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """The health signals of one optimiser step, averaged over its batch."""
+
+    step: int
+    loss: float
+    implicit_accuracy: float
+    """Share of pairs with a decided label whose implicit reward margin agrees; NaN without."""
+    margin: float
+    """Mean implicit reward margin towards the preferred image (the DPO logit), NaN without."""
+    distance: float
+    """L2 distance of the weights to the original ones, over the original's L2 norm."""
+    grad_norm: float
+    passes: int
+    """Network passes so far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOutcome:
+    """What training did; the trained weights are in `policy.denoiser`."""
+
+    steps: tuple[StepReport, ...]
+    pairs_kept: int
+    pairs_dropped: int
+    pairs_seen: int
+    passes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSetup:
+    """Everything that a method trains from."""
+
+    policy: Policy
+    pairs: EncodedPairs
+    rewards: PairRewards
+    budget: TrainingBudget
+    seed: int
+    workspace: Path
+    """A folder that outlives an interruption; the same call goes on from what lies in it."""
+    report: Callable[[StepReport], None]
+    """Called after every optimiser step."""

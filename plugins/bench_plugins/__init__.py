@@ -1,0 +1,1 @@
+"""Everything of this project that has a name, found through the entry-point group `bench`."""

@@ -1,0 +1,407 @@
+"""Draws the pictures of the shapes world: scenes, their degradations, training examples.
+
+Every function is pure: the same scene and the same seed give the same bytes. Shapes are
+signed distance fields, so that edges are anti-aliased and a recogniser can redraw any
+hypothesis exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from bench_plugins.shapes import grammar
+from bench_plugins.shapes.grammar import Scene
+
+FloatArray = NDArray[np.float32]
+ByteArray = NDArray[np.uint8]
+
+IMAGE_SIZE = 64
+"""Width and height of a picture, in pixels."""
+
+COLOUR_RGB: dict[str, tuple[int, int, int]] = {
+    "red": (225, 25, 35),
+    "green": (20, 160, 50),
+    "blue": (30, 65, 230),
+    "yellow": (252, 220, 20),
+    "purple": (140, 35, 190),
+    "orange": (255, 130, 5),
+}
+BACKGROUND_RGB: dict[str, tuple[int, int, int]] = {
+    "white": (250, 250, 250),
+    "black": (10, 10, 10),
+    "grey": (128, 128, 128),
+    "pink": (255, 175, 210),
+    "cyan": (125, 232, 242),
+}
+RADIUS_RANGE: dict[str, tuple[float, float]] = {"small": (8.8, 9.8), "large": (12.8, 14.3)}
+"""Radius of the circle around a shape, in pixels, by size word."""
+
+MAX_ROTATION = math.radians(10)
+"""Objects are turned by at most this angle, either way."""
+
+MIN_GAP = 3.6
+"""Least distance between the bounding circles of two objects, in pixels."""
+
+BORDER = 1.4
+"""Least distance from a bounding circle to the edge of the picture, in pixels."""
+
+OUTLINE_OUTSIDE = 1.3
+OUTLINE_INSIDE = 1.0
+"""How far the line of an outlined object reaches to either side of its edge, in pixels."""
+
+OUTLINE_RGB = (25, 20, 35)
+OUTLINE_RGB_ON_BLACK = (245, 245, 245)
+STRIPE_PERIOD = 8.5
+"""Height of one light and one dark stripe together; stripes run along the object's x axis."""
+
+STRIPE_DARKNESS = 0.35
+"""A dark stripe is the colour times this."""
+
+SHADE_LIGHT = 0.65
+"""Share of white at the highlight of a shaded object."""
+
+SHADE_DARK = 0.4
+"""The far side of a shaded object is the colour times this."""
+
+DEGRADATIONS = ("noise", "blur", "dull")
+DEGRADED_SHARE = 0.35
+WRONG_CAPTION_SHARE = 0.1
+
+_CIRCLE = 0.9
+_SQUARE = 0.74
+_STAR_INNER = 0.46
+_CROSS_LENGTH = 0.94
+_CROSS_WIDTH = 0.33
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """One object of a picture: what it is, and where; lengths in pixels, angle in radians."""
+
+    shape: str
+    colour: str
+    x: float
+    y: float
+    radius: float
+    rotation: float = 0.0
+    stripe_phase: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A training picture with its caption and how it came about."""
+
+    caption: str
+    image: ByteArray
+    scene: Scene
+    degradation: str | None
+    wrong_caption: bool
+
+
+@lru_cache(maxsize=8)
+def _grid(size: int) -> tuple[FloatArray, FloatArray]:
+    axis = np.arange(size, dtype=np.float32) + 0.5
+    return np.meshgrid(axis, axis)  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=8)
+def unit_polygon(shape: str) -> tuple[tuple[float, float], ...]:
+    """The corners of a shape of radius 1, y down; empty for the circle."""
+    if shape == "circle":
+        return ()
+    if shape == "square":
+        s = _SQUARE
+        return ((-s, -s), (s, -s), (s, s), (-s, s))
+    if shape == "cross":
+        a, b = _CROSS_LENGTH, _CROSS_WIDTH
+        quarter = [(b, -a), (b, -b), (a, -b)]
+        turned = [
+            [(x, y) for x, y in quarter],
+            [(-y, x) for x, y in quarter],
+            [(-x, -y) for x, y in quarter],
+            [(y, -x) for x, y in quarter],
+        ]
+        return tuple(point for part in turned for point in part)
+    tips = {"triangle": 3, "star": 5}[shape]
+    steps = tips if shape == "triangle" else 2 * tips
+    points = []
+    for i in range(steps):
+        reach = _STAR_INNER if shape == "star" and i % 2 else 1.0
+        angle = 2 * math.pi * i / steps - math.pi / 2
+        points.append((reach * math.cos(angle), reach * math.sin(angle)))
+    return tuple(points)
+
+
+def signed_distance(
+    shape: str,
+    radius: float,
+    rotation: float = 0.0,
+    size: int = IMAGE_SIZE,
+    centre: tuple[float, float] | None = None,
+) -> FloatArray:
+    """Distance of each pixel centre from the shape's edge, negative inside."""
+    x, y = _object_axes(radius, rotation, size, centre)
+    if shape == "circle":
+        return (np.hypot(x, y) - _CIRCLE) * np.float32(radius)
+    corners = np.asarray(unit_polygon(shape), dtype=np.float32)
+    return _polygon_distance(x, y, corners) * np.float32(radius)
+
+
+def _object_axes(
+    radius: float, rotation: float, size: int, centre: tuple[float, float] | None
+) -> tuple[FloatArray, FloatArray]:
+    """Pixel coordinates in the object's own frame, in units of its radius."""
+    gx, gy = _grid(size)
+    cx, cy = centre if centre is not None else (size / 2, size / 2)
+    cos, sin = np.float32(math.cos(rotation) / radius), np.float32(math.sin(rotation) / radius)
+    dx, dy = gx - np.float32(cx), gy - np.float32(cy)
+    return cos * dx + sin * dy, cos * dy - sin * dx
+
+
+def _polygon_distance(x: FloatArray, y: FloatArray, corners: FloatArray) -> FloatArray:
+    best = np.full(x.shape, np.inf, dtype=np.float32)
+    inside = np.zeros(x.shape, dtype=bool)
+    for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        ex, ey = bx - ax, by - ay
+        px, py = x - ax, y - ay
+        t = np.clip((px * ex + py * ey) / (ex * ex + ey * ey), 0.0, 1.0)
+        qx, qy = px - t * ex, py - t * ey
+        np.minimum(best, qx * qx + qy * qy, out=best)
+        if ay != by:
+            crosses = (ay > y) != (by > y)
+            inside ^= crosses & (px < ex * py / ey)
+    return np.where(inside, -1.0, 1.0).astype(np.float32) * np.sqrt(best)
+
+
+def coverage(distance: FloatArray) -> FloatArray:
+    """How much of each pixel lies inside an edge, 0 to 1."""
+    return np.clip(0.5 - distance, 0.0, 1.0)
+
+
+def shape_mask(
+    shape: str,
+    radius: float,
+    rotation: float = 0.0,
+    size: int = IMAGE_SIZE,
+    centre: tuple[float, float] | None = None,
+) -> FloatArray:
+    """Anti-aliased mask of a shape, 0 to 1, centred unless `centre` (x, y) says otherwise."""
+    return coverage(signed_distance(shape, radius, rotation, size, centre))
+
+
+def paint(placed: tuple[Placed, ...], background: str, style: str) -> ByteArray:
+    """The picture of objects at given places; nothing in it is random."""
+    canvas = np.empty((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.float32)
+    canvas[:] = BACKGROUND_RGB[background]
+    for thing in placed:
+        distance = signed_distance(
+            thing.shape, thing.radius, thing.rotation, centre=(thing.x, thing.y)
+        )
+        edge = np.float32(OUTLINE_OUTSIDE if style == "outlined" else 0.0)
+        alpha = coverage(distance - edge)[..., None]
+        canvas += alpha * (object_texture(thing, distance, background, style) - canvas)
+    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
+
+
+def object_texture(
+    thing: Placed, distance: FloatArray, background: str, style: str
+) -> FloatArray:
+    """The colour of each pixel of an object, before it is cut out by its mask."""
+    colour = np.asarray(COLOUR_RGB[thing.colour], dtype=np.float32)
+    if style == "outlined":
+        line = OUTLINE_RGB_ON_BLACK if background == "black" else OUTLINE_RGB
+        inner = coverage(distance + np.float32(OUTLINE_INSIDE))[..., None]
+        return inner * colour + (1 - inner) * np.asarray(line, dtype=np.float32)
+    x, y = _object_axes(1.0, thing.rotation, IMAGE_SIZE, (thing.x, thing.y))
+    if style == "striped":
+        wave = np.sin((y / STRIPE_PERIOD + thing.stripe_phase) * 2 * math.pi)
+        # The steep, clipped wave is a square wave with edges about one pixel wide.
+        dark = np.clip(0.5 + wave * STRIPE_PERIOD / (2 * math.pi), 0.0, 1.0)[..., None]
+        return colour * (1 - dark * np.float32(1 - STRIPE_DARKNESS))
+    if style == "shaded":
+        r = np.float32(thing.radius)
+        far = np.hypot(x / r + 0.35, y / r + 0.35) / 1.25
+        t = np.clip(far, 0.0, 1.0)[..., None]
+        light = colour + (255 - colour) * np.float32(SHADE_LIGHT)
+        middle, dark_rgb = colour, colour * np.float32(SHADE_DARK)
+        return np.where(
+            t < 0.5, light + (middle - light) * 2 * t, middle + (dark_rgb - middle) * (2 * t - 1)
+        )
+    return np.broadcast_to(colour, (*distance.shape, 3))
+
+
+def place(scene: Scene, rng: random.Random) -> tuple[Placed, ...]:
+    """Random places for the objects of a filled scene, apart and with its relation true."""
+    things = scene.things if len(scene.things) == 2 else scene.things * scene.count
+    radii = [rng.uniform(*RADIUS_RANGE[str(t.size)]) for t in things]
+    if scene.count > 1:
+        # Things of one kind look alike; only a little of the size differs.
+        radii = [0.75 * radii[0] + 0.25 * r for r in radii]
+    centres = _centres(scene, radii, rng)
+    # One phase for all keeps the stripes of a picture alike.
+    phase = rng.random()
+    return tuple(
+        Placed(
+            shape=t.shape,
+            colour=str(t.colour),
+            x=x,
+            y=y,
+            radius=r,
+            rotation=rng.uniform(-MAX_ROTATION, MAX_ROTATION),
+            stripe_phase=phase,
+        )
+        for t, (x, y), r in zip(things, centres, radii, strict=True)
+    )
+
+
+def _centres(
+    scene: Scene, radii: list[float], rng: random.Random
+) -> list[tuple[float, float]]:
+    middle = IMAGE_SIZE / 2
+    if len(radii) == 1:
+        reach = 0.55 * (middle - radii[0] - BORDER)
+        return [(middle + rng.uniform(-reach, reach), middle + rng.uniform(-reach, reach))]
+    if len(radii) == 3:
+        return _three_cells(radii, rng)
+    relation = scene.relation or rng.choice(grammar.RELATIONS)
+    return _two_along(relation, radii[0], radii[1], rng)
+
+
+def _three_cells(radii: list[float], rng: random.Random) -> list[tuple[float, float]]:
+    """Centres in three quarters of the picture, each wholly inside its own quarter."""
+    quarter = IMAGE_SIZE / 4
+    cells = rng.sample([(1, 1), (3, 1), (1, 3), (3, 3)], 3)
+    centres = []
+    for (i, j), r in zip(cells, radii, strict=True):
+        reach = max(0.0, 0.8 * (quarter - r - MIN_GAP / 2))
+        jitter = (rng.uniform(-reach, reach), rng.uniform(-reach, reach))
+        centres.append((quarter * i + jitter[0], quarter * j + jitter[1]))
+    return centres
+
+
+def _two_along(
+    relation: str, first: float, second: float, rng: random.Random
+) -> list[tuple[float, float]]:
+    """Two centres of which the first is `relation` the second, much more along than across."""
+    if relation in ("right of", "below"):
+        b, a = _ordered_pair(second, first, rng)
+    else:
+        a, b = _ordered_pair(first, second, rng)
+    if relation in ("above", "below"):
+        return [(a[1], a[0]), (b[1], b[0])]
+    return [a, b]
+
+
+def _ordered_pair(
+    low: float, high: float, rng: random.Random
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """(along, across) of two centres, the first before the second along the main axis."""
+    slack = IMAGE_SIZE - 2 * BORDER - MIN_GAP - 2 * (low + high)
+    before = rng.uniform(0.1, 0.4) * slack
+    between = rng.uniform(0.1, 0.4) * slack
+    start = BORDER + before + low
+    end = start + low + high + MIN_GAP + between
+    across = []
+    for r in (low, high):
+        reach = min(0.12 * (end - start), IMAGE_SIZE / 2 - BORDER - r)
+        across.append(IMAGE_SIZE / 2 + rng.uniform(-reach, reach))
+    shift = rng.uniform(-1, 1) * min(4.0, IMAGE_SIZE / 2 - BORDER - max(low, high) - 4)
+    return (start, across[0] + shift), (end, across[1] + shift)
+
+
+def render(scene_filled: Scene, rng: random.Random) -> ByteArray:
+    """A picture of a scene that has every attribute filled, as uint8 [64, 64, 3]."""
+    return paint(
+        place(scene_filled, rng), str(scene_filled.background), str(scene_filled.style)
+    )
+
+
+def degrade(image: ByteArray, rng: random.Random, kind: str | None = None) -> ByteArray:
+    """The picture with one lapse of quality: noise, blur or dull colours."""
+    kind = kind or rng.choice(DEGRADATIONS)
+    if kind == "noise":
+        return _noise(image, rng)
+    if kind == "blur":
+        blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(rng.uniform(1.8, 2.8)))
+        return np.asarray(blurred, dtype=np.uint8)
+    return _dull(image, rng)
+
+
+def _noise(image: ByteArray, rng: random.Random) -> ByteArray:
+    """Blotches of light and dark, coarse enough to outlive an autoencoder of factor 8."""
+    source = np.random.default_rng(rng.getrandbits(32))
+    blotches = source.standard_normal((16, 16)).astype(np.float32)
+    field = Image.fromarray(blotches).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)
+    strength = rng.uniform(28.0, 45.0)
+    noisy = image + strength * np.asarray(field, dtype=np.float32)[..., None]
+    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+
+
+def _dull(image: ByteArray, rng: random.Random) -> ByteArray:
+    """Colours drawn towards their own grey, and all of it towards middle grey."""
+    pixels = image.astype(np.float32)
+    own_grey = pixels @ np.asarray([0.299, 0.587, 0.114], dtype=np.float32)
+    saturation, contrast = rng.uniform(0.4, 0.55), rng.uniform(0.45, 0.6)
+    dulled = own_grey[..., None] + saturation * (pixels - own_grey[..., None])
+    return np.clip(np.rint(128 + contrast * (dulled - 128)), 0, 255).astype(np.uint8)
+
+
+def wrong_scene(scene: Scene, rng: random.Random) -> Scene:
+    """The scene with one or two of its attributes changed, so that its caption is wrong."""
+    for _ in range(rng.choice((1, 2))):
+        scene = _change_one(scene, rng)
+    return scene
+
+
+def _change_one(scene: Scene, rng: random.Random) -> Scene:
+    def other(values: tuple[str, ...], value: str) -> str:
+        return rng.choice([v for v in values if v != value])
+
+    first, *rest = scene.things
+    kinds = ["shape"]
+    kinds += ["colour"] if first.colour else []
+    kinds += ["background"] if scene.background else []
+    kinds += ["style"] if scene.style else []
+    kind = rng.choice(kinds)
+    if kind == "background":
+        return replace(
+            scene, background=other(grammar.BACKGROUNDS, str(scene.background))
+        )
+    if kind == "style":
+        return replace(scene, style=other(grammar.STYLES, str(scene.style)))
+    if kind == "colour":
+        first = replace(first, colour=other(grammar.COLOURS, str(first.colour)))
+    else:
+        first = replace(first, shape=other(grammar.SHAPES, first.shape))
+    return replace(scene, things=(first, *rest))
+
+
+def training_example(
+    rng: random.Random,
+    *,
+    degraded_share: float = DEGRADED_SHARE,
+    wrong_share: float = WRONG_CAPTION_SHARE,
+) -> Example:
+    """One picture and its caption, as flawed as data from the wild."""
+    scene = grammar.sample_scene(rng)
+    filled = grammar.fill(scene, rng)
+    image = render(filled, rng)
+    degradation = rng.choice(DEGRADATIONS) if rng.random() < degraded_share else None
+    if degradation is not None:
+        image = degrade(image, rng, degradation)
+    wrong = rng.random() < wrong_share
+    told = wrong_scene(scene, rng) if wrong else scene
+    return Example(
+        caption=grammar.caption(told),
+        image=image,
+        scene=filled,
+        degradation=degradation,
+        wrong_caption=wrong,
+    )

@@ -1,0 +1,729 @@
+"""What a picture of the shapes world truly shows, found by analysis; nothing here is learned.
+
+A picture is explained as it is drawn. The background is the colour of the frame; what differs
+from it is split into objects; and every object is compared with redrawn hypotheses of shape,
+pose, style and blur. Each style is a linear subspace: whatever the colours are, the pixels of
+a flat object less the background are multiples of its mask, those of a striped one a mixture
+of two maps, and so on. So the best hypothesis is the subspace that leaves least unexplained,
+which dull colours cannot upset and noise and blur upset late.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench_plugins.shapes import draw, grammar
+from bench_plugins.shapes.grammar import Scene, Thing
+
+FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+IntArray = NDArray[np.int32]
+
+UNKNOWN_ALIGNMENT = 0.5
+"""The alignment of every picture under a caption that the grammar cannot parse."""
+
+SIZE_CUT = (draw.RADIUS_RANGE["small"][1] + draw.RADIUS_RANGE["large"][0]) / 2
+"""Objects of a greater radius than this, in pixels, are large."""
+
+_SIZE = draw.IMAGE_SIZE
+_FRAME = 2
+_GRID = 28
+_REACH = 1.45
+_MASK_REACH = 1.1
+_MIN_AREA = 36
+_MAX_EXTENT = 34
+_WORST_FIT = 0.42
+_LEAST_CHROMA = 12.0
+_ROTATIONS = tuple(math.radians(d) for d in range(-20, 21, 5))
+_BLURS = (0.0, 1.1, 2.0, 3.0)
+_PHASES = 12
+_CANDIDATE_MARGIN = 0.12
+_STYLE_GAIN = 0.75
+_STYLE_MARGIN = 0.004
+_ROUGHNESS = 12.0
+_BLACK_BELOW = 98.0
+_LINE_CONTRAST = 10.0
+_RADIUS_TRIES = (0.84, 0.92, 1.08)
+_OFFSETS = (0.0, draw.OUTLINE_OUTSIDE)
+_RADII = tuple((low + high) / 2 for low, high in draw.RADIUS_RANGE.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """One object of a picture, as it was recognised."""
+
+    shape: str | None
+    """None: it resembles no shape of this world."""
+    colour: str | None
+    """None: it has next to no colour."""
+    size: str
+    x: float
+    """Centre, in pixels from the left."""
+    y: float
+    """Centre, in pixels from the top."""
+    radius: float
+    """Of the circle around it, in pixels."""
+    style: str
+    purity: float
+    """Its colour's chroma as a share of the palette's for that hue, 0 to 1."""
+    contrast: float
+    """Its distance from the background colour as a share of the palette's, 0 to 1."""
+    blur: float
+    """Standard deviation of the blur that explains it best, in pixels, 0 to 3."""
+    misfit: float
+    """Share of its variation that the best hypothesis leaves unexplained, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Percept:
+    """What a picture shows."""
+
+    background: str
+    objects: tuple[Seen, ...]
+    style: str | None
+    """The style of most of the objects' area; None without objects."""
+    vividness: float
+    """0 (grey, pale or empty) to 1 (colours as pure and as far apart as the palette allows)."""
+    cleanliness: float
+    """0 (noisy or blurred beyond use) to 1 (even surfaces, sharp edges)."""
+
+
+def vividness(image: Image.Image) -> float:
+    """How vivid a picture's colours are, 0 to 1; see `Percept.vividness`."""
+    return perceive(image).vividness
+
+
+def cleanliness(image: Image.Image) -> float:
+    """How free of noise and blur a picture is, 0 to 1; see `Percept.cleanliness`."""
+    return perceive(image).cleanliness
+
+
+def alignment(image: Image.Image, scene: Scene | None) -> float:
+    """Share of the attributes that a caption names and the picture shows, 0 to 1."""
+    return agreement(perceive(image), scene)
+
+
+def pixels_of(image: Image.Image) -> FloatArray:
+    """A picture of any size and mode as float32 [64, 64, 3], 0 to 255."""
+    rgb = image.convert("RGB")
+    if rgb.size != (_SIZE, _SIZE):
+        rgb = rgb.resize((_SIZE, _SIZE), Image.Resampling.BICUBIC)
+    return np.asarray(rgb, dtype=np.float32)
+
+
+def perceive(image: Image.Image) -> Percept:
+    """Recognise a picture of any size and mode; about 3 ms."""
+    return perceive_pixels(pixels_of(image))
+
+
+def perceive_pixels(pixels: FloatArray) -> Percept:
+    """Recognise float32 [64, 64, 3] pixels, 0 to 255."""
+    ground, distance = _stand_out(pixels)
+    background = _background_name(ground)
+    masks = _object_masks(distance)
+    seen = tuple(_recognise(pixels - ground, masks, i, ground, background) for i in range(len(masks)))
+    return Percept(
+        background=background,
+        objects=seen,
+        style=_common_style(seen),
+        vividness=_vividness(seen),
+        cleanliness=_cleanliness(pixels - ground, masks, seen),
+    )
+
+
+# --- background and objects -------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _frame_mask() -> BoolArray:
+    mask = np.ones((_SIZE, _SIZE), dtype=bool)
+    mask[_FRAME:-_FRAME, _FRAME:-_FRAME] = False
+    return mask
+
+
+def _stand_out(pixels: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The background's colour, and how far each pixel is from it in units of its noise.
+
+    The noise is measured at the frame, where no object reaches, with its direction in colour
+    space: blotches of light and dark then hide no object that differs in hue.
+    """
+    frame = pixels[_frame_mask()]
+    ground = np.median(frame, axis=0)
+    off = frame - ground
+    strength = (off * off).sum(axis=1)
+    calm = off[strength <= np.partition(strength, int(0.88 * len(off)))[int(0.88 * len(off))]]
+    spread = 1.4 * (calm.T @ calm) / len(calm) + 9.0 * np.eye(3, dtype=np.float32)
+    whiten = np.linalg.inv(np.linalg.cholesky(spread)).astype(np.float32)
+    white = (pixels - ground) @ whiten.T
+    return ground.astype(np.float32), np.sqrt((white * white).sum(axis=2))
+
+
+def _background_name(ground: FloatArray) -> str:
+    """The palette's background nearest in hue if it has one, else in lightness."""
+    if float(ground.max() - ground.min()) > 18.0:
+        coloured = [n for n, rgb in draw.BACKGROUND_RGB.items() if max(rgb) - min(rgb) > 18]
+        return _nearest_hue(ground, {n: draw.BACKGROUND_RGB[n] for n in coloured})
+    light = float(ground.mean())
+    # Not half-way: dull colours draw white and black towards middle grey, never past these.
+    return "black" if light < _BLACK_BELOW else "grey" if light < 160 else "white"
+
+
+def _object_masks(distance: FloatArray) -> list[BoolArray]:
+    """One mask for each object, holes filled, in reading order."""
+    strong = float(np.partition(distance.ravel(), -80)[-80])
+    threshold = max(3.2, 0.2 * strong)
+    labels, count = label_regions(_without_holes(distance > threshold))
+    masks = [labels == i for i in range(1, count + 1)]
+    parts = [p for m in masks for p in _split(m, distance, threshold)]
+    return [m for m in _joined(parts) if int(m.sum()) >= _MIN_AREA][:6]
+
+
+def _without_holes(mask: BoolArray) -> BoolArray:
+    labels, count = label_regions(~mask)
+    edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    outside = np.zeros(count + 1, dtype=bool)
+    outside[edge] = True
+    outside[0] = False
+    return ~outside[labels]
+
+
+def label_regions(mask: BoolArray) -> tuple[IntArray, int]:
+    """Number the 4-connected regions of a mask from 1; 0 elsewhere."""
+    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    rows, starts = np.nonzero(edges == 1)
+    ends = np.nonzero(edges == -1)[1]
+    runs = list(zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True))
+    parent = list(range(len(runs)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    above = 0
+    for i, (row, start, end) in enumerate(runs):
+        while runs[above][0] < row - 1:
+            above += 1
+        j = above
+        while runs[j][0] == row - 1 and runs[j][1] < end:
+            if runs[j][2] > start:
+                parent[root(i)] = root(j)
+            j += 1
+        while above < i and runs[above][0] == row - 1 and runs[above][2] <= start:
+            above += 1
+    labels = np.zeros(mask.shape, dtype=np.int32)
+    names: dict[int, int] = {}
+    for i, (row, start, end) in enumerate(runs):
+        labels[row, start:end] = names.setdefault(root(i), len(names) + 1)
+    return labels, len(names)
+
+
+def _extent(mask: BoolArray) -> int:
+    rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
+    return int(max(np.ptp(rows), np.ptp(columns))) + 1
+
+
+def _split(mask: BoolArray, distance: FloatArray, threshold: float) -> list[BoolArray]:
+    """Take apart what is too large to be one object: blur has joined neighbours."""
+    if int(mask.sum()) < _MIN_AREA or _extent(mask) <= _MAX_EXTENT:
+        return [mask]
+    for raised in (1.5, 2.0, 2.6, 3.3):
+        labels, count = label_regions(_without_holes(mask & (distance > raised * threshold)))
+        cores = [labels == i for i in range(1, count + 1)]
+        cores = [c for c in cores if int(c.sum()) >= _MIN_AREA]
+        if len(cores) >= 2:
+            return _share_out(mask, cores)
+    halves = _cut(mask)
+    return [p for h in halves for p in _split(h, distance, threshold)] if halves else [mask]
+
+
+def _share_out(mask: BoolArray, cores: list[BoolArray]) -> list[BoolArray]:
+    """Give each pixel of a mask to the core whose circle is nearest."""
+    ys, xs = np.nonzero(mask)
+    powers = []
+    for core in cores:
+        cy, cx = (float(v.mean()) for v in np.nonzero(core))
+        powers.append((ys - cy) ** 2 + (xs - cx) ** 2 - core.sum() / math.pi)
+    owner = np.argmin(np.stack(powers), axis=0)
+    parts = []
+    for i in range(len(cores)):
+        part = np.zeros_like(mask)
+        part[ys[owner == i], xs[owner == i]] = True
+        parts.append(part)
+    return parts
+
+
+def _cut(mask: BoolArray) -> list[BoolArray]:
+    """Halve a mask across its long axis where it is narrowest; empty where it has no waist."""
+    ys, xs = np.nonzero(mask)
+    points = np.stack([xs - xs.mean(), ys - ys.mean()])
+    axis = np.linalg.eigh(points @ points.T)[1][:, 1]
+    along = axis @ points
+    bins = np.floor(along - along.min()).astype(int)
+    widths = np.bincount(bins)
+    low, high = len(widths) // 4, len(widths) - len(widths) // 4
+    if high - low < 2:
+        return []
+    waist = low + int(np.argmin(widths[low:high]))
+    if widths[waist] > 0.7 * min(widths[:waist].max(), widths[waist:].max()):
+        return []
+    halves = []
+    for side in (bins < waist, bins >= waist):
+        half = np.zeros_like(mask)
+        half[ys[side], xs[side]] = True
+        halves.append(half)
+    return halves
+
+
+def _joined(parts: list[BoolArray]) -> list[BoolArray]:
+    """Put fragments back to the object they broke off: stripes or noise have cut it."""
+    whole = [p for p in parts if int(p.sum()) >= 12]
+    whole.sort(key=lambda p: -int(p.sum()))
+    kept: list[BoolArray] = []
+    for part in whole:
+        home = None
+        if int(part.sum()) < 90:
+            home = next((i for i, k in enumerate(kept) if _belongs(part, k)), None)
+        if home is None:
+            kept.append(part)
+        else:
+            kept[home] = kept[home] | part
+    return kept
+
+
+def _belongs(part: BoolArray, whole: BoolArray) -> bool:
+    both = part | whole
+    if _extent(both) > 30:
+        return False
+    ys, xs = np.nonzero(part)
+    wy, wx = np.nonzero(whole)
+    gap = np.abs(ys[:, None] - wy) + np.abs(xs[:, None] - wx)
+    return int(gap.min()) <= 5
+
+
+# --- hypotheses -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Silhouettes:
+    """Masks of all shapes and turns on one grid, scaled to area 1."""
+
+    shapes: IntArray
+    """[T] index into `grammar.SHAPES`."""
+    turns: FloatArray
+    offsets: FloatArray
+    """[T] how far the mask reaches beyond the shape's edge, in pixels."""
+    radii: FloatArray
+    """[T] radius of the shape in units of the square root of its mask's area."""
+    maps: FloatArray
+    """[T, _GRID**2], mean 0 and norm 1 each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Textures:
+    """Orthonormal bases of what objects of one shape and size can look like.
+
+    T hypotheses of [_BLURS] times style and phase, blur slowest.
+    """
+
+    styles: tuple[str, ...]
+    """Of one blur's hypotheses."""
+    outlined: BoolArray
+    """[T]"""
+    basis: FloatArray
+    """[T, 3, _GRID**2]; rows that a style does not need are zero."""
+    solve: FloatArray
+    """[T, 3, 3] takes the projections on `basis` to the weights of the style's maps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pose:
+    shape: int
+    turn: float
+    radius: float
+    x: float
+    y: float
+
+
+def _grid(reach: float) -> tuple[FloatArray, FloatArray]:
+    axis = (np.arange(_GRID, dtype=np.float32) + 0.5) * (2 * reach / _GRID) - reach
+    x, y = np.meshgrid(axis, axis)
+    return x.astype(np.float32).ravel(), y.astype(np.float32).ravel()
+
+
+def _sample(field: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
+    """Bilinear values [N, C] of [64, 64, C] at N pixel positions; 0 beyond the edge."""
+    padded = np.zeros((_SIZE + 2, _SIZE + 2, field.shape[2]), dtype=np.float32)
+    padded[1:-1, 1:-1] = field
+    width = _SIZE + 2
+    x = np.clip(x + 0.5, 0, width - 1.001)
+    y = np.clip(y + 0.5, 0, width - 1.001)
+    left, top = x.astype(np.intp), y.astype(np.intp)
+    fx, fy = (x - left)[:, None], (y - top)[:, None]
+    flat = padded.reshape(width * width, -1)
+    corner = top * width + left
+    upper = flat[corner] * (1 - fx) + flat[corner + 1] * fx
+    lower = flat[corner + width] * (1 - fx) + flat[corner + width + 1] * fx
+    return np.asarray(upper * (1 - fy) + lower * fy, dtype=np.float32)
+
+
+@lru_cache(maxsize=1)
+def _silhouettes() -> _Silhouettes:
+    rows = []
+    x, y = _grid(_MASK_REACH)
+    middle = _SIZE / 2
+    for (i, shape), turn, radius, offset in itertools.product(
+        enumerate(grammar.SHAPES), _ROTATIONS, _RADII, _OFFSETS
+    ):
+        if shape == "circle" and turn != 0:
+            continue
+        distance = draw.signed_distance(shape, radius, turn) - np.float32(offset)
+        mask = (distance < 0).astype(np.float32)
+        side = math.sqrt(float(mask.sum()))
+        seen = _sample(mask[..., None], middle + side * x, middle + side * y)
+        rows.append((i, turn, offset, radius / side, _unit(seen.ravel())))
+    shapes, turns, offsets, radii, maps = zip(*rows, strict=True)
+    return _Silhouettes(
+        shapes=np.asarray(shapes, dtype=np.int32),
+        turns=np.asarray(turns, dtype=np.float32),
+        offsets=np.asarray(offsets, dtype=np.float32),
+        radii=np.asarray(radii, dtype=np.float32),
+        maps=np.stack(maps),
+    )
+
+
+def _unit(values: FloatArray) -> FloatArray:
+    centred = values - values.mean()
+    return np.asarray(centred / max(float(np.linalg.norm(centred)), 1e-6), dtype=np.float32)
+
+
+@lru_cache(maxsize=16)
+def _textures(shape: str, large: bool) -> _Textures:
+    radius = _RADII[int(large)]
+    x, y = _grid(_REACH)
+    at = (_SIZE / 2 + radius * x, _SIZE / 2 + radius * y)
+    kinds = _style_maps(draw.signed_distance(shape, radius), radius)
+    count = len(_BLURS) * len(kinds)
+    basis = np.zeros((count, 3, _GRID * _GRID), dtype=np.float32)
+    solve = np.zeros((count, 3, 3), dtype=np.float32)
+    for i, (blur, (_, maps)) in enumerate(itertools.product(_BLURS, kinds)):
+        columns = np.stack([_sample(_blurred(m, blur)[..., None], *at)[:, 0] for m in maps])
+        q, r = np.linalg.qr(columns.T.astype(np.float64))
+        basis[i, : len(maps)] = q.T
+        solve[i, : len(maps), : len(maps)] = np.linalg.inv(r)
+    styles = tuple(style for style, _ in kinds)
+    outlined = np.tile([style == "outlined" for style in styles], len(_BLURS))
+    return _Textures(styles=styles, outlined=outlined, basis=basis, solve=solve)
+
+
+def _style_maps(distance: FloatArray, radius: float) -> list[tuple[str, list[FloatArray]]]:
+    """Pairs of a style and the maps whose mixtures it shows.
+
+    The weight of the first map is always the object's own colour less the background's.
+    """
+    inside = draw.coverage(distance)
+    axis = np.arange(_SIZE, dtype=np.float32) + 0.5 - _SIZE / 2
+    x, y = np.meshgrid(axis, axis)
+    inner = draw.coverage(distance + np.float32(draw.OUTLINE_INSIDE))
+    outer = draw.coverage(distance - np.float32(draw.OUTLINE_OUTSIDE))
+    far = np.clip(np.hypot(x / radius + 0.35, y / radius + 0.35) / 1.25, 0.0, 1.0)
+    white, dark = np.clip(1 - 2 * far, 0.0, 1.0), np.clip(2 * far - 1, 0.0, 1.0)
+    found = [
+        ("flat", [inside]),
+        ("outlined", [inner, outer - inner]),
+        ("shaded", [inside, inside * white, inside * dark]),
+    ]
+    for phase in np.arange(_PHASES) / _PHASES:
+        wave = np.sin((y / draw.STRIPE_PERIOD + phase) * 2 * math.pi)
+        shadow = np.clip(0.5 + wave * draw.STRIPE_PERIOD / (2 * math.pi), 0.0, 1.0)
+        found.append(("striped", [inside, inside * shadow]))
+    return [(style, [np.asarray(m, dtype=np.float32) for m in maps]) for style, maps in found]
+
+
+def _blurred(field: FloatArray, sigma: float) -> FloatArray:
+    """A map after a Gaussian blur of `sigma` pixels, by products with the kernel's matrix."""
+    if sigma == 0:
+        return field
+    axis = np.arange(_SIZE)
+    kernel = np.exp(-((axis[:, None] - axis) ** 2) / (2 * sigma * sigma))
+    kernel = (kernel / kernel.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(kernel @ field @ kernel.T, dtype=np.float32)
+
+
+# --- recognition ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Match:
+    """The best hypothesis of one style at one pose."""
+
+    pose: _Pose
+    style: str
+    misfit: float
+    blur: float
+    colour: FloatArray
+    """The object's own colour less the background's, [3]."""
+
+
+def _recognise(
+    off: FloatArray, masks: Sequence[BoolArray], index: int, ground: FloatArray, background: str
+) -> Seen:
+    """Explain the object under one mask; `off` is the picture less its background."""
+    alone = off
+    for i, mask in enumerate(masks):
+        if i != index:
+            alone = alone * ~_grown(mask)[..., None]
+    matches = [m for pose in _poses(masks[index]) for m in _matches(alone, pose, ground)]
+    match = _chosen(matches)
+    match = min(
+        (match, *(m for r in _RADIUS_TRIES for m in _again(alone, match, r, ground))),
+        key=lambda m: m.misfit,
+    )
+    colour_rgb = ground + match.colour
+    chroma = float(colour_rgb.max() - colour_rgb.min())
+    colour = _nearest_hue(colour_rgb, draw.COLOUR_RGB) if chroma > _LEAST_CHROMA else None
+    purity, contrast = 0.0, 0.0
+    if colour is not None:
+        pure = np.asarray(draw.COLOUR_RGB[colour], dtype=np.float32)
+        full = pure - np.asarray(draw.BACKGROUND_RGB[background], dtype=np.float32)
+        purity = min(1.0, chroma / float(pure.max() - pure.min()))
+        contrast = min(1.0, float(np.linalg.norm(match.colour) / np.linalg.norm(full)))
+    pose = match.pose
+    return Seen(
+        shape=grammar.SHAPES[pose.shape] if match.misfit < _WORST_FIT else None,
+        colour=colour,
+        size="large" if pose.radius > SIZE_CUT else "small",
+        x=pose.x,
+        y=pose.y,
+        radius=pose.radius,
+        style=match.style,
+        purity=purity,
+        contrast=contrast,
+        blur=match.blur,
+        misfit=match.misfit,
+    )
+
+
+def _grown(mask: BoolArray) -> BoolArray:
+    grown = mask.copy()
+    grown[1:] |= mask[:-1]
+    grown[:-1] |= mask[1:]
+    grown[:, 1:] |= mask[:, :-1]
+    grown[:, :-1] |= mask[:, 1:]
+    return grown
+
+
+def _poses(mask: BoolArray) -> list[tuple[_Pose, bool]]:
+    """Likely poses by the mask's silhouette, each with whether an outline is part of it."""
+    ys, xs = np.nonzero(mask)
+    side = math.sqrt(len(xs))
+    x, y = float(xs.mean()) + 0.5, float(ys.mean()) + 0.5
+    bank = _silhouettes()
+    gx, gy = _grid(_MASK_REACH)
+    field = mask[..., None].astype(np.float32)
+    scores = bank.maps @ _unit(_sample(field, x + side * gx, y + side * gy).ravel())
+    best = float(scores.max())
+    poses = []
+    for shape in range(len(grammar.SHAPES)):
+        for offset in _OFFSETS:
+            among = np.nonzero((bank.shapes == shape) & (bank.offsets == np.float32(offset)))[0]
+            i = int(among[np.argmax(scores[among])])
+            if scores[i] > best - _CANDIDATE_MARGIN:
+                pose = _Pose(
+                    shape=shape,
+                    turn=float(bank.turns[i]),
+                    radius=float(bank.radii[i]) * side,
+                    x=x,
+                    y=y,
+                )
+                poses.append((pose, offset > 0))
+    return poses
+
+
+def _again(
+    off: FloatArray, match: _Match, factor: float, ground: FloatArray
+) -> list[_Match]:
+    """The same hypothesis at another radius, since a blurred mask comes out too large."""
+    pose = replace(match.pose, radius=match.pose.radius * factor)
+    found = _matches(off, (pose, match.style == "outlined"), ground)
+    return [m for m in found if m.style == match.style]
+
+
+def _matches(
+    off: FloatArray, candidate: tuple[_Pose, bool], ground: FloatArray
+) -> list[_Match]:
+    """The best hypothesis of each style at a pose."""
+    pose, outlined = candidate
+    bank = _textures(grammar.SHAPES[pose.shape], pose.radius > SIZE_CUT)
+    x, y = _grid(_REACH)
+    cos, sin = np.float32(math.cos(pose.turn)), np.float32(math.sin(pose.turn))
+    r = np.float32(pose.radius)
+    patch = _sample(off, pose.x + r * (cos * x - sin * y), pose.y + r * (sin * x + cos * y))
+    total = float((patch * patch).sum()) + 1e-6
+    weights = (bank.basis.reshape(-1, len(x)) @ patch).reshape(-1, 3, 3)
+    misfits = 1 - (weights * weights).sum(axis=(1, 2)) / total
+    found = []
+    for style in ("outlined",) if outlined else ("flat", "shaded", "striped"):
+        kind = [i for i, s in enumerate(bank.styles) if s == style]
+        by_blur = misfits.reshape(len(_BLURS), -1)[:, kind]
+        level, which = np.unravel_index(int(np.argmin(by_blur)), by_blur.shape)
+        i = int(level) * len(bank.styles) + kind[int(which)]
+        maps = bank.solve[i] @ weights[i]
+        if outlined and not _is_line(ground, maps[0], maps[1]):
+            continue
+        found.append(
+            _Match(
+                pose=pose,
+                style=style,
+                misfit=float(misfits[i]),
+                blur=_lowest_blur(by_blur[:, int(which)]),
+                colour=maps[0],
+            )
+        )
+    return found
+
+
+def _is_line(ground: FloatArray, colour: FloatArray, line: FloatArray) -> bool:
+    """Whether a rim is an outline: darker than both sides of it, or lighter on black.
+
+    The rim of a blurred object is of a mixed colour, which no outline is.
+    """
+    inner, rim, outer = (float((ground + c).mean()) for c in (colour, line, 0 * line))
+    if outer < _BLACK_BELOW:
+        return rim > max(inner, outer) + _LINE_CONTRAST
+    return rim < min(inner, outer) - _LINE_CONTRAST
+
+
+def _lowest_blur(misfits: FloatArray) -> float:
+    """The blur of least misfit, between the levels tried by a parabola through three."""
+    i = min(max(int(np.argmin(misfits)), 1), len(_BLURS) - 2)
+    x, y = np.asarray(_BLURS[i - 1 : i + 2]), misfits[i - 1 : i + 2].astype(np.float64)
+    a, b, _ = np.polyfit(x, y, 2)
+    lowest = -b / (2 * a) if a > 1e-9 else float(x[np.argmin(y)])
+    return float(np.clip(lowest, _BLURS[0], _BLURS[-1]))
+
+
+def _chosen(matches: Sequence[_Match]) -> _Match:
+    """The match that explains most; flat, which the others contain, unless they do better."""
+    flat = min((m for m in matches if m.style == "flat"), key=lambda m: m.misfit, default=None)
+    best = min(matches, key=lambda m: m.misfit)
+    if flat is None or best.misfit < _STYLE_GAIN * flat.misfit - _STYLE_MARGIN:
+        return best
+    return flat
+
+
+def _nearest_hue(rgb: FloatArray, palette: dict[str, tuple[int, int, int]]) -> str:
+    own = _hue(rgb)
+    return max(palette, key=lambda name: math.cos(own - _hue(palette[name])))
+
+
+def _hue(rgb: FloatArray | tuple[int, int, int]) -> float:
+    """Angle in the plane across grey; drawing colours towards grey leaves it unchanged."""
+    r, g, b = (float(v) for v in rgb)
+    return math.atan2(math.sqrt(3) / 2 * (g - b), r - (g + b) / 2)
+
+
+# --- measures ---------------------------------------------------------------------------
+
+
+def _common_style(seen: Sequence[Seen]) -> str | None:
+    area: dict[str, float] = {}
+    for one in seen:
+        area[one.style] = area.get(one.style, 0.0) + one.radius**2
+    return max(area, key=lambda style: area[style]) if area else None
+
+
+def _vividness(seen: Sequence[Seen]) -> float:
+    """Mean over the objects of how pure their colours are and how far they stand out."""
+    if not seen:
+        return 0.0
+    return sum(0.6 * s.purity + 0.4 * s.contrast for s in seen) / len(seen)
+
+
+def _cleanliness(off: FloatArray, masks: Sequence[BoolArray], seen: Sequence[Seen]) -> float:
+    """Half for an even background, half for sharp edges."""
+    free = np.ones((_SIZE, _SIZE), dtype=bool)
+    for mask in masks:
+        free &= ~_grown(_grown(_grown(mask)))
+    rough = float(np.sqrt(np.mean(off[free] ** 2))) if int(free.sum()) > 50 else 64.0
+    even = math.exp(-rough / _ROUGHNESS)
+    sharp = sum(1 - s.blur / _BLURS[-1] for s in seen) / len(seen) if seen else 0.0
+    return 0.5 * even + 0.5 * sharp
+
+
+# --- agreement with a caption -----------------------------------------------------------
+
+
+def agreement(percept: Percept, scene: Scene | None) -> float:
+    """Share of a scene's named attributes that a percept shows, 0 to 1.
+
+    The attributes are the count, each named shape, colour and size, the relation, background
+    and style. Objects are matched to things so that most of them hold; of several things of
+    one kind each counts in part. `None`, a caption that the grammar cannot parse, has
+    `UNKNOWN_ALIGNMENT`.
+    """
+    if scene is None:
+        return UNKNOWN_ALIGNMENT
+    wanted = scene.things if len(scene.things) == 2 else scene.things * scene.count
+    named = sum(_named(t) for t in scene.things)
+    shown, matched = _best_matching(percept.objects, wanted)
+    # Three objects of one kind are one named attribute each of shape, colour and size.
+    points = shown * len(scene.things) / len(wanted)
+    total = named + 1
+    points += float(len(percept.objects) == len(wanted))
+    if scene.relation is not None:
+        total += 1
+        points += float(_relation_holds(scene.relation, matched))
+    for asked, found in (
+        (scene.background, percept.background),
+        (scene.style, percept.style),
+    ):
+        if asked is not None:
+            total += 1
+            points += float(asked == found)
+    return points / total
+
+
+def _named(thing: Thing) -> int:
+    return 1 + (thing.colour is not None) + (thing.size is not None)
+
+
+def _shown(thing: Thing, seen: Seen | None) -> int:
+    if seen is None:
+        return 0
+    points = int(thing.shape == seen.shape)
+    points += thing.colour is not None and thing.colour == seen.colour
+    points += thing.size is not None and thing.size == seen.size
+    return points
+
+
+def _best_matching(
+    seen: Sequence[Seen], wanted: Sequence[Thing]
+) -> tuple[int, tuple[Seen | None, ...]]:
+    """The most attributes that objects can show at once, and the object of each thing."""
+    pool: list[Seen | None] = [*seen, *[None] * max(0, len(wanted) - len(seen))]
+    best, best_points = tuple(pool[: len(wanted)]), -1
+    for chosen in itertools.permutations(pool, len(wanted)):
+        points = sum(_shown(t, s) for t, s in zip(wanted, chosen, strict=True))
+        if points > best_points:
+            best, best_points = chosen, points
+    return best_points, best
+
+
+def _relation_holds(relation: str, matched: Sequence[Seen | None]) -> bool:
+    first, second = matched
+    if first is None or second is None:
+        return False
+    right, down = second.x - first.x, second.y - first.y
+    along = {"left of": right, "right of": -right, "below": -down, "above": down}[relation]
+    across = down if relation in ("left of", "right of") else right
+    return along > 4.0 and along > abs(across)

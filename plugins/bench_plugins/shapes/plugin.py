@@ -1,0 +1,183 @@
+"""The plugins of the embedded world; `bench_plugins.shapes` says what it is made of."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from bench import (
+    Backbone,
+    Command,
+    PreferencePairs,
+    PreferenceSet,
+    Prompt,
+    PromptSet,
+    RecipePreset,
+    Scorer,
+    hookimpl,
+)
+from bench_plugins.preference_sets import PickAPic
+from bench_plugins.prompt_sets import HPDv2, PartiPrompts
+from bench_plugins.shapes.scorers import (
+    Gold,
+    ShapesAesthetic,
+    ShapesClip,
+    ShapesPreference,
+)
+
+if TYPE_CHECKING:
+    import typer
+
+    from bench.diffusion.policy import Policy
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesBackbone(Backbone):
+    """A latent diffusion model of 64x64 drawings, a StableDiffusionPipeline in small."""
+
+    name: ClassVar[str] = "shapes"
+
+    @property
+    def family(self) -> str:
+        """A family of its own: hyper-parameters do not carry over to large models."""
+        return "shapes"
+
+    @property
+    def resolution(self) -> int:
+        """64 pixels."""
+        return 64
+
+    @property
+    def seconds_per_pass(self) -> float:
+        """On two CPU cores, in batches."""
+        return 0.0025
+
+    def fingerprint(self) -> str:
+        """A hash of every file of the pipeline."""
+        return _folder_sha256(ASSETS / "pipeline")
+
+    def load(self, device: str) -> Policy:
+        """Read the pipeline."""
+        from bench.diffusion.stable_diffusion import StableDiffusionPolicy
+
+        return StableDiffusionPolicy.load(ASSETS / "pipeline", device)
+
+
+@cache
+def _folder_sha256(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesPairs(PreferenceSet):
+    """Pairs sampled from the shapes backbone, labelled by a simulated population."""
+
+    name: ClassVar[str] = "shapes"
+
+    def fingerprint(self) -> str:
+        """The sha256 of the file."""
+        return self._file.fingerprint()
+
+    def count(self) -> int:
+        """Rows of the file."""
+        return self._file.count()
+
+    def load(self) -> PreferencePairs:
+        """All rows."""
+        return self._file.load()
+
+    @property
+    def _file(self) -> PickAPic:
+        return PickAPic(path=str(ASSETS / "pairs.parquet"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesParti(PromptSet):
+    """Shapes prompts by category and challenge, a PartiPrompts in small."""
+
+    name: ClassVar[str] = "shapes-parti"
+
+    def load(self) -> tuple[Prompt, ...]:
+        """All rows."""
+        return PartiPrompts(path=str(ASSETS / "prompts" / "parti.tsv")).load()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesHPD(PromptSet):
+    """Shapes prompts by style, an HPDv2 benchmark in small."""
+
+    name: ClassVar[str] = "shapes-hpd"
+
+    def load(self) -> tuple[Prompt, ...]:
+        """All four styles."""
+        return HPDv2(path=str(ASSETS / "prompts" / "hpd")).load()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesRecipe(RecipePreset):
+    """The default: everything embedded, minutes on a CPU."""
+
+    name: ClassVar[str] = "shapes"
+
+    def text(self) -> str:
+        """The YAML beside this file."""
+        return (Path(__file__).parent / "recipe.yaml").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesCommand(Command):
+    """Rebuild the embedded shapes world."""
+
+    name: ClassVar[str] = "shapes"
+
+    def app(self) -> typer.Typer:
+        """`bench shapes build`."""
+        from bench_plugins.shapes.command import app
+
+        return app
+
+
+@hookimpl
+def bench_backbones() -> Sequence[type[Backbone]]:
+    """The pretrained model."""
+    return (ShapesBackbone,)
+
+
+@hookimpl
+def bench_preference_sets() -> Sequence[type[PreferenceSet]]:
+    """The labelled pairs."""
+    return (ShapesPairs,)
+
+
+@hookimpl
+def bench_prompt_sets() -> Sequence[type[PromptSet]]:
+    """The evaluation prompts."""
+    return (ShapesParti, ShapesHPD)
+
+
+@hookimpl
+def bench_scorers() -> Sequence[type[Scorer]]:
+    """Three learned scorers that disagree, and the truth."""
+    return (ShapesClip, ShapesAesthetic, ShapesPreference, Gold)
+
+
+@hookimpl
+def bench_recipes() -> Sequence[type[RecipePreset]]:
+    """The default recipe."""
+    return (ShapesRecipe,)
+
+
+@hookimpl
+def bench_commands() -> Sequence[type[Command]]:
+    """`bench shapes`."""
+    return (ShapesCommand,)

@@ -1,0 +1,237 @@
+"""Trains the learned scorers of the shapes world from seeds: dual encoder and both heads.
+
+Every stage leaves its weights in the assets folder, continues from its last checkpoint when
+it was interrupted, and is skipped where the weights of the same configuration are there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bench_plugins.shapes import draw, grammar, learned
+from bench_plugins.shapes.grammar import Scene
+
+Report = Callable[[str], None]
+
+ENCODER_FILE = "shapes_clip.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Every number that decides the dual encoder; the defaults made the shipped one."""
+
+    seed: int = 31
+    families: int = 12_000
+    """Pictures come in pairs that differ in one attribute, so that every batch is hard."""
+    degraded_share: float = 0.35
+    open_share: float = 0.2
+    """Share of attributes that a caption leaves out."""
+    batch_families: int = 128
+    steps: int = 900
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: int = 60
+    checkpoint_every: int = 50
+
+
+# --- pictures ---------------------------------------------------------------------------
+
+
+def altered(scene: Scene, rng: random.Random) -> Scene:
+    """A filled scene with exactly one attribute changed, each kind equally likely."""
+
+    def other(values: tuple[Any, ...], value: Any) -> Any:
+        return rng.choice([v for v in values if v != value])
+
+    kinds = ["shape", "colour", "size", "background", "style"]
+    kinds.append("relation" if len(scene.things) == 2 else "count")
+    kind = rng.choice(kinds)
+    if kind == "background":
+        return replace(scene, background=other(grammar.BACKGROUNDS, scene.background))
+    if kind == "style":
+        return replace(scene, style=other(grammar.STYLES, scene.style))
+    if kind == "relation":
+        return replace(scene, relation=other(grammar.RELATIONS, scene.relation))
+    if kind == "count":
+        return replace(scene, count=other(grammar.COUNTS, scene.count))
+    things = list(scene.things)
+    i = rng.randrange(len(things))
+    values = {"shape": grammar.SHAPES, "colour": grammar.COLOURS, "size": grammar.SIZES}[kind]
+    changed = {kind: other(values, getattr(things[i], kind))}
+    things[i] = replace(things[i], **changed)
+    return replace(scene, things=tuple(things))
+
+
+def left_open(scene: Scene, rng: random.Random, share: float) -> Scene:
+    """A filled scene with each attribute that a caption may omit omitted with `share`."""
+
+    def maybe(value: str | None) -> str | None:
+        return None if rng.random() < share else value
+
+    things = tuple(replace(t, colour=maybe(t.colour), size=maybe(t.size)) for t in scene.things)
+    return replace(
+        scene, things=things, background=maybe(scene.background), style=maybe(scene.style)
+    )
+
+
+def _draw_families(config: EncoderConfig, work: Path, report: Report) -> None:
+    """Draw all pictures once; their full captions say everything that they show."""
+    if (work / "families.json").exists():
+        return
+    count = config.families
+    shape = (2 * count, draw.IMAGE_SIZE, draw.IMAGE_SIZE, 3)
+    pictures = np.empty(shape, dtype=np.uint8)
+    captions: list[str] = []
+    for i in range(count):
+        rng = random.Random(f"{config.seed}/family/{i}")
+        scene = grammar.fill(grammar.sample_scene(rng), rng)
+        for j, one in enumerate((scene, altered(scene, rng))):
+            picture = draw.render(one, rng)
+            if rng.random() < config.degraded_share:
+                picture = draw.degrade(picture, rng)
+            pictures[2 * i + j] = picture
+            captions.append(grammar.caption(one))
+    with (work / "families.npy.part").open("wb") as file:
+        np.save(file, pictures)
+    (work / "families.npy.part").replace(work / "families.npy")
+    _save_json(work / "families.json", captions)
+    report(f"scorers: drew {2 * count} pictures for the dual encoder")
+
+
+# --- dual encoder -----------------------------------------------------------------------
+
+
+def contrastive_loss(seen: Tensor, read: Tensor, scale: Tensor) -> Tensor:
+    """Symmetric cross-entropy over a batch of matching unit embeddings [N, EMBED_DIM]."""
+    logits = scale * seen @ read.T
+    target = torch.arange(len(logits), device=logits.device)
+    both = nn.functional.cross_entropy(logits, target)
+    return 0.5 * (both + nn.functional.cross_entropy(logits.T, target))
+
+
+def _soften(pictures: Tensor, rng: random.Random) -> Tensor:
+    """A little of a blur and of noise, so that decoded pictures are no surprise."""
+    amount = rng.random()
+    soft = nn.functional.avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
+    return pictures + amount * (soft - pictures)
+
+
+def build_encoder(config: EncoderConfig, work: Path, assets: Path, report: Report) -> None:
+    """Train the dual encoder into `assets/scorers`; about 15 minutes on one core."""
+    target = assets / "scorers" / ENCODER_FILE
+    if _made_by(target, config):
+        report("scorers: the dual encoder is there already")
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    _draw_families(config, work, report)
+    pictures = np.load(work / "families.npy", mmap_mode="r")
+    captions = json.loads((work / "families.json").read_text(encoding="utf-8"))
+    scenes = [grammar.parse(c) for c in captions]
+    torch.manual_seed(config.seed)
+    model = learned.DualEncoder()
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(
+        groups, lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay
+    )
+    checkpoint = work / "encoder.ckpt.pt"
+    start, seconds, running = 0, 0.0, math.nan
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        if state["config"] == json.dumps(asdict(config)):
+            model.load_state_dict(state["model"])
+            optimiser.load_state_dict(state["optimiser"])
+            start, seconds, running = state["step"], state["seconds"], state["loss"]
+    began = time.monotonic() - seconds
+    model.train()
+    per_epoch = config.families // config.batch_families
+    for step in range(start, config.steps):
+        epoch, turn = divmod(step, per_epoch)
+        order = np.random.default_rng([config.seed, epoch]).permutation(config.families)
+        chosen = order[turn * config.batch_families : (turn + 1) * config.batch_families]
+        rows = np.sort(np.concatenate([2 * chosen, 2 * chosen + 1]))
+        rng = random.Random(f"{config.seed}/step/{step}")
+        told = [
+            grammar.caption(left_open(_known(scenes[r]), rng, config.open_share)) for r in rows
+        ]
+        x = _soften(learned.picture_tensor(np.asarray(pictures[rows])), rng)
+        for group in optimiser.param_groups:
+            group["lr"] = _rate(step, config.steps, config.warmup, config.lr)
+        _, seen = model.look(x)
+        read = model.read(learned.tokenise(told))
+        scale = model.clip.logit_scale.exp().clamp(max=100.0)
+        loss = contrastive_loss(seen, read, scale)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        value = float(loss)
+        running = value if math.isnan(running) else 0.95 * running + 0.05 * value
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+            report(f"scorers: dual encoder step {step + 1}/{config.steps} loss {running:.4f}")
+            state = {
+                "config": json.dumps(asdict(config)),
+                "model": model.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "step": step + 1,
+                "seconds": time.monotonic() - began,
+                "loss": running,
+            }
+            part = checkpoint.with_name(checkpoint.name + ".part")
+            torch.save(state, part)
+            part.replace(checkpoint)
+    learned.save_weights(model, target, _provenance(config))
+    facts = {"loss": round(running, 4), "seconds": round(time.monotonic() - began)}
+    _save_json(work / "encoder.done.json", facts)
+    report(f"scorers: dual encoder done {json.dumps(facts)}")
+
+
+def _known(scene: Scene | None) -> Scene:
+    if scene is None:
+        raise ValueError("a drawn picture's caption does not parse")
+    return scene
+
+
+def _rate(step: int, steps: int, warmup: int, peak: float) -> float:
+    """Linear warm-up to the peak, then half a cosine down to nothing."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+# --- files ------------------------------------------------------------------------------
+
+
+def _provenance(config: Any) -> dict[str, str]:
+    """What the weights' header says of their making."""
+    return {"made_by": f"{__name__}.{type(config).__name__}", "config": json.dumps(asdict(config))}
+
+
+def _made_by(path: Path, config: Any) -> bool:
+    """Whether finished weights of exactly this configuration lie at `path`."""
+    if not path.exists():
+        return False
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        facts = file.metadata() or {}
+    return facts.get("config") == json.dumps(asdict(config))
+
+
+def _save_json(path: Path, value: Any) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)

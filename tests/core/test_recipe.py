@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.errors import BenchError
+from bench.recipe import load, validate
+from bench.registry import default_registry
+
+MINIMAL = """
+backbone: shapes
+pairs: shapes
+prompts: shapes-parti
+scorers: [gold, {shapes_clip: {}}]
+methods: "dpo,smpo[beta=5,labels=human],dpo"
+training: {steps: 3, batch_size: 2}
+sampling: {steps: 2, guidance: 1}
+"""
+
+
+def _file(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_recipe_file_becomes_one_typed_object(tmp_path: Path) -> None:
+    recipe = load(default_registry(), _file(tmp_path, MINIMAL))
+    assert recipe.name == "mine"
+    assert recipe.methods == ("dpo", "smpo[beta=5,labels=human]")
+    assert recipe.prompts == ("shapes-parti",)
+    assert recipe.scorers == ("gold", "shapes_clip")
+    assert recipe.seeds == (0,)
+    assert recipe.training.micro_batch_size is None
+
+
+def test_options_may_be_a_mapping(tmp_path: Path) -> None:
+    text = MINIMAL.replace(
+        '"dpo,smpo[beta=5,labels=human],dpo"',
+        "[dpo, {smpo: {beta: 5, labels: {majority_vote: {ties: human}}}}]",
+    )
+    recipe = load(default_registry(), _file(tmp_path, text))
+    assert recipe.methods == ("dpo", "smpo[beta=5,labels=majority_vote[ties=human]]")
+
+
+def test_the_written_recipe_reads_back(tmp_path: Path) -> None:
+    recipe = load(default_registry(), "shapes")
+    again = load(default_registry(), _file(tmp_path, recipe.to_yaml()))
+    assert again == recipe
+
+
+def test_overrides_win(tmp_path: Path) -> None:
+    overrides = {"training.steps": 9, "methods": "sft", "seeds": [1, 2]}
+    recipe = load(default_registry(), _file(tmp_path, MINIMAL), overrides)
+    assert (recipe.training.steps, recipe.methods, recipe.seeds) == (9, ("sft",), (1, 2))
+    assert recipe.training.batch_size == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("steps: 3", "stepz: 3", r"unknown recipe key 'training\.stepz'\. Did you mean 'steps'"),
+        ("steps: 3", "steps: many", r"training\.steps: input should be a valid integer"),
+        ("steps: 3", "steps: 0", r"training\.steps: input should be greater than or equal to 1"),
+        ("pairs: shapes", "pears: shapes", r"unknown recipe key 'pears'\. Did you mean 'pairs'"),
+        ("pairs: shapes", "", r"pairs: field required"),
+        ("pairs: shapes", "pairs: [", "not valid YAML"),
+        ("prompts: shapes-parti", "prompts: 3", "prompts: expected a list, not 3"),
+        ("prompts: shapes-parti", "prompts: []", "prompts: tuple should have at least 1 item"),
+        ("prompts: shapes-parti", "prompts: [7]", "prompts: 7 is not a plugin's name"),
+        (MINIMAL, "- just a list", "expected a mapping"),
+    ],
+)
+def test_mistakes_are_named_with_file_and_key(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    file = _file(tmp_path, MINIMAL.replace(old, new))
+    with pytest.raises(BenchError, match=message) as caught:
+        load(default_registry(), file)
+    assert str(caught.value).startswith(file)
+
+
+def test_unknown_preset_and_missing_file() -> None:
+    with pytest.raises(BenchError, match=r"unknown recipe 'shape'\. Did you mean 'shapes'"):
+        load(default_registry(), "shape")
+    with pytest.raises(BenchError, match=r"recipe nowhere/x\.yaml: cannot be read"):
+        load(default_registry(), "nowhere/x.yaml")
+
+
+def test_override_of_a_key_without_keys() -> None:
+    with pytest.raises(BenchError, match="'pairs' holds no keys"):
+        load(default_registry(), "shapes", {"pairs.x": 1})
+
+
+def test_validate_names_its_source() -> None:
+    with pytest.raises(BenchError, match="^somewhere: "):
+        validate({}, "somewhere")

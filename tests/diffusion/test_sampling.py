@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+)
+
+from bench.diffusion.sampling import SchedulerName, denoise, initial_latent, sample
+from bench.diffusion.stable_diffusion import StableDiffusionPolicy
+from bench.errors import BenchError, UnknownNameError
+from tests.tiny import LATENT_SHAPE
+
+PROMPTS = ["a red cat", "a dog on a mat", "", "42 owls, at dusk"]
+SEEDS = [0, 1, 2, 3]
+SOLVERS = {
+    "ddim": DDIMScheduler,
+    "euler": EulerDiscreteScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+}
+
+
+def pixels(images: list) -> np.ndarray:  # type: ignore[type-arg]
+    return np.stack([np.asarray(image) for image in images]).astype(int)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("name", ["ddim", "euler", "dpm++"])
+@pytest.mark.parametrize("prediction", ["epsilon", "velocity"])
+@pytest.mark.parametrize("spacing", [None, "linspace", "trailing"])
+def test_equals_the_diffusers_pipeline(
+    tiny_folder: Path,
+    tiny_velocity_folder: Path,
+    prediction: str,
+    name: SchedulerName,
+    guidance: float,
+    spacing: str | None,
+) -> None:
+    folder = tiny_folder if prediction == "epsilon" else tiny_velocity_folder
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    policy = StableDiffusionPolicy.load(folder, "cpu")
+    if spacing is not None:
+        policy.scheduler_config["timestep_spacing"] = spacing
+    # PNDM's configuration knows no clip_sample, and DDIM's default would clip latents at 1.
+    known = {"clip_sample": False} if name == "ddim" else {}
+    pipeline.scheduler = SOLVERS[name].from_config(policy.scheduler_config, **known)
+
+    noise = torch.stack(
+        [initial_latent(p, s, LATENT_SHAPE) for p, s in zip(PROMPTS, SEEDS, strict=True)]
+    )
+    options = {"guidance_scale": guidance, "num_inference_steps": 6}
+    expected = pipeline(PROMPTS, latents=noise, output_type="latent", **options).images
+    latents, passes = denoise(policy, noise, PROMPTS, scheduler=name, steps=6, guidance=guidance)
+    assert passes == 6 * 4 * (2 if guidance > 1 else 1)
+    assert torch.allclose(latents, expected, atol=1e-4 * float(expected.abs().max()))
+
+    images = pipeline(PROMPTS, latents=noise, **options).images
+    samples = sample(policy, PROMPTS, SEEDS, scheduler=name, steps=6, guidance=guidance)
+    assert samples.passes == passes
+    # Both are 8-bit: float error can flip a rounding, never more, and hardly ever.
+    difference = np.abs(pixels(samples.images) - pixels(images))
+    assert difference.max() <= 1
+    assert difference.mean() < 0.01
+
+
+def test_guidance_and_prompt_matter(policy: StableDiffusionPolicy) -> None:
+    noise = initial_latent("x", 0, LATENT_SHAPE)[None]
+
+    def latents(prompt: str, guidance: float) -> torch.Tensor:
+        return denoise(policy, noise, [prompt], scheduler="ddim", steps=3, guidance=guidance)[0]
+
+    plain, guided, other = latents("red", 1.0), latents("red", 5.0), latents("a cat", 1.0)
+    assert (plain - guided).abs().max() > 1e-2
+    assert (plain - other).abs().max() > 1e-2
+
+
+def test_initial_noise_is_a_function_of_prompt_and_seed_alone() -> None:
+    torch.manual_seed(1)
+    first = initial_latent("a cat", 3, LATENT_SHAPE)
+    torch.manual_seed(2)
+    assert torch.equal(first, initial_latent("a cat", 3, LATENT_SHAPE))
+    assert not torch.equal(first, initial_latent("a cat", 4, LATENT_SHAPE))
+    assert not torch.equal(first, initial_latent("a cat ", 3, LATENT_SHAPE))
+    many = torch.stack([initial_latent("p", seed, LATENT_SHAPE) for seed in range(200)])
+    assert abs(float(many.mean())) < 0.02
+    assert abs(float(many.std()) - 1) < 0.02
+
+
+def test_initial_noise_never_changes_between_versions() -> None:
+    noise = initial_latent("a red cat", 7, (1, 1, 3))
+    assert torch.allclose(noise.flatten(), torch.tensor([0.3474, 1.4293, 0.8354]), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler", "dpm++"])
+def test_batch_changes_no_image(policy: StableDiffusionPolicy, name: SchedulerName) -> None:
+    together = sample(policy, PROMPTS, SEEDS, scheduler=name, steps=4, guidance=3.0)
+    backwards = sample(policy, PROMPTS[::-1], SEEDS[::-1], scheduler=name, steps=4, guidance=3.0)
+    alone = [
+        sample(policy, [p], [s], scheduler=name, steps=4, guidance=3.0).images[0]
+        for p, s in zip(PROMPTS, SEEDS, strict=True)
+    ]
+    for other in (backwards.images[::-1], alone):
+        difference = np.abs(pixels(together.images) - pixels(other))
+        assert difference.max() <= 1
+        assert difference.mean() < 0.01
+
+
+def test_repeats_to_the_last_bit(policy: StableDiffusionPolicy) -> None:
+    one, two = (
+        sample(policy, PROMPTS, SEEDS, scheduler="dpm++", steps=4, guidance=3.0) for _ in range(2)
+    )
+    assert np.array_equal(pixels(one.images), pixels(two.images))
+
+
+def test_mistakes_are_named(policy: StableDiffusionPolicy) -> None:
+    with pytest.raises(UnknownNameError, match="'dpm\\+\\+'"):
+        sample(policy, ["a"], [0], scheduler="dpm+", steps=2, guidance=1.0)  # type: ignore[arg-type]
+    with pytest.raises(BenchError, match="at least 1"):
+        sample(policy, ["a"], [0], steps=2, guidance=0.5)
+    with pytest.raises(ValueError, match="zip"):
+        sample(policy, ["a", "b"], [0], steps=2, guidance=1.0)

@@ -1,0 +1,110 @@
+"""A small board made from seeds: three methods, two prompt sets, two train seeds, a failure."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.leaderboard.results import (
+    Budget,
+    CellFailure,
+    CellResult,
+    Cost,
+    PromptSetScores,
+    PromptTable,
+    save_cell,
+    save_prompts,
+)
+
+PARTI = PromptTable(
+    name="parti",
+    texts=tuple(f"a picture of {i % 38} birds" for i in range(40)),
+    groups=tuple({"category": "Animals" if i % 2 else "Objects"} for i in range(40)),
+)
+STYLES = PromptTable(
+    name="styles",
+    texts=tuple(f"style number {i}" for i in range(20)),
+    groups=tuple({"style": "anime" if i < 10 else "photo"} for i in range(20)),
+)
+TABLES = (PARTI, STYLES)
+SCORERS = ("colour", "gold", "shape")
+
+
+def scores(table: PromptTable, lift: float, seed: int, scorers: tuple[str, ...]) -> Any:
+    rng = np.random.RandomState(seed)
+    noise = {s: rng.randint(-8, 9, size=2 * len(table.texts)) for s in SCORERS}
+    return PromptSetScores(
+        prompt_set=table.name,
+        prompts_sha256=table.sha256,
+        prompts=len(table.texts),
+        image_seeds=(0, 1),
+        scores={s: tuple((noise[s] / 8 + lift).tolist()) for s in scorers},
+    )
+
+
+def cell(method: str, *, lift: float = 0.0, seed: int = 0, **changes: Any) -> CellResult:
+    scorers = changes.pop("scorers", SCORERS)
+    base = method == "base"
+    result = CellResult(
+        method=method,
+        seed=seed,
+        backbone="tiny",
+        backbone_fingerprint="abc",
+        pairs="shapes",
+        recipe="small",
+        untrained=base,
+        in_loop=(),
+        held_out=("gold",),
+        budget=Budget(
+            steps=0 if base else 10,
+            pairs_seen=0 if base else 80,
+            pairs_kept=0 if base else 100,
+            pairs_dropped=0 if base else 5,
+        ),
+        sampling={"sampler": "ddim", "steps": 20, "guidance": 7.5},
+        configuration={"beta": 500.0, "labels": ["human"]},
+        cost=Cost(
+            label_seconds=0.0 if base else 1.5,
+            train_seconds=0.0 if base else 10.25 + seed,
+            sample_seconds=3.0,
+            score_seconds=0.5,
+            network_passes=0 if base else 320,
+            peak_memory_mb=0.0 if base else 900.5,
+        ),
+        provenance={"numpy": "2.0"},
+        evaluations=tuple(
+            scores(table, lift, 1000 * i + 10 * sum(map(ord, method)) + seed, scorers)
+            for i, table in enumerate(TABLES)
+        ),
+    )
+    return dataclasses.replace(result, **changes)
+
+
+def cells() -> list[CellResult | CellFailure]:
+    return [
+        cell("base"),
+        cell("dpo", lift=0.3, label="Diffusion-DPO"),
+        cell("smpo[beta=500]", lift=0.4, seed=0, in_loop=("colour", "shape")),
+        cell("smpo[beta=500]", lift=0.5, seed=1, in_loop=("colour", "shape")),
+        cell("sft", lift=-0.2, scorers=("colour", "gold")),
+        CellFailure(
+            method="ipo|x",
+            seed=0,
+            backbone="tiny",
+            pairs="shapes",
+            recipe="small",
+            untrained=False,
+            reason="loss is not finite\nat step 3",
+        ),
+    ]
+
+
+def save(board: Path, records: list[CellResult | CellFailure]) -> Path:
+    for table in TABLES:
+        save_prompts(board, table)
+    for record in records:
+        save_cell(board, record)
+    return board

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.errors import BenchError
+from bench.leaderboard import results
+from bench.protocols import Prompt
+from tests.leaderboard import small_board
+
+
+def edit(path: Path, change: Any, *, sign: bool = True) -> None:
+    """Change a file's record; `sign` renews its checksum."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    change(document["record"])
+    if sign:
+        document["sha256"] = results._sha256(document["record"])
+    path.write_text(json.dumps(document), encoding="utf-8")
+
+
+def test_records_survive_the_round_trip_and_files_are_stable(tmp_path: Path) -> None:
+    for cell in small_board.cells():
+        path = results.save_cell(tmp_path, cell)
+        text = path.read_bytes()
+        loaded = results.load_cell(path)
+        assert results.save_cell(tmp_path, loaded).read_bytes() == text
+        assert text.endswith(b"}\n")
+        if isinstance(cell, results.CellResult) and isinstance(loaded, results.CellResult):
+            assert loaded.evaluations == cell.evaluations
+            assert (loaded.cost, loaded.budget) == (cell.cost, cell.budget)
+
+
+def test_prompts_survive_the_round_trip(tmp_path: Path) -> None:
+    table = results.PromptTable.of("näme", [Prompt("a ‘red’ fox", {"category": "Animals"})])
+    path = results.save_prompts(tmp_path, table)
+    assert path.name == f"n-me-{table.sha256[:12]}.json"
+    assert results.load_prompts(tmp_path) == {table.sha256: table}
+
+
+def test_prompt_hash_knows_texts_and_groups_but_not_the_name() -> None:
+    table = small_board.PARTI
+    assert dataclasses.replace(table, name="other").sha256 == table.sha256
+    assert dataclasses.replace(table, groups=table.groups[::-1]).sha256 != table.sha256
+    assert dataclasses.replace(table, texts=table.texts[::-1]).sha256 != table.sha256
+
+
+def test_a_later_result_replaces_the_failure(tmp_path: Path) -> None:
+    cell = small_board.cell("dpo")
+    failure = results.CellFailure(
+        method="dpo",
+        seed=0,
+        backbone="tiny",
+        pairs="shapes",
+        recipe="small",
+        untrained=False,
+        reason="killed",
+    )
+    assert results.save_cell(tmp_path, failure) == results.save_cell(tmp_path, cell)
+    assert next(iter(results.load_cells(tmp_path).values())).method == "dpo"
+
+
+def test_different_specs_never_share_a_file(tmp_path: Path) -> None:
+    specs = ("a[b=1]", "a[b:1]", "a" * 70, "a" * 71)
+    assert len({results.result_path(tmp_path, small_board.cell(spec)) for spec in specs}) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["budget"].update(steps="ten"), r"record\.budget\.steps: .*integer"),
+        (lambda r: r.pop("sampling"), r"record\.sampling: .*required"),
+        (lambda r: r.update(colour=1), r"record\.colour: "),
+        (
+            lambda r: r["evaluations"][0]["scores"]["gold"].__setitem__(3, math.nan),
+            r"record\.evaluations\.0\.scores\.gold\.3: .*finite",
+        ),
+        (
+            lambda r: r["evaluations"][0]["scores"]["gold"].pop(),
+            r"scores\.gold \(parti\) has 79, not 80 scores",
+        ),
+        (lambda r: r["in_loop"].append("gold"), "in_loop names the held-out gold"),
+        (lambda r: r["evaluations"].pop(0), None),
+    ],
+)
+def test_a_bad_field_is_named_with_its_file(
+    tmp_path: Path, change: Any, message: str | None
+) -> None:
+    path = results.save_cell(tmp_path, small_board.cell("dpo"))
+    edit(path, change)
+    if message is None:
+        assert isinstance(results.load_cell(path), results.CellResult)
+        return
+    with pytest.raises(BenchError, match=message) as caught:
+        results.load_cell(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_a_score_changed_by_hand_is_noticed(tmp_path: Path) -> None:
+    path = results.save_cell(tmp_path, small_board.cell("dpo"))
+    edit(path, lambda r: r["evaluations"][0]["scores"]["gold"].__setitem__(0, 9.0), sign=False)
+    with pytest.raises(BenchError, match="sha256 does not match"):
+        results.load_cell(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[]", "is no result file"),
+        ('{"schema": 99, "kind": "result", "record": {}, "sha256": ""}', "schema is 99"),
+        ('{"schema": 1, "kind": "prompts", "record": {}, "sha256": ""}', "kind is 'prompts'"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(BenchError, match=message):
+        results.load_cell(path)
+
+
+def test_an_empty_board_and_a_cell_twice_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="holds no result files"):
+        results.load_cells(tmp_path)
+    path = results.save_cell(tmp_path, small_board.cell("dpo"))
+    copy = path.with_name("copy.json")
+    copy.write_bytes(path.read_bytes())
+    with pytest.raises(BenchError, match="describe the same cell") as caught:
+        results.load_cells(tmp_path)
+    assert str(copy) in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_seeds": (0, 0)}, "image_seeds must be distinct"),
+        ({"prompts": 0}, "prompts must be positive"),
+        ({"scores": {"gold": (math.nan,) * 80}}, "80 scores that are not finite"),
+    ],
+)
+def test_a_record_that_contradicts_itself_cannot_be_made(
+    changes: dict[str, Any], message: str
+) -> None:
+    scores = small_board.cell("dpo").evaluations[0]
+    with pytest.raises(BenchError, match=message):
+        dataclasses.replace(scores, **changes)
+
+
+def test_writing_and_rendering_need_neither_torch_nor_pandas() -> None:
+    code = "import sys, bench.leaderboard.tables; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "diffusers", "pandas", "rich", "PIL"} & set(done.stdout.split())

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from bench.errors import BenchError
+from bench.leaderboard import tables
+from bench.leaderboard.results import CellResult, PromptSetScores, save_cell
+from tests.leaderboard import small_board
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Path:
+    return small_board.save(tmp_path / "board", small_board.cells())
+
+
+def rows(board: Path) -> dict[str, Any]:
+    return {row.method: row for row in tables.build(board).sections[0].rows}
+
+
+def lines(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def rebuilt(cell: CellResult, **changes: Any) -> CellResult:
+    evaluations = tuple(dataclasses.replace(part, **changes) for part in cell.evaluations)
+    return dataclasses.replace(cell, evaluations=evaluations)
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "leaderboard.csv", "leaderboard.json", "by_group.csv"]
+)
+def test_the_small_board_is_the_golden_one(board: Path, name: str) -> None:
+    """Regenerate with `python -m tests.leaderboard.regenerate_golden` and read the diff."""
+    tables.write(board)
+    assert (board / name).read_bytes() == (GOLDEN / name).read_bytes()
+
+
+def test_the_order_of_cells_and_of_their_parts_does_not_matter(board: Path, tmp_path: Path) -> None:
+    shuffled = [
+        dataclasses.replace(
+            cell,
+            evaluations=tuple(
+                dataclasses.replace(part, scores=dict(reversed(part.scores.items())))
+                for part in reversed(cell.evaluations)
+            ),
+        )
+        if isinstance(cell, CellResult)
+        else cell
+        for cell in reversed(small_board.cells())
+    ]
+    other = small_board.save(tmp_path / "other", shuffled)
+    for render in (tables.render_markdown, tables.render_csv, tables.render_groups_csv):
+        assert render(tables.build(other)) == render(tables.build(board))
+
+
+def test_check_passes_after_write_and_names_what_differs(board: Path) -> None:
+    with pytest.raises(BenchError, match=r"README\.md, leaderboard\.csv, leaderboard\.json, by_g"):
+        tables.check(board)
+    tables.write(board)
+    tables.check(board)
+    (board / "leaderboard.csv").write_text("")
+    with pytest.raises(BenchError, match=r": leaderboard\.csv not as the result files give"):
+        tables.check(board)
+
+
+def test_win_rates_are_the_paired_wins_over_all_prompts(board: Path) -> None:
+    base, dpo = small_board.cell("base"), small_board.cell("dpo", lift=0.3)
+    ours = np.concatenate([part.scores["gold"] for part in dpo.evaluations])
+    theirs = np.concatenate([part.scores["gold"] for part in base.evaluations])
+    expected = np.mean((ours > theirs) + 0.5 * (ours == theirs))
+    assert rows(board)["dpo"].scores["gold"].win_rate == pytest.approx(expected)
+
+
+def test_in_loop_scorers_stay_out_of_the_held_out_mean(board: Path) -> None:
+    found = rows(board)
+    smpo, dpo = found["smpo[beta=500]"], found["dpo"]
+    assert smpo.held_out_scorers == ("gold",)
+    assert smpo.held_out == smpo.scores["gold"]
+    assert dpo.held_out_scorers == ("colour", "gold", "shape")
+    mean = np.mean([rate.win_rate for rate in dpo.scores.values()])
+    assert dpo.held_out.win_rate == pytest.approx(mean)
+
+
+def test_a_method_trained_on_every_scorer_has_no_held_out_mean(tmp_path: Path) -> None:
+    trained = small_board.cell("x", in_loop=("colour", "shape"), scorers=("colour", "shape"))
+    board = small_board.save(tmp_path, [small_board.cell("base"), trained])
+    row = tables.build(board).sections[0].rows[-1]
+    assert (row.method, row.held_out, row.standing) == ("x", None, None)
+    assert "Held-out mean over: no scorer." in tables.render_markdown(tables.build(board))
+
+
+def test_rows_are_ranked_by_held_out_mean_and_gaps_come_last(board: Path) -> None:
+    assert list(rows(board)) == ["smpo[beta=500]", "dpo", "base", "sft", "ipo|x"]
+
+
+def test_train_seeds_are_pooled_and_listed(board: Path) -> None:
+    found = lines(tables.render_csv(tables.build(board)))
+    gold = [r for r in found if r["method"] == "smpo[beta=500]" and r["scorer"] == "gold"]
+    pooled = [r for r in gold if r["pooled"] == "True"]
+    single = [r for r in gold if r["pooled"] == "False"]
+    assert [r["train_seeds"] for r in pooled] == ["0 1"]
+    assert sorted(r["train_seeds"] for r in single) == ["0", "1"]
+    mean = np.mean([float(r["win_rate"]) for r in single])
+    assert float(pooled[0]["win_rate"]) == pytest.approx(mean, abs=1e-5)
+
+
+def test_a_failed_seed_is_told_and_the_others_count(tmp_path: Path) -> None:
+    failure = dataclasses.replace(small_board.cells()[-1], method="dpo", seed=1)
+    cells = [small_board.cell("base"), small_board.cell("dpo", lift=0.3), failure]
+    row = rows(small_board.save(tmp_path, cells))["dpo"]
+    assert row.seeds == (0,)
+    assert row.failures == ("train seed 1: loss is not finite at step 3",)
+
+
+def test_a_missing_scorer_is_a_gap_with_a_note(board: Path) -> None:
+    text = tables.render_markdown(tables.build(board))
+    assert "shape" not in rows(board)["sft"].scores
+    assert "– `sft`: shape did not score every image" in text
+
+
+def test_groups_split_the_prompts_of_their_set(board: Path) -> None:
+    found = [
+        row
+        for row in lines(tables.render_groups_csv(tables.build(board)))
+        if (row["method"], row["scorer"], row["prompt_set"]) == ("dpo", "gold", "parti")
+    ]
+    whole = next(row for row in found if not row["dimension"])
+    parts = [row for row in found if row["dimension"] == "category"]
+    assert [row["group"] for row in parts] == ["Animals", "Objects"]
+    for count in ("prompts", "wins", "ties", "losses"):
+        assert sum(int(row[count]) for row in parts) == int(whole[count])
+
+
+def test_json_holds_every_pooled_row(board: Path) -> None:
+    found = json.loads(tables.render_json(tables.build(board)))["sections"][0]
+    assert [row["method"] for row in found["rows"]] == list(rows(board))
+    assert found["distinct_prompts"] == 58
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: dataclasses.replace(c, sampling={"steps": 1}), "different sampling settings"),
+        (lambda c: dataclasses.replace(c, backbone_fingerprint="z"), "different start weights"),
+        (lambda c: rebuilt(c, prompts_sha256="0" * 64), "different prompt sets or image seeds"),
+        (lambda c: rebuilt(c, image_seeds=(0, 2)), "different prompt sets or image seeds"),
+        (
+            lambda c: dataclasses.replace(c, evaluations=c.evaluations[:1]),
+            "different prompt sets or image seeds",
+        ),
+    ],
+)
+def test_cells_made_differently_are_not_compared(board: Path, change: Any, message: str) -> None:
+    path = save_cell(board, change(small_board.cell("dpo")))
+    with pytest.raises(BenchError, match=message) as caught:
+        tables.build(board)
+    assert str(path) in str(caught.value)
+    assert "base--tiny" in str(caught.value)
+
+
+def test_seeds_with_different_budgets_are_not_pooled(board: Path) -> None:
+    longer = small_board.cell("dpo", seed=1)
+    longer = dataclasses.replace(longer, budget=dataclasses.replace(longer.budget, steps=11))
+    save_cell(board, longer)
+    with pytest.raises(BenchError, match="differ in budget"):
+        tables.build(board)
+
+
+def test_a_missing_or_failed_base_is_an_error(tmp_path: Path) -> None:
+    small_board.save(tmp_path, [small_board.cell("dpo")])
+    with pytest.raises(BenchError, match="no result of the untouched backbone 'tiny'"):
+        tables.build(tmp_path)
+    failure = dataclasses.replace(small_board.cells()[-1], method="base", untrained=True)
+    save_cell(tmp_path, failure)
+    with pytest.raises(BenchError, match="loss is not finite at step 3"):
+        tables.build(tmp_path)
+
+
+def test_missing_prompts_are_an_error(board: Path) -> None:
+    next((board / "prompts").glob("parti*")).unlink()
+    with pytest.raises(BenchError, match="holds the 40 prompts of 'parti'"):
+        tables.build(board)
+
+
+def test_backbones_and_preference_sets_are_sections(tmp_path: Path) -> None:
+    cells = [
+        *(small_board.cell(method, backbone="big") for method in ("base", "dpo")),
+        *(small_board.cell(method) for method in ("base", "dpo")),
+        small_board.cell("dpo", pairs="photos"),
+        small_board.cell("base", backbone="alone"),
+    ]
+    found = tables.build(small_board.save(tmp_path, cells)).sections
+    assert [(section.backbone, section.pairs) for section in found] == [
+        ("alone", "shapes"),
+        ("big", "shapes"),
+        ("tiny", "photos"),
+        ("tiny", "shapes"),
+    ]
+    # The base does not depend on the preference set: one result serves all.
+    assert [row.method for row in found[2].rows if row.base] == ["base"]
+
+
+def test_duplicate_prompts_are_one_unit(board: Path) -> None:
+    assert rows(board)["dpo"].scores["gold"].prompts == 60
+    assert rows(board)["dpo"].scores["gold"].distinct_prompts == 58
+
+
+@pytest.mark.parametrize("width", [100, 120])
+def test_the_console_table_fits(board: Path, width: int) -> None:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(tables.console_table(tables.build(board)))
+    text = console.export_text()
+    assert "smpo[beta=500]" in text
+    assert "68.5%*" in text
+    assert "train seed 0:" in text
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_one_scorer_for_one_prompt_set_only_is_a_gap(tmp_path: Path) -> None:
+    def cut(part: PromptSetScores) -> PromptSetScores:
+        scores = {
+            s: v for s, v in part.scores.items() if s != "shape" or part.prompt_set != "parti"
+        }
+        return dataclasses.replace(part, scores=scores)
+
+    dpo = small_board.cell("dpo")
+    dpo = dataclasses.replace(dpo, evaluations=tuple(map(cut, dpo.evaluations)))
+    row = rows(small_board.save(tmp_path, [small_board.cell("base"), dpo]))["dpo"]
+    assert set(row.scores) == {"colour", "gold"}

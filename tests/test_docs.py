@@ -1,0 +1,50 @@
+"""The documentation keeps up with the code."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from bench import hookspecs
+from bench.recipe import Recipe, SamplingConfig, TrainingConfig, load
+from bench.registry import BASES, default_registry
+
+ROOT = Path(__file__).parents[1]
+RECIPE = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
+PLUGINS = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+
+
+def _blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("model", "prefix"), [(Recipe, ""), (TrainingConfig, "training."), (SamplingConfig, "sampling.")]
+)
+def test_every_recipe_key_is_documented(model: type[BaseModel], prefix: str) -> None:
+    keys = {prefix + name for name in model.model_fields} - {"training", "sampling"}
+    documented = set(re.findall(r"^\| `([\w.]+)` \|", RECIPE, flags=re.MULTILINE))
+    assert keys <= documented
+
+
+def test_the_recipe_of_the_docs_loads(tmp_path: Path) -> None:
+    path = tmp_path / "docs.yaml"
+    path.write_text(_blocks(RECIPE, "yaml")[0], encoding="utf-8")
+    assert load(default_registry(), str(path)).seeds == (0, 1, 2)
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_every_hook_is_documented(kind: str) -> None:
+    hook = getattr(hookspecs, f"bench_{kind}")
+    assert f"`bench_{kind}`" in PLUGINS
+    assert inspect.getdoc(hook)
+
+
+def test_the_tutorials_package_is_the_one_that_is_tested() -> None:
+    package = ROOT / "tests" / "third_party"
+    assert (package / "bench_brightness" / "__init__.py").read_text() in _blocks(PLUGINS, "python")
+    assert (package / "pyproject.toml").read_text() in _blocks(PLUGINS, "toml")
