@@ -5,6 +5,7 @@ What plugins need is importable from here; see `bench.hookspecs` for the hooks.
 
 from bench.errors import BenchError
 from bench.hookspecs import hookimpl
+from bench.methods import PairMethod
 from bench.protocols import (
     Aggregation,
     Backbone,
@@ -37,6 +38,7 @@ __all__ = [
     "Loss",
     "Method",
     "PairErrors",
+    "PairMethod",
     "PairRewards",
     "PreferencePairs",
     "PreferenceSet",

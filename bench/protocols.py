@@ -46,14 +46,16 @@ def option(
     ge: float | None = None,
     lt: float | None = None,
     le: float | None = None,
+    in_key: bool = True,
 ) -> Any:
     """Declare an option: a dataclass field with documentation and bounds.
 
     The annotation gives the type (int, float, bool, str, `Literal[...]`, `X | None`,
-    `tuple[str, ...]`); without a default the option must be given.
+    `tuple[str, ...]`); without a default the option must be given. `in_key=False` marks what
+    changes no result by itself, such as a path whose content `fingerprint` covers.
     """
     bounds = {k: v for k, v in (("gt", gt), ("ge", ge), ("lt", lt), ("le", le)) if v is not None}
-    return dataclasses.field(default=default, metadata={"doc": doc, "bounds": bounds})
+    return dataclasses.field(default=default, metadata={"doc": doc, "bounds": bounds, "in_key": in_key})
 
 
 def uses(kind: Kind, default: str, doc: str = "") -> Any:
@@ -162,7 +164,9 @@ class Loss(Plugin):
     """What is done with the errors of winner and loser."""
 
     winner_only: ClassVar[bool] = False
-    """True: only the preferred image is shown to the network (`policy_1` is not to be read)."""
+    """True: only the preferred image is shown, as image 0 (`policy_1` is not to be read)."""
+    needs_reference: ClassVar[bool] = True
+    """False: `reference_0` and `reference_1` are not read, so that no reference is run."""
 
     def __call__(self, errors: PairErrors, p: torch.Tensor, beta: float) -> torch.Tensor:
         """The loss of each pair, [B]; `p` [B] is the probability that image 0 is preferred."""

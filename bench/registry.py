@@ -214,6 +214,8 @@ class Registry:
         entry = self.get(kind, plugin.name)
         options = {}
         for field in _options(type(plugin)):
+            if not field.metadata.get("in_key", True):
+                continue
             value = getattr(plugin, field.name)
             options[field.name] = self.describe(value) if isinstance(value, Plugin) else value
         described: dict[str, Any] = {

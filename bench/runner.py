@@ -47,6 +47,8 @@ _FATAL = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file would be larger than the system allows",
     errno.EROFS: "the file system is read-only",
+    errno.ENOTDIR: "a part of the path is not a folder",
+    errno.EEXIST: "a part of the path is not a folder",
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
 }

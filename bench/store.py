@@ -190,6 +190,8 @@ class Store:
         partial = Partial(self.root / "partial" / key)
         partial.out.mkdir(parents=True, exist_ok=True)
         partial.work.mkdir(exist_ok=True)
+        for half_written in partial.folder.rglob(".*.tmp"):
+            half_written.unlink()
         return partial
 
     def commit(

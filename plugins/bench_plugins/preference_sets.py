@@ -23,7 +23,7 @@ class PickAPic(PreferenceSet):
     """
 
     name: ClassVar[str] = "pickapic"
-    path: str = option(doc="the .parquet file")
+    path: str = option(doc="the .parquet file", in_key=False)
 
     @classmethod
     def reads(cls, path: Path) -> bool:

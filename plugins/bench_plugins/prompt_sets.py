@@ -21,7 +21,7 @@ class PartiPrompts(PromptSet):
     """
 
     name: ClassVar[str] = "parti"
-    path: str = option(doc="the .tsv file")
+    path: str = option(doc="the .tsv file", in_key=False)
 
     @classmethod
     def reads(cls, path: Path) -> bool:
@@ -64,7 +64,7 @@ class HPDv2(PromptSet):
     """
 
     name: ClassVar[str] = "hpdv2"
-    path: str = option(doc="the folder of .json files, or one of them")
+    path: str = option(doc="the folder of .json files, or one of them", in_key=False)
 
     @classmethod
     def reads(cls, path: Path) -> bool:

@@ -210,9 +210,7 @@ def paint(placed: tuple[Placed, ...], background: str, style: str) -> ByteArray:
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
 
 
-def object_texture(
-    thing: Placed, distance: FloatArray, background: str, style: str
-) -> FloatArray:
+def object_texture(thing: Placed, distance: FloatArray, background: str, style: str) -> FloatArray:
     """The colour of each pixel of an object, before it is cut out by its mask."""
     colour = np.asarray(COLOUR_RGB[thing.colour], dtype=np.float32)
     if style == "outlined":
@@ -261,9 +259,7 @@ def place(scene: Scene, rng: random.Random) -> tuple[Placed, ...]:
     )
 
 
-def _centres(
-    scene: Scene, radii: list[float], rng: random.Random
-) -> list[tuple[float, float]]:
+def _centres(scene: Scene, radii: list[float], rng: random.Random) -> list[tuple[float, float]]:
     middle = IMAGE_SIZE / 2
     if len(radii) == 1:
         reach = 0.55 * (middle - radii[0] - BORDER)
@@ -318,9 +314,7 @@ def _ordered_pair(
 
 def render(scene_filled: Scene, rng: random.Random) -> ByteArray:
     """A picture of a scene that has every attribute filled, as uint8 [64, 64, 3]."""
-    return paint(
-        place(scene_filled, rng), str(scene_filled.background), str(scene_filled.style)
-    )
+    return paint(place(scene_filled, rng), str(scene_filled.background), str(scene_filled.style))
 
 
 def degrade(image: ByteArray, rng: random.Random, kind: str | None = None) -> ByteArray:
@@ -371,9 +365,7 @@ def _change_one(scene: Scene, rng: random.Random) -> Scene:
     kinds += ["style"] if scene.style else []
     kind = rng.choice(kinds)
     if kind == "background":
-        return replace(
-            scene, background=other(grammar.BACKGROUNDS, str(scene.background))
-        )
+        return replace(scene, background=other(grammar.BACKGROUNDS, str(scene.background)))
     if kind == "style":
         return replace(scene, style=other(grammar.STYLES, str(scene.style)))
     if kind == "colour":

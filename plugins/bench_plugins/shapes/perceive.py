@@ -35,23 +35,24 @@ SIZE_CUT = (draw.RADIUS_RANGE["small"][1] + draw.RADIUS_RANGE["large"][0]) / 2
 
 _SIZE = draw.IMAGE_SIZE
 _FRAME = 2
-_GRID = 28
+_GRID = 24
 _REACH = 1.45
 _MASK_REACH = 1.1
 _MIN_AREA = 36
 _MAX_EXTENT = 34
-_WORST_FIT = 0.42
+_WORST_FIT = 0.5
 _LEAST_CHROMA = 12.0
 _ROTATIONS = tuple(math.radians(d) for d in range(-20, 21, 5))
 _BLURS = (0.0, 1.1, 2.0, 3.0)
-_PHASES = 12
+_PHASES = 10
 _CANDIDATE_MARGIN = 0.12
-_STYLE_GAIN = 0.75
-_STYLE_MARGIN = 0.004
+_STYLE_GAIN = {"flat": 1.0, "outlined": 0.92, "striped": 0.82, "shaded": 0.86}
+_STYLE_MARGIN = 0.002
 _ROUGHNESS = 12.0
 _BLACK_BELOW = 98.0
 _LINE_CONTRAST = 10.0
-_RADIUS_TRIES = (0.84, 0.92, 1.08)
+_RADIUS_TRIES = (0.86, 0.93, 1.07)
+_FINALISTS = 2
 _OFFSETS = (0.0, draw.OUTLINE_OUTSIDE)
 _RADII = tuple((low + high) / 2 for low, high in draw.RADIUS_RANGE.values())
 
@@ -168,7 +169,7 @@ def _stand_out(pixels: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 def _background_name(ground: FloatArray) -> str:
     """The palette's background nearest in hue if it has one, else in lightness."""
-    if float(ground.max() - ground.min()) > 18.0:
+    if float(ground.max() - ground.min()) > _LEAST_CHROMA:
         coloured = [n for n, rgb in draw.BACKGROUND_RGB.items() if max(rgb) - min(rgb) > 18]
         return _nearest_hue(ground, {n: draw.BACKGROUND_RGB[n] for n in coloured})
     light = float(ground.mean())
@@ -183,7 +184,44 @@ def _object_masks(distance: FloatArray) -> list[BoolArray]:
     labels, count = label_regions(_without_holes(distance > threshold))
     masks = [labels == i for i in range(1, count + 1)]
     parts = [p for m in masks for p in _split(m, distance, threshold)]
-    return [m for m in _joined(parts) if int(m.sum()) >= _MIN_AREA][:6]
+    whole = [_tightened(m, distance) for m in _joined(parts)]
+    return [m for m in whole if int(m.sum()) >= _MIN_AREA][:6]
+
+
+def _tightened(mask: BoolArray, distance: FloatArray) -> BoolArray:
+    """Draw a blurred object's mask in to half of its contrast; leave a sharp one alone.
+
+    Only a sharp object can have parts that stand out less than half, such as dark stripes.
+    """
+    inside = distance[mask]
+    contrast = float(np.partition(inside, -len(inside) // 5)[-len(inside) // 5])
+    rim = mask & ~_shrunk(_shrunk(mask))
+    slope = np.hypot(*_slopes(distance))[rim]
+    steep = float(np.partition(slope, -len(slope) // 6)[-len(slope) // 6]) / contrast
+    softness = min(1.0, max(0.0, (0.44 - steep) / 0.22))
+    if softness == 0:
+        return mask
+    return _without_holes(mask & (distance > (0.2 + 0.27 * softness) * contrast))
+
+
+def _slopes(field: FloatArray) -> tuple[FloatArray, FloatArray]:
+    down, right = np.zeros_like(field), np.zeros_like(field)
+    down[1:-1] = 0.5 * (field[2:] - field[:-2])
+    right[:, 1:-1] = 0.5 * (field[:, 2:] - field[:, :-2])
+    return down, right
+
+
+def _grown(mask: BoolArray) -> BoolArray:
+    grown = mask.copy()
+    grown[1:] |= mask[:-1]
+    grown[:-1] |= mask[1:]
+    grown[:, 1:] |= mask[:, :-1]
+    grown[:, :-1] |= mask[:, 1:]
+    return grown
+
+
+def _shrunk(mask: BoolArray) -> BoolArray:
+    return ~_grown(~mask)
 
 
 def _without_holes(mask: BoolArray) -> BoolArray:
@@ -315,32 +353,33 @@ def _belongs(part: BoolArray, whole: BoolArray) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class _Silhouettes:
-    """Masks of all shapes and turns on one grid, scaled to area 1."""
+    """Masks of all shapes and turns on one grid, scaled to area 1; one row each."""
 
     shapes: IntArray
     """[T] index into `grammar.SHAPES`."""
     turns: FloatArray
     offsets: FloatArray
     """[T] how far the mask reaches beyond the shape's edge, in pixels."""
-    radii: FloatArray
-    """[T] radius of the shape in units of the square root of its mask's area."""
+    sides: FloatArray
+    """[T, 2] square root of the mask's area at the two radii `_RADII`."""
     maps: FloatArray
-    """[T, _GRID**2], mean 0 and norm 1 each."""
+    """[T, 2, _GRID**2] at the two radii, mean 0 and norm 1 each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Textures:
     """Orthonormal bases of what objects of one shape and size can look like.
 
-    T hypotheses of [_BLURS] times style and phase, blur slowest.
+    T hypotheses: every blur times every style, stripes at several phases; blur slowest. Each
+    has up to three maps, of which its pixels are mixtures.
     """
 
-    styles: tuple[str, ...]
-    """Of one blur's hypotheses."""
-    outlined: BoolArray
-    """[T]"""
+    styles: IntArray
+    """[T] index into `grammar.STYLES`."""
+    rows: IntArray
+    """[R] index, into the T * 3 maps, of those that are used."""
     basis: FloatArray
-    """[T, 3, _GRID**2]; rows that a style does not need are zero."""
+    """[R, _GRID**2]"""
     solve: FloatArray
     """[T, 3, 3] takes the projections on `basis` to the weights of the style's maps."""
 
@@ -352,28 +391,36 @@ class _Pose:
     radius: float
     x: float
     y: float
+    outlined: bool
+    """Whether an outline is part of the mask that it was found by."""
 
 
+@lru_cache(maxsize=4)
 def _grid(reach: float) -> tuple[FloatArray, FloatArray]:
     axis = (np.arange(_GRID, dtype=np.float32) + 0.5) * (2 * reach / _GRID) - reach
     x, y = np.meshgrid(axis, axis)
     return x.astype(np.float32).ravel(), y.astype(np.float32).ravel()
 
 
-def _sample(field: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
-    """Bilinear values [N, C] of [64, 64, C] at N pixel positions; 0 beyond the edge."""
-    padded = np.zeros((_SIZE + 2, _SIZE + 2, field.shape[2]), dtype=np.float32)
-    padded[1:-1, 1:-1] = field
+def _margined(field: FloatArray) -> FloatArray:
+    """[64, 64, C] with a margin of zeros, flat: [66 * 66, C], for `_sample`."""
+    wide = np.zeros((_SIZE + 2, _SIZE + 2, field.shape[2]), dtype=np.float32)
+    wide[1:-1, 1:-1] = field
+    return wide.reshape((_SIZE + 2) ** 2, -1)
+
+
+def _sample(margined: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
+    """Bilinear values [N, C] at N pixel positions; 0 beyond the edge."""
     width = _SIZE + 2
-    x = np.clip(x + 0.5, 0, width - 1.001)
-    y = np.clip(y + 0.5, 0, width - 1.001)
-    left, top = x.astype(np.intp), y.astype(np.intp)
+    x = np.minimum(np.maximum(x + np.float32(0.5), 0), np.float32(width - 1.001))
+    y = np.minimum(np.maximum(y + np.float32(0.5), 0), np.float32(width - 1.001))
+    left, top = x.astype(np.int32), y.astype(np.int32)
     fx, fy = (x - left)[:, None], (y - top)[:, None]
-    flat = padded.reshape(width * width, -1)
     corner = top * width + left
-    upper = flat[corner] * (1 - fx) + flat[corner + 1] * fx
-    lower = flat[corner + width] * (1 - fx) + flat[corner + width + 1] * fx
-    return np.asarray(upper * (1 - fy) + lower * fy, dtype=np.float32)
+    a, b = margined[corner], margined[corner + width]
+    upper = a + fx * (margined[corner + 1] - a)
+    lower = b + fx * (margined[corner + width + 1] - b)
+    return np.asarray(upper + fy * (lower - upper), dtype=np.float32)
 
 
 @lru_cache(maxsize=1)
@@ -381,23 +428,27 @@ def _silhouettes() -> _Silhouettes:
     rows = []
     x, y = _grid(_MASK_REACH)
     middle = _SIZE / 2
-    for (i, shape), turn, radius, offset in itertools.product(
-        enumerate(grammar.SHAPES), _ROTATIONS, _RADII, _OFFSETS
+    for (i, shape), turn, offset in itertools.product(
+        enumerate(grammar.SHAPES), _ROTATIONS, _OFFSETS
     ):
         if shape == "circle" and turn != 0:
             continue
-        distance = draw.signed_distance(shape, radius, turn) - np.float32(offset)
-        mask = (distance < 0).astype(np.float32)
-        side = math.sqrt(float(mask.sum()))
-        seen = _sample(mask[..., None], middle + side * x, middle + side * y)
-        rows.append((i, turn, offset, radius / side, _unit(seen.ravel())))
-    shapes, turns, offsets, radii, maps = zip(*rows, strict=True)
+        sides, maps = [], []
+        for radius in _RADII:
+            distance = draw.signed_distance(shape, radius, turn) - np.float32(offset)
+            mask = (distance < 0).astype(np.float32)
+            side = math.sqrt(float(mask.sum()))
+            at = (middle + side * x, middle + side * y)
+            sides.append(side)
+            maps.append(_unit(_sample(_margined(mask[..., None]), *at).ravel()))
+        rows.append((i, turn, offset, sides, np.stack(maps)))
+    shapes, turns, offsets, all_sides, all_maps = zip(*rows, strict=True)
     return _Silhouettes(
         shapes=np.asarray(shapes, dtype=np.int32),
         turns=np.asarray(turns, dtype=np.float32),
         offsets=np.asarray(offsets, dtype=np.float32),
-        radii=np.asarray(radii, dtype=np.float32),
-        maps=np.stack(maps),
+        sides=np.asarray(all_sides, dtype=np.float32),
+        maps=np.stack(all_maps),
     )
 
 
@@ -407,22 +458,27 @@ def _unit(values: FloatArray) -> FloatArray:
 
 
 @lru_cache(maxsize=16)
-def _textures(shape: str, large: bool) -> _Textures:
+def _textures(shape: int, large: bool) -> _Textures:
     radius = _RADII[int(large)]
     x, y = _grid(_REACH)
     at = (_SIZE / 2 + radius * x, _SIZE / 2 + radius * y)
-    kinds = _style_maps(draw.signed_distance(shape, radius), radius)
-    count = len(_BLURS) * len(kinds)
-    basis = np.zeros((count, 3, _GRID * _GRID), dtype=np.float32)
-    solve = np.zeros((count, 3, 3), dtype=np.float32)
-    for i, (blur, (_, maps)) in enumerate(itertools.product(_BLURS, kinds)):
-        columns = np.stack([_sample(_blurred(m, blur)[..., None], *at)[:, 0] for m in maps])
-        q, r = np.linalg.qr(columns.T.astype(np.float64))
-        basis[i, : len(maps)] = q.T
-        solve[i, : len(maps), : len(maps)] = np.linalg.inv(r)
-    styles = tuple(style for style, _ in kinds)
-    outlined = np.tile([style == "outlined" for style in styles], len(_BLURS))
-    return _Textures(styles=styles, outlined=outlined, basis=basis, solve=solve)
+    kinds = _style_maps(draw.signed_distance(grammar.SHAPES[shape], radius), radius)
+    styles, rows, basis, solves = [], [], [], []
+    for i, (blur, (style, maps)) in enumerate(itertools.product(_BLURS, kinds)):
+        columns = [_sample(_margined(_blurred(m, blur)[..., None]), *at)[:, 0] for m in maps]
+        q, r = np.linalg.qr(np.stack(columns, axis=1).astype(np.float64))
+        solve = np.zeros((3, 3))
+        solve[: len(maps), : len(maps)] = np.linalg.inv(r)
+        styles.append(grammar.STYLES.index(style))
+        rows += [3 * i + j for j in range(len(maps))]
+        basis.append(q.T)
+        solves.append(solve)
+    return _Textures(
+        styles=np.asarray(styles, dtype=np.int32),
+        rows=np.asarray(rows, dtype=np.int32),
+        basis=np.concatenate(basis).astype(np.float32),
+        solve=np.stack(solves).astype(np.float32),
+    )
 
 
 def _style_maps(distance: FloatArray, radius: float) -> list[tuple[str, list[FloatArray]]]:
@@ -469,7 +525,8 @@ class _Match:
     pose: _Pose
     style: str
     misfit: float
-    blur: float
+    by_blur: FloatArray
+    """The misfit at each of `_BLURS`, all else the same."""
     colour: FloatArray
     """The object's own colour less the background's, [3]."""
 
@@ -482,15 +539,25 @@ def _recognise(
     for i, mask in enumerate(masks):
         if i != index:
             alone = alone * ~_grown(mask)[..., None]
-    matches = [m for pose in _poses(masks[index]) for m in _matches(alone, pose, ground)]
-    match = _chosen(matches)
-    match = min(
-        (match, *(m for r in _RADIUS_TRIES for m in _again(alone, match, r, ground))),
-        key=lambda m: m.misfit,
-    )
-    colour_rgb = ground + match.colour
-    chroma = float(colour_rgb.max() - colour_rgb.min())
-    colour = _nearest_hue(colour_rgb, draw.COLOUR_RGB) if chroma > _LEAST_CHROMA else None
+    margined = _margined(alone)
+    poses = _poses(masks[index])
+    first = [m for pose in poses for m in _matches(margined, pose, ground)]
+    best: dict[int, float] = {}
+    for m in first:
+        best[m.pose.shape] = min(m.misfit, best.get(m.pose.shape, math.inf))
+    rivals = sorted(best, key=lambda shape: best[shape])[:_FINALISTS]
+    finalists = [s for s in rivals if best[s] < 1.7 * best[rivals[0]] + 0.02]
+    final = [m for m in first if m.pose.shape in finalists]
+    for pose, factor in itertools.product(poses, _RADIUS_TRIES):
+        if pose.shape in finalists:
+            final += _matches(margined, replace(pose, radius=factor * pose.radius), ground)
+    return _seen(_chosen(final), ground, background)
+
+
+def _seen(match: _Match, ground: FloatArray, background: str) -> Seen:
+    rgb = ground + match.colour
+    chroma = float(rgb.max() - rgb.min())
+    colour = _nearest_hue(rgb, draw.COLOUR_RGB) if chroma > _LEAST_CHROMA else None
     purity, contrast = 0.0, 0.0
     if colour is not None:
         pure = np.asarray(draw.COLOUR_RGB[colour], dtype=np.float32)
@@ -508,120 +575,125 @@ def _recognise(
         style=match.style,
         purity=purity,
         contrast=contrast,
-        blur=match.blur,
+        blur=_lowest_blur(match.by_blur),
         misfit=match.misfit,
     )
 
 
-def _grown(mask: BoolArray) -> BoolArray:
-    grown = mask.copy()
-    grown[1:] |= mask[:-1]
-    grown[:-1] |= mask[1:]
-    grown[:, 1:] |= mask[:, :-1]
-    grown[:, :-1] |= mask[:, 1:]
-    return grown
-
-
-def _poses(mask: BoolArray) -> list[tuple[_Pose, bool]]:
-    """Likely poses by the mask's silhouette, each with whether an outline is part of it."""
+def _poses(mask: BoolArray) -> list[_Pose]:
+    """The likely poses by the mask's silhouette, with and without an outline."""
     ys, xs = np.nonzero(mask)
     side = math.sqrt(len(xs))
     x, y = float(xs.mean()) + 0.5, float(ys.mean()) + 0.5
     bank = _silhouettes()
     gx, gy = _grid(_MASK_REACH)
-    field = mask[..., None].astype(np.float32)
-    scores = bank.maps @ _unit(_sample(field, x + side * gx, y + side * gy).ravel())
-    best = float(scores.max())
+    field = _margined(mask[..., None].astype(np.float32))
+    seen = _unit(_sample(field, x + side * gx, y + side * gy).ravel())
+    scores = (bank.maps @ seen).max(axis=1)
+    least = float(scores.max()) - _CANDIDATE_MARGIN
     poses = []
-    for shape in range(len(grammar.SHAPES)):
-        for offset in _OFFSETS:
-            among = np.nonzero((bank.shapes == shape) & (bank.offsets == np.float32(offset)))[0]
-            i = int(among[np.argmax(scores[among])])
-            if scores[i] > best - _CANDIDATE_MARGIN:
-                pose = _Pose(
-                    shape=shape,
-                    turn=float(bank.turns[i]),
-                    radius=float(bank.radii[i]) * side,
-                    x=x,
-                    y=y,
-                )
-                poses.append((pose, offset > 0))
+    for shape, offset in itertools.product(range(len(grammar.SHAPES)), _OFFSETS):
+        among = np.nonzero((bank.shapes == shape) & (bank.offsets == np.float32(offset)))[0]
+        i = int(among[np.argmax(scores[among])])
+        if scores[i] < least:
+            continue
+        # The side grows linearly with the radius, also where an outline is added.
+        small, large = (float(v) for v in bank.sides[i])
+        share = (side - small) / (large - small)
+        radius = max(2.0, _RADII[0] + share * (_RADII[1] - _RADII[0]))
+        turn = float(bank.turns[i])
+        poses.append(
+            _Pose(shape=shape, turn=turn, radius=radius, x=x, y=y, outlined=offset > 0)
+        )
     return poses
 
 
-def _again(
-    off: FloatArray, match: _Match, factor: float, ground: FloatArray
-) -> list[_Match]:
-    """The same hypothesis at another radius, since a blurred mask comes out too large."""
-    pose = replace(match.pose, radius=match.pose.radius * factor)
-    found = _matches(off, (pose, match.style == "outlined"), ground)
-    return [m for m in found if m.style == match.style]
-
-
-def _matches(
-    off: FloatArray, candidate: tuple[_Pose, bool], ground: FloatArray
-) -> list[_Match]:
-    """The best hypothesis of each style at a pose."""
-    pose, outlined = candidate
-    bank = _textures(grammar.SHAPES[pose.shape], pose.radius > SIZE_CUT)
+def _matches(margined: FloatArray, pose: _Pose, ground: FloatArray) -> list[_Match]:
+    """The best plausible hypothesis of each style at a pose."""
+    bank = _textures(pose.shape, pose.radius > SIZE_CUT)
     x, y = _grid(_REACH)
-    cos, sin = np.float32(math.cos(pose.turn)), np.float32(math.sin(pose.turn))
-    r = np.float32(pose.radius)
-    patch = _sample(off, pose.x + r * (cos * x - sin * y), pose.y + r * (sin * x + cos * y))
-    total = float((patch * patch).sum()) + 1e-6
-    weights = (bank.basis.reshape(-1, len(x)) @ patch).reshape(-1, 3, 3)
-    misfits = 1 - (weights * weights).sum(axis=(1, 2)) / total
+    along = np.float32(pose.radius * math.cos(pose.turn))
+    across = np.float32(pose.radius * math.sin(pose.turn))
+    patch = _sample(
+        margined,
+        np.float32(pose.x) + (along * x - across * y),
+        np.float32(pose.y) + (across * x + along * y),
+    )
+    total = float(np.vdot(patch, patch)) + 1e-6
+    count = len(bank.styles)
+    weights = np.zeros((count * 3, 3), dtype=np.float32)
+    weights[bank.rows] = bank.basis @ patch
+    weights = weights.reshape(count, 3, 3)
+    misfits = 1 - np.einsum("tkc,tkc->t", weights, weights) / total
+    maps = bank.solve @ weights
+    judged = np.where(_plausible(bank.styles, maps, ground), misfits, np.inf)
+    each_blur = count // len(_BLURS)
     found = []
-    for style in ("outlined",) if outlined else ("flat", "shaded", "striped"):
-        kind = [i for i, s in enumerate(bank.styles) if s == style]
-        by_blur = misfits.reshape(len(_BLURS), -1)[:, kind]
-        level, which = np.unravel_index(int(np.argmin(by_blur)), by_blur.shape)
-        i = int(level) * len(bank.styles) + kind[int(which)]
-        maps = bank.solve[i] @ weights[i]
-        if outlined and not _is_line(ground, maps[0], maps[1]):
+    for number, style in enumerate(grammar.STYLES):
+        if (style == "outlined") != pose.outlined:
             continue
-        found.append(
-            _Match(
-                pose=pose,
-                style=style,
-                misfit=float(misfits[i]),
-                blur=_lowest_blur(by_blur[:, int(which)]),
-                colour=maps[0],
+        among = np.nonzero(bank.styles == number)[0]
+        i = int(among[np.argmin(judged[among])])
+        if math.isfinite(judged[i]):
+            found.append(
+                _Match(
+                    pose=pose,
+                    style=style,
+                    misfit=float(misfits[i]),
+                    by_blur=misfits[i % each_blur :: each_blur],
+                    colour=maps[i, 0],
+                )
             )
-        )
     return found
 
 
-def _is_line(ground: FloatArray, colour: FloatArray, line: FloatArray) -> bool:
-    """Whether a rim is an outline: darker than both sides of it, or lighter on black.
+def _plausible(styles: IntArray, maps: FloatArray, ground: FloatArray) -> BoolArray:
+    """Whether fitted colours [T, 3 maps, 3] are such as each style is drawn with.
 
-    The rim of a blurred object is of a mixed colour, which no outline is.
+    Without this the spare maps of the richer styles would explain blur and noise.
     """
-    inner, rim, outer = (float((ground + c).mean()) for c in (colour, line, 0 * line))
-    if outer < _BLACK_BELOW:
-        return rim > max(inner, outer) + _LINE_CONTRAST
-    return rim < min(inner, outer) - _LINE_CONTRAST
+    colour = ground + maps[:, 0]
+    light, second, third = colour.mean(axis=1), maps[:, 1].mean(axis=1), maps[:, 2].mean(axis=1)
+    paper = float(ground.mean())
+    rim = paper + second
+    rim_rgb = ground + maps[:, 1]
+    if paper < _BLACK_BELOW:
+        lined = (rim > np.maximum(light, paper) + _LINE_CONTRAST) & (rim > 150)
+    else:
+        lined = (rim < np.minimum(light, paper) - _LINE_CONTRAST) & (rim < 110)
+    lined &= rim_rgb.max(axis=1) - rim_rgb.min(axis=1) < 90
+    darker = -(maps[:, 1] * colour).sum(axis=1) / np.maximum((colour * colour).sum(axis=1), 1.0)
+    striped = (darker > 0.2) & (darker < 1.1)
+    shaded = (second > 10) & (second < 230) & (third < -12) & (third > -230)
+    by_style = {"flat": lined | True, "outlined": lined, "striped": striped, "shaded": shaded}
+    return np.choose(styles, [by_style[s] for s in grammar.STYLES]).astype(bool)
 
 
 def _lowest_blur(misfits: FloatArray) -> float:
     """The blur of least misfit, between the levels tried by a parabola through three."""
     i = min(max(int(np.argmin(misfits)), 1), len(_BLURS) - 2)
-    x, y = np.asarray(_BLURS[i - 1 : i + 2]), misfits[i - 1 : i + 2].astype(np.float64)
-    a, b, _ = np.polyfit(x, y, 2)
-    lowest = -b / (2 * a) if a > 1e-9 else float(x[np.argmin(y)])
-    return float(np.clip(lowest, _BLURS[0], _BLURS[-1]))
+    x0, x1, x2 = _BLURS[i - 1 : i + 2]
+    y0, y1, y2 = (float(v) for v in misfits[i - 1 : i + 2])
+    rise, further = (y1 - y0) / (x1 - x0), (y2 - y1) / (x2 - x1)
+    bend = (further - rise) / (x2 - x0)
+    if bend < 1e-9:
+        return _BLURS[int(np.argmin(misfits))]
+    lowest = 0.5 * (x0 + x1 - rise / bend)
+    return min(max(lowest, _BLURS[0]), _BLURS[-1])
 
 
 def _chosen(matches: Sequence[_Match]) -> _Match:
     """The match that explains most; flat, which the others contain, unless they do better."""
     flat = min((m for m in matches if m.style == "flat"), key=lambda m: m.misfit, default=None)
     best = min(matches, key=lambda m: m.misfit)
-    if flat is None or best.misfit < _STYLE_GAIN * flat.misfit - _STYLE_MARGIN:
+    if flat is None or best.misfit < _STYLE_GAIN[best.style] * flat.misfit - _STYLE_MARGIN:
         return best
     return flat
 
 
-def _nearest_hue(rgb: FloatArray, palette: dict[str, tuple[int, int, int]]) -> str:
+def _nearest_hue(
+    rgb: FloatArray | tuple[int, int, int], palette: dict[str, tuple[int, int, int]]
+) -> str:
     own = _hue(rgb)
     return max(palette, key=lambda name: math.cos(own - _hue(palette[name])))
 

@@ -7,25 +7,31 @@ every so many steps, and is skipped once finished, so that a killed run continue
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import math
 import os
 import random
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from bench_plugins.shapes import draw, grammar
 
@@ -47,12 +53,24 @@ class PretrainConfig:
     checkpoint_every: int = 500
     vae_channels: tuple[int, ...] = (16, 32, 64, 96)
     vae_groups: int = 8
-    vae_steps: int = 17_000
+    vae_steps: int = 9_000
     vae_batch: int = 8
     vae_lr: float = 2e-3
     vae_kl: float = 1e-6
     vae_ema: float = 0.999
     vae_edge_weight: float = 4.0
+    text_width: int = 128
+    text_layers: int = 2
+    unet_channels: tuple[int, ...] = (64, 128)
+    unet_layers: int = 1
+    unet_groups: int = 16
+    unet_heads: int = 4
+    unet_steps: int = 9_000
+    unet_batch: int = 32
+    unet_lr: float = 1e-3
+    unet_ema: float = 0.999
+    caption_drop: float = 0.1
+    snr_gamma: float = 5.0
 
 
 # ---------------------------------------------------------------------------- files
@@ -110,7 +128,8 @@ def draw_training_set(work: Path, config: PretrainConfig, report: Report) -> Non
         parts = list(pool.map(_draw_chunk, jobs))
     _save_array(work / "pictures.npy", np.concatenate([images for images, _ in parts]))
     _save_json(work / "captions.json", [c for _, captions in parts for c in captions])
-    _finish(work, "draw", started, {"pictures": config.pictures}, report)
+    seconds = round(time.monotonic() - started, 1)
+    _finish(work, "draw", {"pictures": config.pictures, "seconds": seconds}, report)
 
 
 def _draw_chunk(job: tuple[int, int, int]) -> tuple[np.ndarray, list[str]]:
@@ -119,16 +138,15 @@ def _draw_chunk(job: tuple[int, int, int]) -> tuple[np.ndarray, list[str]]:
     return np.stack([e.image for e in examples]), [e.caption for e in examples]
 
 
-def _finish(work: Path, stage: str, started: float, facts: dict[str, Any], report: Report) -> None:
-    """Notes what a finished stage did, for the provenance."""
-    notes = {**facts, "seconds": round(time.monotonic() - started, 1)}
-    _save_json(work / f"{stage}.done.json", notes)
-    report(f"{stage}: done {json.dumps(notes)}")
+def _finish(work: Path, stage: str, facts: dict[str, Any], report: Report) -> None:
+    """Notes what a finished stage did, for the provenance and so that it is skipped."""
+    _save_json(work / f"{stage}.done.json", facts)
+    report(f"{stage}: done {json.dumps(facts)}")
 
 
 def to_tensor(pictures: np.ndarray) -> Tensor:
     """Pictures uint8 [n, h, w, 3] as floats [n, 3, h, w] from -1 to 1."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+    return torch.tensor(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 # ------------------------------------------------------------------------- training
@@ -169,6 +187,11 @@ def _batches(count: int, batch: int, seed: int, start: int) -> Iterator[np.ndarr
             step += 1
 
 
+def _steps_done(work: Path, stage: str) -> int:
+    path = work / f"{stage}.ckpt.pt"
+    return int(_load_state(path)["step"]) if path.exists() else 0
+
+
 def _train(
     work: Path,
     stage: str,
@@ -181,8 +204,8 @@ def _train(
     weight_decay: float,
     every: int,
     report: Report,
-) -> float:
-    """Optimises `loss_of(step)`, from the last checkpoint if there is one; gives the loss."""
+) -> dict[str, Any]:
+    """Optimises `loss_of(step)`, from the last checkpoint if there is one; says how it went."""
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
     )
@@ -216,7 +239,8 @@ def _train(
                 "seconds": time.monotonic() - began,
             }
             _save_state(path, state)
-    return running
+    seconds = round(time.monotonic() - began, 1)
+    return {"steps": steps, "final_loss": round(running, 5), "seconds": seconds}
 
 
 # ------------------------------------------------------------------------------ vae
@@ -266,14 +290,12 @@ def train_vae(work: Path, config: PretrainConfig, report: Report) -> None:
     """Trains the autoencoder and saves its averaged weights with their scaling factor."""
     if (work / "vae.done.json").exists():
         return
-    started = time.monotonic()
     torch.manual_seed(config.seed)
     pictures = np.load(work / "pictures.npy", mmap_mode="r")
     vae = build_vae(config)
     average = _Average(vae, config.vae_ema)
     model = _Autoencode(vae)
-    resumed = work / "vae.ckpt.pt"
-    start = _load_state(resumed)["step"] if resumed.exists() else 0
+    start = _steps_done(work, "vae")
     batches = _batches(len(pictures), config.vae_batch, config.seed, start)
 
     def loss_of(step: int) -> Tensor:
@@ -287,7 +309,7 @@ def train_vae(work: Path, config: PretrainConfig, report: Report) -> None:
         loss: Tensor = (weight * (error.abs() + error.square())).mean()
         return loss + config.vae_kl * divergence
 
-    loss = _train(
+    facts = _train(
         work,
         "vae",
         vae,
@@ -302,8 +324,7 @@ def train_vae(work: Path, config: PretrainConfig, report: Report) -> None:
     shipped: Any = average.module
     shipped.register_to_config(scaling_factor=latent_scale(shipped, pictures))
     shipped.eval().save_pretrained(work / "vae")
-    facts = {"steps": config.vae_steps, "loss": round(loss, 5)}
-    _finish(work, "vae", started, facts, report)
+    _finish(work, "vae", facts, report)
 
 
 @torch.no_grad()
@@ -338,7 +359,7 @@ def build_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
             if pair not in merges:
                 merges.append(pair)
                 tokens.append("".join(pair))
-    tokens = list(dict.fromkeys(tokens)) + [BEGIN, END]
+    tokens = [*dict.fromkeys(tokens), BEGIN, END]
     return {token: i for i, token in enumerate(tokens)}, merges
 
 
@@ -361,3 +382,210 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     )
     tokenizer.save_pretrained(folder)
     return tokenizer
+
+
+# -------------------------------------------------------------------------- latents
+
+
+@torch.no_grad()
+def cache_latents(work: Path, config: PretrainConfig, report: Report) -> None:
+    """Encodes the training set once: mean and deviation of each latent, already scaled."""
+    if (work / "latents.done.json").exists():
+        return
+    started = time.monotonic()
+    vae: Any = AutoencoderKL.from_pretrained(work / "vae").eval()
+    pictures = np.load(work / "pictures.npy", mmap_mode="r")
+    parts = []
+    for start in range(0, len(pictures), 100):
+        posterior = vae.encode(to_tensor(pictures[start : start + 100])).latent_dist
+        both = torch.stack([posterior.mean, posterior.std], dim=1) * vae.config.scaling_factor
+        parts.append(both.numpy().astype(np.float16))
+    _save_array(work / "latents.npy", np.concatenate(parts))
+    _finish(work, "latents", {"seconds": round(time.monotonic() - started, 1)}, report)
+
+
+# ----------------------------------------------------------------- denoiser and text
+
+
+def build_text_encoder(config: PretrainConfig, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """An untrained CLIP text encoder for the small vocabulary."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.text_width,
+            intermediate_size=2 * config.text_width,
+            projection_dim=config.text_width,
+            num_hidden_layers=config.text_layers,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def build_unet(config: PretrainConfig) -> UNet2DConditionModel:
+    """An untrained denoiser of latents, with attention to the text at every level."""
+    levels = len(config.unet_channels)
+    return UNet2DConditionModel(
+        sample_size=draw.IMAGE_SIZE // VAE_FACTOR,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        down_block_types=("CrossAttnDownBlock2D",) * levels,
+        up_block_types=("CrossAttnUpBlock2D",) * levels,
+        block_out_channels=config.unet_channels,
+        layers_per_block=config.unet_layers,
+        cross_attention_dim=config.text_width,
+        attention_head_dim=config.unet_heads,
+        norm_num_groups=config.unet_groups,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    """The noise schedule of Stable Diffusion."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def _token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    padded = tokenizer(captions, padding="max_length", truncation=True, max_length=MAX_TOKENS)
+    return torch.tensor(padded["input_ids"])
+
+
+def build_denoiser(config: PretrainConfig, tokenizer: CLIPTokenizer) -> nn.ModuleDict:
+    """The two modules that learn together, as one."""
+    torch.manual_seed(config.seed + 1)
+    return nn.ModuleDict(
+        {"text": build_text_encoder(config, tokenizer), "unet": build_unet(config)}
+    )
+
+
+def train_denoiser(work: Path, config: PretrainConfig, report: Report) -> None:
+    """Trains text encoder and U-Net together on the cached latents."""
+    if (work / "unet.done.json").exists():
+        return
+    tokenizer = build_tokenizer(work / "tokenizer")
+    model = build_denoiser(config, tokenizer)
+    average = _Average(model, config.unet_ema)
+    ids = _token_ids(tokenizer, _load_json(work / "captions.json"))
+    empty = _token_ids(tokenizer, [""])[0]
+    latents = np.load(work / "latents.npy", mmap_mode="r")
+    kept = build_scheduler().alphas_cumprod
+    weight = (config.snr_gamma * (1 - kept) / kept).clamp(max=1.0)
+    start = _steps_done(work, "unet")
+    batches = _batches(len(latents), config.unet_batch, config.seed + 1, start)
+
+    def loss_of(step: int) -> Tensor:
+        picked = next(batches)
+        generator = torch.Generator().manual_seed((config.seed + 1) * 1_000_003 + step)
+        mean, deviation = torch.tensor(latents[picked]).float().unbind(1)
+        x = mean + deviation * torch.randn(mean.shape, generator=generator)
+        noise = torch.randn(x.shape, generator=generator)
+        t = _timesteps(len(x), len(kept), generator)
+        dropped = torch.rand(len(x), generator=generator) < config.caption_drop
+        tokens = torch.where(dropped[:, None], empty, ids[picked])
+        level = kept[t][:, None, None, None]
+        noisy = level.sqrt() * x + (1 - level).sqrt() * noise
+        guess = model["unet"](noisy, t, model["text"](tokens).last_hidden_state).sample
+        error = (guess - noise).square().mean(dim=(1, 2, 3))
+        return (weight[t] * error).mean()
+
+    facts = _train(
+        work,
+        "unet",
+        model,
+        average,
+        loss_of,
+        steps=config.unet_steps,
+        lr=config.unet_lr,
+        weight_decay=1e-2,
+        every=config.checkpoint_every,
+        report=report,
+    )
+    _finish(work, "unet", facts, report)
+
+
+def _timesteps(count: int, steps: int, generator: torch.Generator) -> Tensor:
+    """One time per equal slice of the schedule: less chance in a batch than free draws."""
+    places = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    return (places * steps).long().clamp(max=steps - 1)
+
+
+# ------------------------------------------------------------------------- pipeline
+
+
+def load_denoiser(work: Path, config: PretrainConfig, tokenizer: CLIPTokenizer) -> nn.ModuleDict:
+    """The averaged weights of the latest checkpoint, finished or not."""
+    model = build_denoiser(config, tokenizer)
+    model.load_state_dict(_load_state(work / "unet.ckpt.pt")["average"])
+    model.eval()
+    return model
+
+
+def assemble(work: Path, config: PretrainConfig) -> StableDiffusionPipeline:
+    """The pipeline of the parts that the work folder holds so far."""
+    tokenizer = build_tokenizer(work / "tokenizer")
+    model = load_denoiser(work, config, tokenizer)
+    pipeline: StableDiffusionPipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(work / "vae"),
+        text_encoder=model["text"],
+        tokenizer=tokenizer,
+        unet=model["unet"],
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    return pipeline
+
+
+def save_pipeline(work: Path, out: Path, config: PretrainConfig, report: Report) -> None:
+    """Writes the pipeline folder, half precision, and where it came from beside it."""
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    pipeline = assemble(work, config)
+    # Half the bytes; loading brings the weights back to full precision.
+    for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        module.half()
+    pipeline.save_pretrained(part)
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(part, out)
+    stages = {s: _load_json(work / f"{s}.done.json") for s in ("draw", "vae", "latents", "unet")}
+    packages = ("torch", "diffusers", "transformers", "numpy", "pillow")
+    provenance = {
+        "config": asdict(config),
+        "stages": stages,
+        "versions": {name: version(name) for name in packages},
+    }
+    _save_json(out.with_name("provenance.json"), provenance)
+    report(f"pipeline: saved, {_folder_bytes(out) / 1e6:.1f} MB")
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def pretrain(config: PretrainConfig, work: Path, out: Path, report: Report) -> None:
+    """Runs every stage that is not finished yet and writes the pipeline to `out`."""
+    work.mkdir(parents=True, exist_ok=True)
+    draw_training_set(work, config, report)
+    train_vae(work, config, report)
+    cache_latents(work, config, report)
+    train_denoiser(work, config, report)
+    save_pipeline(work, out, config, report)
+
+
+def _main(arguments: list[str]) -> None:
+    work, out = map(Path, arguments)
+    pretrain(PretrainConfig(), work, out, lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])
