@@ -65,7 +65,7 @@ def _record(
         "method": cell.method,
         "seed": cell.seed or 0,
         "backbone": recipe.backbone,
-        "pairs": recipe.pairs,
+        "pairs": plan.pairs_name,
         "recipe": recipe.name,
         "untrained": cell.train is None,
     }

@@ -173,6 +173,7 @@ class Plan:
     recipe: Recipe
     backbone: Backbone
     pairs: PreferenceSet
+    pairs_name: str
     scorers: Mapping[str, Scorer]
     prompts: tuple[PromptTable, ...]
     cells: tuple[Cell, ...]
@@ -206,6 +207,7 @@ def make(recipe: Recipe, registry: Registry) -> Plan:
         recipe=recipe,
         backbone=backbone,
         pairs=pairs,
+        pairs_name=_short(recipe.pairs),
         scorers=scorers,
         prompts=tables,
         cells=cells,
@@ -238,6 +240,10 @@ class _Builder:
     @cached_property
     def pair_count(self) -> int:
         return self.pairs.count()
+
+    @cached_property
+    def _pairs_name(self) -> str:
+        return _short(self.recipe.pairs)
 
     @cached_property
     def _backbone_data(self) -> dict[str, Any]:
@@ -299,7 +305,7 @@ class _Builder:
         }
         stage = InspectStage(
             key=content_key(data),
-            label=f"inspect {self.recipe.pairs}",
+            label=f"inspect {self._pairs_name}",
             pairs=self.pairs,
             pair_count=self.pair_count,
         )
@@ -315,7 +321,7 @@ class _Builder:
         }
         stage = EncodeStage(
             key=content_key(data),
-            label=f"encode {self.recipe.pairs} for {self.recipe.backbone}",
+            label=f"encode {self._pairs_name} for {self.backbone.name}",
             inputs=(usable,),
             inspect=usable,
             pairs=self.pairs,
@@ -339,7 +345,7 @@ class _Builder:
         }
         stage = RewardsStage(
             key=content_key(data),
-            label=f"label {self.recipe.pairs} with {name}",
+            label=f"label {self._pairs_name} with {name}",
             inputs=(usable,),
             inspect=usable,
             pairs=self.pairs,
@@ -459,13 +465,17 @@ def _prompt_tables(registry: Registry, recipe: Recipe) -> tuple[PromptTable, ...
         prompts = prompt_set.load()
         if not prompts:
             raise BenchError(f"prompt set {text!r} holds no prompt")
-        name = Path(text).name if Path(text).exists() else text
-        table = PromptTable.of(name, prompts)
+        table = PromptTable.of(_short(text), prompts)
         tables.append(stratified(table, recipe.limit) if recipe.limit else table)
     names = [t.name for t in tables]
     if len(set(names)) < len(names):
         raise BenchError(f"two prompt sets share one name: {', '.join(names)}")
     return tuple(tables)
+
+
+def _short(text: str) -> str:
+    """What a named or located set is called in tables: a path's last part."""
+    return Path(text).name if Path(text).exists() else text
 
 
 def stratified(table: PromptTable, limit: int) -> PromptTable:

@@ -55,7 +55,7 @@ def encode(
             ]
             encoded = policy.encode_images(images)
             moments = {
-                name: value.float().cpu().reshape(len(chunk), 2, *value.shape[1:])
+                name: value.float().cpu().contiguous().reshape(len(chunk), 2, *value.shape[1:])
                 for name, value in (("mean", encoded.mean), ("std", encoded.std))
             }
             write_atomic(file, save(moments))

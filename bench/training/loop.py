@@ -410,17 +410,17 @@ class _Training:
         folder = self.setup.workspace
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f"{STATE_FILE}.partial"
-        torch.save(
-            {
-                "call": self.call,
-                "policy": self.denoiser.state_dict(),
-                "reference": self.anchor.state(),
-                "optimizer": self.optimizer.state_dict(),
-                "reports": [dataclasses.asdict(report) for report in self.reports],
-                "passes": self.passes,
-            },
-            temporary,
-        )
+        state = {
+            "call": self.call,
+            "policy": self.denoiser.state_dict(),
+            "reference": self.anchor.state(),
+            "optimizer": self.optimizer.state_dict(),
+            "reports": [dataclasses.asdict(report) for report in self.reports],
+            "passes": self.passes,
+        }
+        # Given a path, torch reports a full disk as a RuntimeError of its own.
+        with temporary.open("wb") as file:
+            torch.save(state, file)
         os.replace(temporary, folder / STATE_FILE)
 
     def _resume(self) -> None:

@@ -248,7 +248,7 @@ def _minmax(rewards: np.ndarray, low: float | None = None, high: float | None = 
 
 def _zscore(rewards: np.ndarray) -> np.ndarray:
     """(r - mean) / std over all images; constant rewards become 0."""
-    centred = rewards - rewards.mean()
+    centred: np.ndarray = rewards - rewards.mean()
     std = float(rewards.std())
     return centred / std if std > 0 else centred
 

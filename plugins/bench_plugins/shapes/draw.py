@@ -41,7 +41,7 @@ BACKGROUND_RGB: dict[str, tuple[int, int, int]] = {
     "cyan": (125, 232, 242),
 }
 RADIUS_RANGE: dict[str, tuple[float, float]] = {"small": (8.8, 9.8), "large": (12.8, 14.3)}
-"""Radius of the circle around a shape, in pixels, by size word."""
+"""Radius of the circle around a shape, in pixels; the corners of a square reach 1.05 of it."""
 
 MAX_ROTATION = math.radians(10)
 """Objects are turned by at most this angle, either way."""

@@ -6,10 +6,9 @@ a head on its image features, `preference` a head on image and text embeddings t
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.errors import BenchError
-from bench_plugins.shapes import draw, grammar
+from bench_plugins.shapes import draw, files, grammar
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,6 +39,15 @@ BATCH = 64
 SCORE_SCALE = 100.0
 """The dual encoder's score is the cosine times this, as CLIP scores are given."""
 
+ENCODER, AESTHETIC, PREFERENCE = "shapes_clip", "shapes_aesthetic", "shapes_preference"
+"""Names of the scorers and of their weight files."""
+
+QUALITY_WORDS = {"noise": "noisy", "blur": "blurry", "dull": "dull"}
+"""What captions of the training pictures call each of `draw.DEGRADATIONS`, now and then.
+
+Captions from the web do so as well, and so the encoder learns to see quality.
+"""
+
 _PAD, _START, _UNKNOWN = 0, 1, 2
 _FIRST_WORD = 3
 _TOKEN = re.compile(r"[a-z]+|,")
@@ -48,7 +56,7 @@ _TOKEN = re.compile(r"[a-z]+|,")
 @lru_cache(maxsize=1)
 def vocabulary() -> dict[str, int]:
     """Token number of every word of the grammar; the last number ends a caption."""
-    words = [*grammar.WORDS, ","]
+    words = [*grammar.WORDS, ",", *QUALITY_WORDS.values()]
     return {word: _FIRST_WORD + i for i, word in enumerate(words)}
 
 
@@ -90,9 +98,7 @@ class AestheticHead(nn.Module):
     def __init__(self, hidden: int = 64) -> None:
         """`hidden` is the width of the one hidden layer."""
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.LayerNorm(FEATURE_DIM), nn.Linear(FEATURE_DIM, hidden), nn.GELU(), nn.Linear(hidden, 1)
-        )
+        self.layers = _layers(hidden)
 
     def forward(self, features: Tensor) -> Tensor:
         """One rating a row."""
@@ -106,9 +112,7 @@ class PreferenceHead(nn.Module):
     def __init__(self, hidden: int = 32) -> None:
         """`hidden` is the width of the one hidden layer."""
         super().__init__()
-        self.quality = nn.Sequential(
-            nn.LayerNorm(FEATURE_DIM), nn.Linear(FEATURE_DIM, hidden), nn.GELU(), nn.Linear(hidden, 1)
-        )
+        self.quality = _layers(hidden)
         self.match = nn.Linear(EMBED_DIM, 1, bias=False)
 
     def forward(self, features: Tensor, image: Tensor, text: Tensor) -> Tensor:
@@ -161,6 +165,15 @@ def _open_clip() -> Any:
         ) from error
 
 
+def _layers(hidden: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.LayerNorm(FEATURE_DIM),
+        nn.Linear(FEATURE_DIM, hidden),
+        nn.GELU(),
+        nn.Linear(hidden, 1),
+    )
+
+
 # --- weights ----------------------------------------------------------------------------
 
 
@@ -169,10 +182,8 @@ def save_weights(module: nn.Module, path: Path, provenance: dict[str, str]) -> N
     from safetensors.torch import save_file
 
     half = {k: v.detach().cpu().half().contiguous() for k, v in module.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    save_file(half, part, metadata=provenance)
-    part.replace(path)
+    with files.replacing(path) as part:
+        save_file(half, part, metadata=provenance)
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -189,32 +200,19 @@ def load_weights(module: nn.Module, path: Path) -> None:
         ) from error
 
 
-def weights_hash(*paths: Path) -> str:
-    """SHA-256 over the bytes of weight files, in the order given."""
-    total = hashlib.sha256()
-    for path in paths:
-        try:
-            total.update(path.read_bytes())
-        except OSError as error:
-            raise BenchError(f"cannot read the weights {path}: {error.strerror}") from error
-    return total.hexdigest()
-
-
 # --- scoring ----------------------------------------------------------------------------
 
 
 class LearnedScorer:
     """One of the three learned scorers with its weights in memory."""
 
-    def __init__(self, encoder: Path, head: Path | None, device: str, kind: str) -> None:
-        """`kind` is "similarity", "aesthetic" or "preference"; the latter two have a head."""
-        self.encoder = DualEncoder()
-        load_weights(self.encoder, encoder)
-        self.encoder.to(device).eval().requires_grad_(False)
+    def __init__(self, weights: Path, name: str, device: str) -> None:
+        """Read `shapes_clip`, and the head `name` where it is another, from a folder."""
+        self.encoder = load_encoder(weights, device)
         self.head: AestheticHead | PreferenceHead | None = None
-        if head is not None:
-            self.head = AestheticHead() if kind == "aesthetic" else PreferenceHead()
-            load_weights(self.head, head)
+        if name != ENCODER:
+            self.head = AestheticHead() if name == AESTHETIC else PreferenceHead()
+            load_weights(self.head, weights / f"{name}.safetensors")
             self.head.to(device).eval().requires_grad_(False)
         self.device = device
 
@@ -222,14 +220,12 @@ class LearnedScorer:
         """Rate image i under prompt i: float64 [N], higher is better."""
         if len(images) != len(prompts):
             raise ValueError(f"{len(images)} images but {len(prompts)} prompts")
-        parts = [self._score_batch(i, p) for i, p in batches(images, prompts)]
+        spans = range(0, len(images), BATCH)
+        parts = [self._scores(images[i : i + BATCH], prompts[i : i + BATCH]) for i in spans]
         return np.concatenate(parts) if parts else np.zeros(0)
 
     @torch.inference_mode()
-    def _score_batch(
-        self, images: Sequence[Image], prompts: Sequence[str]
-    ) -> NDArray[np.float64]:
-        count = len(images)
+    def _scores(self, images: Sequence[Image], prompts: Sequence[str]) -> NDArray[np.float64]:
         pictures = np.zeros((BATCH, draw.IMAGE_SIZE, draw.IMAGE_SIZE, 3), dtype=np.uint8)
         for i, image in enumerate(images):
             pictures[i] = as_array(image)
@@ -237,18 +233,18 @@ class LearnedScorer:
         if isinstance(self.head, AestheticHead):
             scores = self.head(features)
         else:
-            padded = [*prompts, *[""] * (BATCH - count)]
+            padded = [*prompts, *[""] * (BATCH - len(prompts))]
             read = self.encoder.read(tokenise(padded).to(self.device))
             if isinstance(self.head, PreferenceHead):
                 scores = self.head(features, seen, read)
             else:
                 scores = SCORE_SCALE * (seen * read).sum(dim=-1)
-        return scores[:count].double().cpu().numpy()
+        return np.asarray(scores[: len(images)].double().cpu().numpy())
 
 
-def batches(
-    images: Sequence[Image], prompts: Sequence[str]
-) -> Iterator[tuple[Sequence[Image], Sequence[str]]]:
-    """Consecutive runs of at most BATCH rows."""
-    for start in range(0, len(images), BATCH):
-        yield images[start : start + BATCH], prompts[start : start + BATCH]
+def load_encoder(weights: Path, device: str) -> DualEncoder:
+    """The trained dual encoder, ready to score."""
+    encoder = DualEncoder()
+    load_weights(encoder, weights / f"{ENCODER}.safetensors")
+    encoder.to(device).eval().requires_grad_(False)
+    return encoder

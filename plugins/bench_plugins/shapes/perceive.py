@@ -130,7 +130,9 @@ def perceive_pixels(pixels: FloatArray) -> Percept:
     ground, distance = _stand_out(pixels)
     background = _background_name(ground)
     masks = _object_masks(distance)
-    seen = tuple(_recognise(pixels - ground, masks, i, ground, background) for i in range(len(masks)))
+    seen = tuple(
+        _recognise(pixels - ground, masks, i, ground, background) for i in range(len(masks))
+    )
     return Percept(
         background=background,
         objects=seen,
@@ -170,7 +172,7 @@ def _stand_out(pixels: FloatArray) -> tuple[FloatArray, FloatArray]:
 def _background_name(ground: FloatArray) -> str:
     """The palette's background nearest in hue if it has one, else in lightness."""
     if float(ground.max() - ground.min()) > _LEAST_CHROMA:
-        coloured = [n for n, rgb in draw.BACKGROUND_RGB.items() if max(rgb) - min(rgb) > 18]
+        coloured = [n for n, rgb in draw.BACKGROUND_RGB.items() if max(rgb) > min(rgb)]
         return _nearest_hue(ground, {n: draw.BACKGROUND_RGB[n] for n in coloured})
     light = float(ground.mean())
     # Not half-way: dull colours draw white and black towards middle grey, never past these.
@@ -376,6 +378,8 @@ class _Textures:
 
     styles: IntArray
     """[T] index into `grammar.STYLES`."""
+    of_style: tuple[IntArray, ...]
+    """For each of `grammar.STYLES` its hypotheses."""
     rows: IntArray
     """[R] index, into the T * 3 maps, of those that are used."""
     basis: FloatArray
@@ -473,8 +477,12 @@ def _textures(shape: int, large: bool) -> _Textures:
         rows += [3 * i + j for j in range(len(maps))]
         basis.append(q.T)
         solves.append(solve)
+    numbers = np.asarray(styles, dtype=np.int32)
     return _Textures(
-        styles=np.asarray(styles, dtype=np.int32),
+        styles=numbers,
+        of_style=tuple(
+            np.nonzero(numbers == i)[0].astype(np.int32) for i in range(len(grammar.STYLES))
+        ),
         rows=np.asarray(rows, dtype=np.int32),
         basis=np.concatenate(basis).astype(np.float32),
         solve=np.stack(solves).astype(np.float32),
@@ -602,9 +610,7 @@ def _poses(mask: BoolArray) -> list[_Pose]:
         share = (side - small) / (large - small)
         radius = max(2.0, _RADII[0] + share * (_RADII[1] - _RADII[0]))
         turn = float(bank.turns[i])
-        poses.append(
-            _Pose(shape=shape, turn=turn, radius=radius, x=x, y=y, outlined=offset > 0)
-        )
+        poses.append(_Pose(shape=shape, turn=turn, radius=radius, x=x, y=y, outlined=offset > 0))
     return poses
 
 
@@ -632,7 +638,7 @@ def _matches(margined: FloatArray, pose: _Pose, ground: FloatArray) -> list[_Mat
     for number, style in enumerate(grammar.STYLES):
         if (style == "outlined") != pose.outlined:
             continue
-        among = np.nonzero(bank.styles == number)[0]
+        among = bank.of_style[number]
         i = int(among[np.argmin(judged[among])])
         if math.isfinite(judged[i]):
             found.append(
@@ -653,8 +659,9 @@ def _plausible(styles: IntArray, maps: FloatArray, ground: FloatArray) -> BoolAr
     Without this the spare maps of the richer styles would explain blur and noise.
     """
     colour = ground + maps[:, 0]
-    light, second, third = colour.mean(axis=1), maps[:, 1].mean(axis=1), maps[:, 2].mean(axis=1)
+    means = maps.mean(axis=2)
     paper = float(ground.mean())
+    light, second, third = paper + means[:, 0], means[:, 1], means[:, 2]
     rim = paper + second
     rim_rgb = ground + maps[:, 1]
     if paper < _BLACK_BELOW:
@@ -662,7 +669,8 @@ def _plausible(styles: IntArray, maps: FloatArray, ground: FloatArray) -> BoolAr
     else:
         lined = (rim < np.minimum(light, paper) - _LINE_CONTRAST) & (rim < 110)
     lined &= rim_rgb.max(axis=1) - rim_rgb.min(axis=1) < 90
-    darker = -(maps[:, 1] * colour).sum(axis=1) / np.maximum((colour * colour).sum(axis=1), 1.0)
+    darker = -np.einsum("tc,tc->t", maps[:, 1], colour)
+    darker /= np.maximum(np.einsum("tc,tc->t", colour, colour), 1.0)
     striped = (darker > 0.2) & (darker < 1.1)
     shaded = (second > 10) & (second < 230) & (third < -12) & (third > -230)
     by_style = {"flat": lined | True, "outlined": lined, "striped": striped, "shaded": shaded}

@@ -39,6 +39,7 @@ Report = Callable[[str], None]
 
 BEGIN, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 MAX_TOKENS = 32
+STAGES = ("draw", "vae", "latents", "decoder", "unet")
 LATENT_CHANNELS = 4
 VAE_FACTOR = 8
 
@@ -59,6 +60,9 @@ class PretrainConfig:
     vae_kl: float = 1e-6
     vae_ema: float = 0.999
     vae_edge_weight: float = 4.0
+    decoder_steps: int = 7_000
+    decoder_lr: float = 1e-3
+    decoder_edge_weight: float = 2.0
     text_width: int = 128
     text_layers: int = 2
     unet_channels: tuple[int, ...] = (64, 128)
@@ -286,6 +290,11 @@ def edge_weight(pictures: Tensor, strength: float) -> Tensor:
     return weight / weight.mean()
 
 
+def _picture_loss(guess: Tensor, target: Tensor, strength: float) -> Tensor:
+    error = guess - target
+    return (edge_weight(target, strength) * (error.abs() + error.square())).mean()
+
+
 def train_vae(work: Path, config: PretrainConfig, report: Report) -> None:
     """Trains the autoencoder and saves its averaged weights with their scaling factor."""
     if (work / "vae.done.json").exists():
@@ -304,10 +313,7 @@ def train_vae(work: Path, config: PretrainConfig, report: Report) -> None:
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         noise = torch.randn(len(x), LATENT_CHANNELS, side, side, generator=generator)
         y, divergence = model(x, noise)
-        weight = edge_weight(x, config.vae_edge_weight)
-        error = y - x
-        loss: Tensor = (weight * (error.abs() + error.square())).mean()
-        return loss + config.vae_kl * divergence
+        return _picture_loss(y, x, config.vae_edge_weight) + config.vae_kl * divergence
 
     facts = _train(
         work,
@@ -396,12 +402,50 @@ def cache_latents(work: Path, config: PretrainConfig, report: Report) -> None:
     vae: Any = AutoencoderKL.from_pretrained(work / "vae").eval()
     pictures = np.load(work / "pictures.npy", mmap_mode="r")
     parts = []
-    for start in range(0, len(pictures), 100):
-        posterior = vae.encode(to_tensor(pictures[start : start + 100])).latent_dist
+    for start in range(0, len(pictures), 32):
+        posterior = vae.encode(to_tensor(pictures[start : start + 32])).latent_dist
         both = torch.stack([posterior.mean, posterior.std], dim=1) * vae.config.scaling_factor
         parts.append(both.numpy().astype(np.float16))
     _save_array(work / "latents.npy", np.concatenate(parts))
     _finish(work, "latents", {"seconds": round(time.monotonic() - started, 1)}, report)
+
+
+def train_decoder(work: Path, config: PretrainConfig, report: Report) -> None:
+    """Trains the decoder further on the cached latents, which stay what the U-Net learns."""
+    if (work / "decoder.done.json").exists():
+        return
+    vae: Any = AutoencoderKL.from_pretrained(work / "vae").train()
+    vae.encoder.requires_grad_(False)
+    model = nn.ModuleList([vae.post_quant_conv, vae.decoder])
+    average = _Average(model, config.vae_ema)
+    pictures = np.load(work / "pictures.npy", mmap_mode="r")
+    latents = np.load(work / "latents.npy", mmap_mode="r")
+    start = _steps_done(work, "decoder")
+    batches = _batches(len(pictures), config.vae_batch, config.seed + 2, start)
+
+    def loss_of(step: int) -> Tensor:
+        picked = next(batches)
+        generator = torch.Generator().manual_seed((config.seed + 2) * 1_000_003 + step)
+        mean, deviation = torch.tensor(latents[picked]).float().unbind(1)
+        z = mean + deviation * torch.randn(mean.shape, generator=generator)
+        guess = vae.decode(z / vae.config.scaling_factor).sample
+        return _picture_loss(guess, to_tensor(pictures[picked]), config.decoder_edge_weight)
+
+    facts = _train(
+        work,
+        "decoder",
+        model,
+        average,
+        loss_of,
+        steps=config.decoder_steps,
+        lr=config.decoder_lr,
+        weight_decay=1e-4,
+        every=config.checkpoint_every,
+        report=report,
+    )
+    model.load_state_dict(average.module.state_dict())
+    vae.eval().save_pretrained(work / "vae_decoder")
+    _finish(work, "decoder", facts, report)
 
 
 # ----------------------------------------------------------------- denoiser and text
@@ -534,7 +578,7 @@ def assemble(work: Path, config: PretrainConfig) -> StableDiffusionPipeline:
     tokenizer = build_tokenizer(work / "tokenizer")
     model = load_denoiser(work, config, tokenizer)
     pipeline: StableDiffusionPipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(work / "vae"),
+        vae=AutoencoderKL.from_pretrained(work / "vae_decoder"),
         text_encoder=model["text"],
         tokenizer=tokenizer,
         unet=model["unet"],
@@ -547,17 +591,20 @@ def assemble(work: Path, config: PretrainConfig) -> StableDiffusionPipeline:
 
 
 def save_pipeline(work: Path, out: Path, config: PretrainConfig, report: Report) -> None:
-    """Writes the pipeline folder, half precision, and where it came from beside it."""
+    """Writes the pipeline folder, and beside it where it came from."""
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     pipeline = assemble(work, config)
-    # Half the bytes; loading brings the weights back to full precision.
-    for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        module.half()
+    # Half the bytes; diffusers loads its own modules in full precision again. The text
+    # encoder would stay half, and then not fit the others.
+    pipeline.unet.half()
+    pipeline.vae.half()
     pipeline.save_pretrained(part)
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(work / "tokenizer" / name, part / "tokenizer" / name)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(part, out)
-    stages = {s: _load_json(work / f"{s}.done.json") for s in ("draw", "vae", "latents", "unet")}
+    stages = {s: _load_json(work / f"{s}.done.json") for s in STAGES}
     packages = ("torch", "diffusers", "transformers", "numpy", "pillow")
     provenance = {
         "config": asdict(config),
@@ -578,6 +625,7 @@ def pretrain(config: PretrainConfig, work: Path, out: Path, report: Report) -> N
     draw_training_set(work, config, report)
     train_vae(work, config, report)
     cache_latents(work, config, report)
+    train_decoder(work, config, report)
     train_denoiser(work, config, report)
     save_pipeline(work, out, config, report)
 

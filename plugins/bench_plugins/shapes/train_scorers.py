@@ -6,6 +6,7 @@ it was interrupted, and is skipped where the weights of the same configuration a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
@@ -17,15 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bench_plugins.shapes import draw, grammar, learned
+from bench_plugins.shapes import draw, files, grammar, learned
 from bench_plugins.shapes.grammar import Scene
 
 Report = Callable[[str], None]
-
-ENCODER_FILE = "shapes_clip.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +36,10 @@ class EncoderConfig:
     degraded_share: float = 0.35
     open_share: float = 0.2
     """Share of attributes that a caption leaves out."""
+    quality_share: float = 0.6
+    """Share of degraded pictures whose caption says so."""
     batch_families: int = 128
-    steps: int = 900
+    steps: int = 800
     lr: float = 1e-3
     weight_decay: float = 0.05
     warmup: int = 60
@@ -87,26 +87,27 @@ def left_open(scene: Scene, rng: random.Random, share: float) -> Scene:
 
 
 def _draw_families(config: EncoderConfig, work: Path, report: Report) -> None:
-    """Draw all pictures once; their full captions say everything that they show."""
+    """Draw all pictures once, with full captions and the name of what degraded them, if any."""
     if (work / "families.json").exists():
         return
     count = config.families
     shape = (2 * count, draw.IMAGE_SIZE, draw.IMAGE_SIZE, 3)
     pictures = np.empty(shape, dtype=np.uint8)
-    captions: list[str] = []
+    captions: list[tuple[str, str | None]] = []
     for i in range(count):
         rng = random.Random(f"{config.seed}/family/{i}")
         scene = grammar.fill(grammar.sample_scene(rng), rng)
         for j, one in enumerate((scene, altered(scene, rng))):
             picture = draw.render(one, rng)
+            lapse = None
             if rng.random() < config.degraded_share:
-                picture = draw.degrade(picture, rng)
+                lapse = rng.choice(draw.DEGRADATIONS)
+                picture = draw.degrade(picture, rng, lapse)
             pictures[2 * i + j] = picture
-            captions.append(grammar.caption(one))
-    with (work / "families.npy.part").open("wb") as file:
+            captions.append((grammar.caption(one), lapse))
+    with files.replacing(work / "families.npy") as part, part.open("wb") as file:
         np.save(file, pictures)
-    (work / "families.npy.part").replace(work / "families.npy")
-    _save_json(work / "families.json", captions)
+    files.write_json(work / "families.json", captions)
     report(f"scorers: drew {2 * count} pictures for the dual encoder")
 
 
@@ -130,15 +131,16 @@ def _soften(pictures: Tensor, rng: random.Random) -> Tensor:
 
 def build_encoder(config: EncoderConfig, work: Path, assets: Path, report: Report) -> None:
     """Train the dual encoder into `assets/scorers`; about 15 minutes on one core."""
-    target = assets / "scorers" / ENCODER_FILE
+    target = assets / "scorers" / f"{learned.ENCODER}.safetensors"
     if _made_by(target, config):
         report("scorers: the dual encoder is there already")
         return
-    work.mkdir(parents=True, exist_ok=True)
+    # Named after the configuration, so that another one starts afresh.
+    work = work / f"encoder-{_key(config)}"
     _draw_families(config, work, report)
     pictures = np.load(work / "families.npy", mmap_mode="r")
-    captions = json.loads((work / "families.json").read_text(encoding="utf-8"))
-    scenes = [grammar.parse(c) for c in captions]
+    told = json.loads((work / "families.json").read_text(encoding="utf-8"))
+    shown = [(_known(grammar.parse(text)), lapse) for text, lapse in told]
     torch.manual_seed(config.seed)
     model = learned.DualEncoder()
     decayed = [p for p in model.parameters() if p.ndim >= 2]
@@ -147,14 +149,13 @@ def build_encoder(config: EncoderConfig, work: Path, assets: Path, report: Repor
     optimiser = torch.optim.AdamW(
         groups, lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay
     )
-    checkpoint = work / "encoder.ckpt.pt"
+    checkpoint = work / "checkpoint.pt"
     start, seconds, running = 0, 0.0, math.nan
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        if state["config"] == json.dumps(asdict(config)):
-            model.load_state_dict(state["model"])
-            optimiser.load_state_dict(state["optimiser"])
-            start, seconds, running = state["step"], state["seconds"], state["loss"]
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        start, seconds, running = state["step"], state["seconds"], state["loss"]
     began = time.monotonic() - seconds
     model.train()
     per_epoch = config.families // config.batch_families
@@ -164,39 +165,41 @@ def build_encoder(config: EncoderConfig, work: Path, assets: Path, report: Repor
         chosen = order[turn * config.batch_families : (turn + 1) * config.batch_families]
         rows = np.sort(np.concatenate([2 * chosen, 2 * chosen + 1]))
         rng = random.Random(f"{config.seed}/step/{step}")
-        told = [
-            grammar.caption(left_open(_known(scenes[r]), rng, config.open_share)) for r in rows
-        ]
+        captions = [_told(*shown[r], rng, config) for r in rows]
         x = _soften(learned.picture_tensor(np.asarray(pictures[rows])), rng)
         for group in optimiser.param_groups:
             group["lr"] = _rate(step, config.steps, config.warmup, config.lr)
         _, seen = model.look(x)
-        read = model.read(learned.tokenise(told))
+        read = model.read(learned.tokenise(captions))
         scale = model.clip.logit_scale.exp().clamp(max=100.0)
         loss = contrastive_loss(seen, read, scale)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
-        value = float(loss)
+        value = float(loss.detach())
         running = value if math.isnan(running) else 0.95 * running + 0.05 * value
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
             report(f"scorers: dual encoder step {step + 1}/{config.steps} loss {running:.4f}")
             state = {
-                "config": json.dumps(asdict(config)),
                 "model": model.state_dict(),
                 "optimiser": optimiser.state_dict(),
                 "step": step + 1,
                 "seconds": time.monotonic() - began,
                 "loss": running,
             }
-            part = checkpoint.with_name(checkpoint.name + ".part")
-            torch.save(state, part)
-            part.replace(checkpoint)
+            with files.replacing(checkpoint) as part:
+                torch.save(state, part)
     learned.save_weights(model, target, _provenance(config))
     facts = {"loss": round(running, 4), "seconds": round(time.monotonic() - began)}
-    _save_json(work / "encoder.done.json", facts)
     report(f"scorers: dual encoder done {json.dumps(facts)}")
+
+
+def _told(scene: Scene, lapse: str | None, rng: random.Random, config: EncoderConfig) -> str:
+    text = grammar.caption(left_open(scene, rng, config.open_share))
+    if lapse is not None and rng.random() < config.quality_share:
+        text = f"{text}, {learned.QUALITY_WORDS[lapse]}"
+    return text
 
 
 def _known(scene: Scene | None) -> Scene:
@@ -215,6 +218,10 @@ def _rate(step: int, steps: int, warmup: int, peak: float) -> float:
 # --- files ------------------------------------------------------------------------------
 
 
+def _key(config: Any) -> str:
+    return hashlib.sha256(json.dumps(asdict(config)).encode()).hexdigest()[:12]
+
+
 def _provenance(config: Any) -> dict[str, str]:
     """What the weights' header says of their making."""
     return {"made_by": f"{__name__}.{type(config).__name__}", "config": json.dumps(asdict(config))}
@@ -229,9 +236,3 @@ def _made_by(path: Path, config: Any) -> bool:
     with safe_open(path, framework="pt") as file:
         facts = file.metadata() or {}
     return facts.get("config") == json.dumps(asdict(config))
-
-
-def _save_json(path: Path, value: Any) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)

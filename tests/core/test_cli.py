@@ -1,0 +1,100 @@
+"""The command line as users meet it: output, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import toy
+
+
+def _bench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", "COLUMNS": "120", "HOME": str(cwd)},
+    )
+
+
+def test_help_names_every_command(tmp_path: Path) -> None:
+    done = _bench("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for command in ("run", "plugins", "leaderboard", "shapes"):
+        assert command in done.stdout
+
+
+def test_plugins_lists_kind_name_line_package_and_version(tmp_path: Path) -> None:
+    done = _bench("plugins", cwd=tmp_path)
+    assert done.returncode == 0
+    row = next(line for line in done.stdout.splitlines() if " smpo " in line)
+    assert row.split()[0] == "method"
+    assert "diffusion-pref" in row
+
+
+def test_plugins_shows_options_with_types_and_defaults(tmp_path: Path) -> None:
+    done = _bench("plugins", "majority_vote", "--json", cwd=tmp_path)
+    (plugin,) = json.loads(done.stdout)["plugins"]
+    options = {option["name"]: option for option in plugin["options"]}
+    assert options["ties"]["type"] == "drop | human | priority"
+    assert options["ties"]["default"] == "drop"
+    assert ">= 0" in options["dead_zone"]["doc"]
+    assert _bench("plugins", "majority_vote", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--methods", "smpoo"], "unknown method 'smpoo'. Did you mean 'smpo'?"),
+        (["run", "--scorers", "golden"], "unknown scorer 'golden'. Did you mean 'gold'?"),
+        (["run", "--methods", "smpo[bta=1]"], "unknown option of method 'smpo' 'bta'. Did you mean"),
+        (["run", "--methods", "smpo[beta=x]"], "smpo[beta=x]: input should be a valid number"),
+        (["run", "--recipe", "shapez"], "unknown recipe 'shapez'. Did you mean 'shapes'?"),
+        (["run", "--set", "training.stps=3"], "unknown recipe key 'training.stps'. Did you mean"),
+        (["run", "--set", "training.steps"], "expected key=value"),
+        (["run", "--seeds", "a"], "--seeds a: expected whole numbers"),
+        (["run", "--prompts", "gone/x.tsv"], "no such file"),
+        (["run", "--prompts", "empty.tsv"], "empty.tsv: holds no prompt"),
+        (["run", "--prompts", "blank.json"], "blank.json: entry 1: the prompt is empty"),
+        (["run", "--set", "pairs=./columns.parquet"], "column 'jpg_1' is missing"),
+        (["run", "--device", "tpu9"], "--device tpu9: not a device"),
+        (["plugins", "smpi"], "unknown plugin 'smpi'. Did you mean 'smpo'?"),
+        (["leaderboard", "check"], "no board"),
+        (["leaderboard", "check", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_users_mistake_is_one_clear_line(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    import pandas as pd
+
+    (tmp_path / "empty.tsv").write_text("Prompt\tCategory\tChallenge\tNote\n")
+    (tmp_path / "blank.json").write_text('["a circle", "  "]')
+    columns = {"caption": ["a"], "jpg_0": [b"x"], "label_0": [1.0]}
+    pd.DataFrame(columns).to_parquet(tmp_path / "columns.parquet")
+    done = _bench(*arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
+    done = _bench("run", "--methods", "smpo,balanced", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for word in ("smpo, seed 0", "network passes", "estimated time", "train", "score"):
+        assert word in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_undecodable_pairs_end_the_run_with_their_rows(tmp_path: Path) -> None:
+    toy.write_pairs(tmp_path / "pairs.parquet", count=12, broken=[2, 3])
+    done = _bench("run", "--methods", "dpo", "--set", "pairs=./pairs.parquet", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "row 2 (jpg_1: cannot identify image" in done.stderr
