@@ -131,12 +131,13 @@ def _execute(
     """Run what is missing and write the outputs; True if something failed."""
     from bench import outputs
     from bench.leaderboard import tables
-    from bench.progress import Progress
+    from bench.progress import Progress, quiet_libraries
     from bench.runner import Runner, RunOutcome
 
     outcome = RunOutcome(ran=())
     if len(found.finished) < len(plan.stages):
         device = _device(device)
+        quiet_libraries()
         console.print(f"Running on {device}.", highlight=False)
         outcome = Runner(plan, store, device, Progress(console)).run(found.finished)
     out.mkdir(parents=True, exist_ok=True)

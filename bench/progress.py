@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 _LINE_SECONDS = 10.0
 
 
+def quiet_libraries() -> None:
+    """Keep the bars that diffusers and transformers draw while loading out of our own."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
 class Task(Protocol):
     """Work under way."""
 

@@ -55,7 +55,9 @@ def option(
     changes no result by itself, such as a path whose content `fingerprint` covers.
     """
     bounds = {k: v for k, v in (("gt", gt), ("ge", ge), ("lt", lt), ("le", le)) if v is not None}
-    return dataclasses.field(default=default, metadata={"doc": doc, "bounds": bounds, "in_key": in_key})
+    return dataclasses.field(
+        default=default, metadata={"doc": doc, "bounds": bounds, "in_key": in_key}
+    )
 
 
 def uses(kind: Kind, default: str, doc: str = "") -> Any:

@@ -122,11 +122,13 @@ def validate(data: Mapping[str, object], where: str) -> Recipe:
     try:
         return Recipe.model_validate(prepared)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key also leaves the right one missing; the misspelling is the cause.
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         location = [str(part) for part in first["loc"]]
         if first["type"] == "extra_forbidden":
             owner = _owner(location[:-1])
-            key_error = UnknownNameError("recipe key", ".".join(location), owner.model_fields)
+            what = f"{location[0]} key" if len(location) > 1 else "recipe key"
+            key_error = UnknownNameError(what, location[-1], owner.model_fields)
             raise BenchError(f"{where}: {key_error}") from error
         problem = first["msg"][:1].lower() + first["msg"][1:]
         raise BenchError(f"{where}: {'.'.join(location)}: {problem}") from error

@@ -69,8 +69,5 @@ def _parse_mapping(value: Mapping[str, object]) -> Spec:
         raise BenchError(f"{name}: its options must be a mapping, not {options!r}")
     return Spec(
         str(name),
-        {
-            str(k): parse(v) if isinstance(v, Mapping) else v
-            for k, v in options.items()
-        },
+        {str(k): parse(v) if isinstance(v, Mapping) else v for k, v in options.items()},
     )

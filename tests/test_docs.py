@@ -23,7 +23,8 @@ def _blocks(text: str, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("model", "prefix"), [(Recipe, ""), (TrainingConfig, "training."), (SamplingConfig, "sampling.")]
+    ("model", "prefix"),
+    [(Recipe, ""), (TrainingConfig, "training."), (SamplingConfig, "sampling.")],
 )
 def test_every_recipe_key_is_documented(model: type[BaseModel], prefix: str) -> None:
     keys = {prefix + name for name in model.model_fields} - {"training", "sampling"}

@@ -53,10 +53,13 @@ def test_plugins_shows_options_with_types_and_defaults(tmp_path: Path) -> None:
     [
         (["run", "--methods", "smpoo"], "unknown method 'smpoo'. Did you mean 'smpo'?"),
         (["run", "--scorers", "golden"], "unknown scorer 'golden'. Did you mean 'gold'?"),
-        (["run", "--methods", "smpo[bta=1]"], "unknown option of method 'smpo' 'bta'. Did you mean"),
+        (
+            ["run", "--methods", "smpo[bta=1]"],
+            "unknown option of method 'smpo' 'bta'. Did you mean",
+        ),
         (["run", "--methods", "smpo[beta=x]"], "smpo[beta=x]: input should be a valid number"),
         (["run", "--recipe", "shapez"], "unknown recipe 'shapez'. Did you mean 'shapes'?"),
-        (["run", "--set", "training.stps=3"], "unknown recipe key 'training.stps'. Did you mean"),
+        (["run", "--set", "training.stps=3"], "unknown training key 'stps'. Did you mean 'steps'"),
         (["run", "--set", "training.steps"], "expected key=value"),
         (["run", "--seeds", "a"], "--seeds a: expected whole numbers"),
         (["run", "--prompts", "gone/x.tsv"], "no such file"),

@@ -59,7 +59,10 @@ def test_adding_adds_only_what_is_new(folder: Path, changes: dict[str, object]) 
 
 def test_order_changes_nothing(folder: Path) -> None:
     methods = ["balanced[labels=majority_vote[ties=human]]", "dpo"]
-    plan, other = _plan(folder), _plan(folder, methods=methods, scorers=["truth[index=1]", "channel"])
+    plan, other = (
+        _plan(folder),
+        _plan(folder, methods=methods, scorers=["truth[index=1]", "channel"]),
+    )
     assert _keys(plan) == _keys(other)
     assert [c.label for c in plan.cells] == [c.label for c in other.cells]
 
@@ -127,9 +130,7 @@ def test_mistakes_are_one_sentence(folder: Path, changes: dict[str, object], mes
 
 def test_a_limit_keeps_shares_and_order() -> None:
     groups = [{"category": "A"}] * 60 + [{"category": "B"}] * 30 + [{"category": "C"}] * 10
-    table = PromptTable(
-        name="t", texts=tuple(f"p{i}" for i in range(100)), groups=tuple(groups)
-    )
+    table = PromptTable(name="t", texts=tuple(f"p{i}" for i in range(100)), groups=tuple(groups))
     taken = stratified(table, 21)
     assert Counter(g["category"] for g in taken.groups) == {"A": 13, "B": 6, "C": 2}
     assert list(taken.texts) == sorted(taken.texts, key=lambda t: int(t[1:]))

@@ -60,7 +60,7 @@ def test_overrides_win(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("steps: 3", "stepz: 3", r"unknown recipe key 'training\.stepz'\. Did you mean 'steps'"),
+        ("steps: 3", "stepz: 3", r"unknown training key 'stepz'\. Did you mean 'steps'"),
         ("steps: 3", "steps: many", r"training\.steps: input should be a valid integer"),
         ("steps: 3", "steps: 0", r"training\.steps: input should be greater than or equal to 1"),
         ("pairs: shapes", "pears: shapes", r"unknown recipe key 'pears'\. Did you mean 'pairs'"),

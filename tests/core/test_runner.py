@@ -125,7 +125,8 @@ def test_interrupted_anywhere_it_ends_with_the_same_bytes(
     folder: Path, finished: Store, tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stop at every second of the atomic writes, the moments at which progress is saved."""
-    from bench import runner, store as stores
+    from bench import runner
+    from bench import store as stores
     from bench.evaluation import scoring
 
     store, count, real = Store(tmp_path / "store"), [0], stores.write_atomic
@@ -227,17 +228,17 @@ def test_sampling_batch_size_changes_no_image(
 
 def test_a_file_size_limit_is_one_clear_sentence(folder: Path, tmp_path: Path) -> None:
     """The limit makes real writes fail midway, as a full disk does."""
-    store = Store(tmp_path / "store")
+    store, plan = Store(tmp_path / "store"), _plan(folder)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(BenchError, match=r"cannot write.*run the same command again"):
-            _run(_plan(folder), store)
+            _run(plan, store)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
-    assert not _run(_plan(folder), store).failures
+    assert not _run(plan, store).failures
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

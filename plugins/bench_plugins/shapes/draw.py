@@ -108,7 +108,8 @@ class Example:
 @lru_cache(maxsize=8)
 def _grid(size: int) -> tuple[FloatArray, FloatArray]:
     axis = np.arange(size, dtype=np.float32) + 0.5
-    return np.meshgrid(axis, axis)  # type: ignore[return-value]
+    x, y = np.meshgrid(axis, axis)
+    return x, y
 
 
 @lru_cache(maxsize=8)
@@ -149,7 +150,7 @@ def signed_distance(
     """Distance of each pixel centre from the shape's edge, negative inside."""
     x, y = _object_axes(radius, rotation, size, centre)
     if shape == "circle":
-        return (np.hypot(x, y) - _CIRCLE) * np.float32(radius)
+        return np.asarray((np.hypot(x, y) - _CIRCLE) * np.float32(radius), dtype=np.float32)
     corners = np.asarray(unit_polygon(shape), dtype=np.float32)
     return _polygon_distance(x, y, corners) * np.float32(radius)
 
@@ -177,12 +178,13 @@ def _polygon_distance(x: FloatArray, y: FloatArray, corners: FloatArray) -> Floa
         if ay != by:
             crosses = (ay > y) != (by > y)
             inside ^= crosses & (px < ex * py / ey)
-    return np.where(inside, -1.0, 1.0).astype(np.float32) * np.sqrt(best)
+    signed = np.where(inside, -1.0, 1.0).astype(np.float32) * np.sqrt(best)
+    return np.asarray(signed, dtype=np.float32)
 
 
 def coverage(distance: FloatArray) -> FloatArray:
     """How much of each pixel lies inside an edge, 0 to 1."""
-    return np.clip(0.5 - distance, 0.0, 1.0)
+    return np.asarray(np.clip(0.5 - distance, 0.0, 1.0), dtype=np.float32)
 
 
 def shape_mask(
@@ -216,22 +218,23 @@ def object_texture(thing: Placed, distance: FloatArray, background: str, style: 
     if style == "outlined":
         line = OUTLINE_RGB_ON_BLACK if background == "black" else OUTLINE_RGB
         inner = coverage(distance + np.float32(OUTLINE_INSIDE))[..., None]
-        return inner * colour + (1 - inner) * np.asarray(line, dtype=np.float32)
+        lined = inner * colour + (1 - inner) * np.asarray(line, dtype=np.float32)
+        return np.asarray(lined, dtype=np.float32)
     x, y = _object_axes(1.0, thing.rotation, IMAGE_SIZE, (thing.x, thing.y))
     if style == "striped":
         wave = np.sin((y / STRIPE_PERIOD + thing.stripe_phase) * 2 * math.pi)
         # The steep, clipped wave is a square wave with edges about one pixel wide.
         dark = np.clip(0.5 + wave * STRIPE_PERIOD / (2 * math.pi), 0.0, 1.0)[..., None]
-        return colour * (1 - dark * np.float32(1 - STRIPE_DARKNESS))
+        return np.asarray(colour * (1 - dark * np.float32(1 - STRIPE_DARKNESS)), dtype=np.float32)
     if style == "shaded":
         r = np.float32(thing.radius)
         far = np.hypot(x / r + 0.35, y / r + 0.35) / 1.25
         t = np.clip(far, 0.0, 1.0)[..., None]
         light = colour + (255 - colour) * np.float32(SHADE_LIGHT)
         middle, dark_rgb = colour, colour * np.float32(SHADE_DARK)
-        return np.where(
-            t < 0.5, light + (middle - light) * 2 * t, middle + (dark_rgb - middle) * (2 * t - 1)
-        )
+        near_side = light + (middle - light) * 2 * t
+        far_side = middle + (dark_rgb - middle) * (2 * t - 1)
+        return np.asarray(np.where(t < 0.5, near_side, far_side), dtype=np.float32)
     return np.broadcast_to(colour, (*distance.shape, 3))
 
 

@@ -76,7 +76,11 @@ _PHRASE = (
 )
 _CAPTION = re.compile(
     _PHRASE.replace("{i}", "0")
-    + r"(?: (?P<relation>" + "|".join(RELATIONS) + r") " + _PHRASE.replace("{i}", "1") + r")?"
+    + r"(?: (?P<relation>"
+    + "|".join(RELATIONS)
+    + r") "
+    + _PHRASE.replace("{i}", "1")
+    + r")?"
     r"(?: on a (?P<background>" + "|".join(BACKGROUNDS) + r") background)?"
     r"(?:, (?P<style>" + "|".join(STYLES) + r"))?"
 )

@@ -49,7 +49,9 @@ _CANDIDATE_MARGIN = 0.12
 _STYLE_GAIN = {"flat": 1.0, "outlined": 0.92, "striped": 0.82, "shaded": 0.86}
 _STYLE_MARGIN = 0.002
 _ROUGHNESS = 12.0
+_WEAKEST = 0.36
 _BLACK_BELOW = 98.0
+_COLOURED_ABOVE = 160.0
 _LINE_CONTRAST = 10.0
 _RADIUS_TRIES = (0.86, 0.93, 1.07)
 _FINALISTS = 2
@@ -171,12 +173,13 @@ def _stand_out(pixels: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 def _background_name(ground: FloatArray) -> str:
     """The palette's background nearest in hue if it has one, else in lightness."""
-    if float(ground.max() - ground.min()) > _LEAST_CHROMA:
-        coloured = [n for n, rgb in draw.BACKGROUND_RGB.items() if max(rgb) > min(rgb)]
-        return _nearest_hue(ground, {n: draw.BACKGROUND_RGB[n] for n in coloured})
-    light = float(ground.mean())
+    light, chroma = float(ground.mean()), float(ground.max() - ground.min())
+    # The palette's coloured backgrounds are light, dulled ones too; a dark tint is a poor grey.
+    if chroma > _LEAST_CHROMA + 0.4 * max(0.0, _COLOURED_ABOVE - light):
+        palette = draw.BACKGROUND_RGB
+        return _nearest_hue(ground, {n: v for n, v in palette.items() if max(v) > min(v)})
     # Not half-way: dull colours draw white and black towards middle grey, never past these.
-    return "black" if light < _BLACK_BELOW else "grey" if light < 160 else "white"
+    return "black" if light < _BLACK_BELOW else "grey" if light < _COLOURED_ABOVE else "white"
 
 
 def _object_masks(distance: FloatArray) -> list[BoolArray]:
@@ -187,7 +190,16 @@ def _object_masks(distance: FloatArray) -> list[BoolArray]:
     masks = [labels == i for i in range(1, count + 1)]
     parts = [p for m in masks for p in _split(m, distance, threshold)]
     whole = [_tightened(m, distance) for m in _joined(parts)]
-    return [m for m in whole if int(m.sum()) >= _MIN_AREA][:6]
+    large = [m for m in whole if int(m.sum()) >= _MIN_AREA]
+    clear = [_contrast(m, distance) for m in large]
+    # Next to a real object, a far weaker one is a blotch.
+    return [m for m, c in zip(large, clear, strict=True) if c >= _WEAKEST * max(clear)][:6]
+
+
+def _contrast(mask: BoolArray, distance: FloatArray) -> float:
+    """How far the clearest fifth of a mask stands out at least."""
+    inside = distance[mask]
+    return float(np.partition(inside, -len(inside) // 5)[-len(inside) // 5])
 
 
 def _tightened(mask: BoolArray, distance: FloatArray) -> BoolArray:
@@ -195,8 +207,7 @@ def _tightened(mask: BoolArray, distance: FloatArray) -> BoolArray:
 
     Only a sharp object can have parts that stand out less than half, such as dark stripes.
     """
-    inside = distance[mask]
-    contrast = float(np.partition(inside, -len(inside) // 5)[-len(inside) // 5])
+    contrast = _contrast(mask, distance)
     rim = mask & ~_shrunk(_shrunk(mask))
     slope = np.hypot(*_slopes(distance))[rim]
     steep = float(np.partition(slope, -len(slope) // 6)[-len(slope) // 6]) / contrast
@@ -627,9 +638,8 @@ def _matches(margined: FloatArray, pose: _Pose, ground: FloatArray) -> list[_Mat
     )
     total = float(np.vdot(patch, patch)) + 1e-6
     count = len(bank.styles)
-    weights = np.zeros((count * 3, 3), dtype=np.float32)
-    weights[bank.rows] = bank.basis @ patch
-    weights = weights.reshape(count, 3, 3)
+    weights = np.zeros((count, 3, 3), dtype=np.float32)
+    weights.reshape(-1, 3)[bank.rows] = bank.basis @ patch
     misfits = 1 - np.einsum("tkc,tkc->t", weights, weights) / total
     maps = bank.solve @ weights
     judged = np.where(_plausible(bank.styles, maps, ground), misfits, np.inf)

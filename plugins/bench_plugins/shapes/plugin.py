@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,6 +20,7 @@ from bench import (
 )
 from bench_plugins.preference_sets import PickAPic
 from bench_plugins.prompt_sets import HPDv2, PartiPrompts
+from bench_plugins.shapes import files
 from bench_plugins.shapes.scorers import (
     Gold,
     ShapesAesthetic,
@@ -60,22 +59,13 @@ class ShapesBackbone(Backbone):
 
     def fingerprint(self) -> str:
         """A hash of every file of the pipeline."""
-        return _folder_sha256(ASSETS / "pipeline")
+        return files.folder_hash(ASSETS / "pipeline")
 
     def load(self, device: str) -> Policy:
         """Read the pipeline."""
         from bench.diffusion.stable_diffusion import StableDiffusionPolicy
 
         return StableDiffusionPolicy.load(ASSETS / "pipeline", device)
-
-
-@cache
-def _folder_sha256(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ class PretrainConfig:
     vae_kl: float = 1e-6
     vae_ema: float = 0.999
     vae_edge_weight: float = 4.0
-    decoder_steps: int = 7_000
+    decoder_steps: int = 6_000
     decoder_lr: float = 1e-3
     decoder_edge_weight: float = 2.0
     text_width: int = 128
@@ -80,7 +80,7 @@ class PretrainConfig:
 # ---------------------------------------------------------------------------- files
 
 
-def _atomic(path: Path, write: Callable[[Path], None]) -> None:
+def _atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file beside its place and moves it there once whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -167,7 +167,8 @@ class _Average:
     def update(self, module: nn.Module, step: int) -> None:
         # A young average forgets faster, so that it does not hold on to random weights.
         decay = min(self.decay, (1 + step) / (10 + step))
-        ours, theirs = list(self.module.parameters()), list(module.parameters())
+        ours: list[Tensor] = [*self.module.parameters()]
+        theirs: list[Tensor] = [*module.parameters()]
         torch._foreach_lerp_(ours, theirs, 1 - decay)
 
 
@@ -226,7 +227,7 @@ def _train(
         for group in optimiser.param_groups:
             group["lr"] = _lr_at(step, steps, lr)
         loss = loss_of(step)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
@@ -292,7 +293,8 @@ def edge_weight(pictures: Tensor, strength: float) -> Tensor:
 
 def _picture_loss(guess: Tensor, target: Tensor, strength: float) -> Tensor:
     error = guess - target
-    return (edge_weight(target, strength) * (error.abs() + error.square())).mean()
+    loss: Tensor = (edge_weight(target, strength) * (error.abs() + error.square())).mean()
+    return loss
 
 
 def train_vae(work: Path, config: PretrainConfig, report: Report) -> None:
@@ -313,7 +315,8 @@ def train_vae(work: Path, config: PretrainConfig, report: Report) -> None:
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         noise = torch.randn(len(x), LATENT_CHANNELS, side, side, generator=generator)
         y, divergence = model(x, noise)
-        return _picture_loss(y, x, config.vae_edge_weight) + config.vae_kl * divergence
+        loss: Tensor = config.vae_kl * divergence
+        return loss + _picture_loss(y, x, config.vae_edge_weight)
 
     facts = _train(
         work,
@@ -539,7 +542,8 @@ def train_denoiser(work: Path, config: PretrainConfig, report: Report) -> None:
         noisy = level.sqrt() * x + (1 - level).sqrt() * noise
         guess = model["unet"](noisy, t, model["text"](tokens).last_hidden_state).sample
         error = (guess - noise).square().mean(dim=(1, 2, 3))
-        return (weight[t] * error).mean()
+        loss: Tensor = (weight[t] * error).mean()
+        return loss
 
     facts = _train(
         work,
