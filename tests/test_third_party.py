@@ -28,9 +28,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     site = folder / "lib" / version / "site-packages"
     here = [p for p in sys.path if p.endswith("site-packages")]
-    (site / "parent.pth").write_text(
-        "".join(f"import site; site.addsitedir({p!r})\n" for p in here)
-    )
+    lines = [f"import site; site.addsitedir({path!r})\n" for path in here]
+    (site / "parent.pth").write_text("".join(lines))
     source = shutil.copytree(PACKAGE, folder / "source")
     wheel = folder / "wheel"
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(wheel)]

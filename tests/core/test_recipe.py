@@ -89,10 +89,10 @@ def test_unknown_preset_and_missing_file() -> None:
 
 
 def test_override_of_a_key_without_keys() -> None:
-    with pytest.raises(BenchError, match="'pairs' holds no keys"):
+    with pytest.raises(BenchError, match=r"'pairs' holds no keys"):
         load(default_registry(), "shapes", {"pairs.x": 1})
 
 
 def test_validate_names_its_source() -> None:
-    with pytest.raises(BenchError, match="^somewhere: "):
+    with pytest.raises(BenchError, match=r"^somewhere: "):
         validate({}, "somewhere")

@@ -1,4 +1,4 @@
-"""The default command as the README gives it, with three train seeds; about a quarter of an hour."""
+"""The default command as the README gives it, with three train seeds: a quarter of an hour."""
 
 from __future__ import annotations
 

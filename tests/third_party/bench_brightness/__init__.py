@@ -74,11 +74,9 @@ class Hinge(Loss):
         """The loss of each pair, [B]."""
         if errors.reference_0 is None or errors.reference_1 is None:
             raise BenchError("hinge needs a reference")
-        policy, reference = (
-            errors.policy_0 - errors.policy_1,
-            errors.reference_0 - errors.reference_1,
-        )
-        logit = -0.5 * beta * (policy - reference)
+        gain_0 = errors.policy_0 - errors.reference_0
+        gain_1 = errors.policy_1 - errors.reference_1
+        logit = -0.5 * beta * (gain_0 - gain_1)
         return (1 - (2 * p - 1) * logit).clamp(min=0)
 
 
