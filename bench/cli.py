@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -91,8 +92,6 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
 ) -> None:
     """Train, sample, score and compare methods; what is finished is never done again."""
-    from rich.console import Console
-
     from bench import plan as planning
     from bench import recipe as recipes
     from bench.registry import default_registry
@@ -112,7 +111,7 @@ def run(
         if value is not None
     }
     overrides |= dict(_setting(text) for text in settings or [])
-    console = Console()
+    console = _console()
     plan = planning.make(recipes.load(registry, recipe, overrides), registry)
     artefacts = Store(store)
     with clear_io_errors():
@@ -183,9 +182,7 @@ def plugins(
     if as_json:
         typer.echo(json.dumps(listing.as_data(registry, name), indent=1))
     else:
-        from rich.console import Console
-
-        listing.show(Console(), registry, name)
+        listing.show(_console(), registry, name)
 
 
 @leaderboard_app.command("build")
@@ -210,6 +207,15 @@ def leaderboard_check(
     for folder in _boards(board):
         tables.check(folder)
         typer.echo(f"up to date: {folder}")
+
+
+def _console() -> Console:
+    """The terminal; where the output goes to a file, wide enough for the tables."""
+    from rich.console import Console
+
+    console = Console()
+    narrow = not console.is_terminal and "COLUMNS" not in os.environ
+    return Console(width=120) if narrow else console
 
 
 def _boards(board: Path | None) -> list[Path]:

@@ -49,17 +49,24 @@ def _table(*columns: str) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in ("kind", "name"))
     return table
 
 
 def _show_all(console: Console, registry: Registry) -> None:
+    """A table a package: its name would only repeat itself beside every plugin."""
     from rich.markup import escape
 
-    table = _table("kind", "name", "what it does", "package", "version")
+    packages: dict[str, list[Entry]] = {}
     for entry in registry.entries():
-        table.add_row(*map(escape, _row(entry).values()))
-    console.print(table)
+        packages.setdefault(f"{entry.package} {entry.package_version}", []).append(entry)
+    for package, entries in packages.items():
+        console.print(f"\n{package}", style="bold", highlight=False, markup=False)
+        table = _table("kind", "name", "what it does")
+        for entry in entries:
+            row = _row(entry)
+            table.add_row(*(escape(row[key]) for key in ("kind", "name", "summary")))
+        console.print(table)
     for broken in registry.broken:
         console.print(f"could not be loaded: {broken}", markup=False, soft_wrap=True)
 

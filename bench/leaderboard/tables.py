@@ -364,6 +364,7 @@ def render_json(tables: Tables) -> str:
 
 def console_table(tables: Tables) -> Table:
     """The board for a terminal: intervals under the win rates, so that five scorers fit."""
+    from rich import box
     from rich.markup import escape
     from rich.table import Table
 
@@ -375,10 +376,14 @@ def console_table(tables: Tables) -> Table:
         return f"{100 * rate.win_rate:.1f}%{star}\n{bounds}"
 
     scorers = list(dict.fromkeys(s for section in tables.sections for s in section.scorers))
-    table = Table(caption="win rate against base [95%]; * in-loop: not in the held-out mean")
-    table.add_column("method", overflow="fold", ratio=1)
-    for heading in (*scorers, "held-out", "ties", "seconds", "passes", "MB"):
-        table.add_column(escape(heading), justify="right", overflow="fold")
+    caption = "win rate against base [95%]; * in-loop: not in the held-out mean"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    table.add_column("method", overflow="fold", min_width=8)
+    for heading in (*scorers, "held-out"):
+        # Headings may break at underscores, so that win rates keep their line.
+        table.add_column(escape(heading.replace("_", "_ ")), justify="right", min_width=8)
+    for heading in ("ties", "seconds", "passes", "MB"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for section in tables.sections:
         if len(tables.sections) > 1:
             table.add_section()

@@ -35,7 +35,7 @@ def test_plugins_lists_kind_name_line_package_and_version(tmp_path: Path) -> Non
     assert done.returncode == 0
     row = next(line for line in done.stdout.splitlines() if " smpo " in line)
     assert row.split()[0] == "method"
-    assert "diffusion-pref" in row
+    assert any(line.startswith("diffusion-preference-bench ") for line in done.stdout.splitlines())
 
 
 def test_plugins_shows_options_with_types_and_defaults(tmp_path: Path) -> None:

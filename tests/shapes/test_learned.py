@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bench_plugins.shapes import draw, grammar, learned, pairs, scorers, train_scorers
+from bench_plugins.shapes import draw, facts, grammar, learned, pairs, scorers, train_scorers
 from PIL import Image
 
 from bench import BenchError
@@ -45,10 +46,11 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = zip(captions, arrays, dull, strict=True)
     labelled = [pairs.label_pair(c, (a, b), i, config) for i, (c, a, b) in enumerate(rows)]
     pq.write_table(pairs.table_of(labelled, "test"), folder / pairs.PAIRS_FILE)
-    aesthetic = train_scorers.AestheticConfig(drawn=20, steps=5, batch=8)
-    train_scorers.build_aesthetic(aesthetic, folder / "work", folder, QUIET)
-    preference = train_scorers.PreferenceConfig(steps=5, batch=8)
-    train_scorers.build_preference(preference, folder / "work", folder, QUIET)
+    heads = train_scorers.HeadsConfig(
+        aesthetic=train_scorers.AestheticConfig(drawn=20, steps=5, batch=8),
+        preference=train_scorers.PreferenceConfig(steps=5, batch=8),
+    )
+    train_scorers.build_heads(heads, folder / "work", folder, QUIET)
     return folder
 
 
@@ -176,6 +178,19 @@ def test_the_contrastive_loss_falls() -> None:
         optimiser.zero_grad()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_facts_are_shares_and_written_once(assets: Path) -> None:
+    told: list[str] = []
+    for _ in range(2):
+        facts.build_facts(assets / "work", assets, told.append)
+    assert told[1] == "facts: there already"
+    found = json.loads((assets / "facts.json").read_text(encoding="utf-8"))
+    assert found["pairs"] == 12
+    shares = [found["ties"], found["attributes_right"], *found["agreement"].values()]
+    assert all(0.0 <= share <= 1.0 for share in shares)
+    # Every caption is true of its pictures.
+    assert found["attributes_right"] > 0.95
 
 
 def test_accuracy_leaves_ties_out() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench_plugins.shapes import pairs, pretrain, prompts, train_scorers
+from bench_plugins.shapes import facts, pairs, pretrain, prompts, train_scorers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,3 +42,4 @@ def build_world(
     train_scorers.build_encoder(config.encoder, work / "scorers", assets, report)
     pairs.build_pairs(config.pairs, work / "pairs", assets, report)
     train_scorers.build_heads(config.heads, work / "scorers", assets, report)
+    facts.build_facts(work / "facts", assets, report)

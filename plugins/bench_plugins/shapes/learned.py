@@ -184,6 +184,8 @@ def save_weights(module: nn.Module, path: Path, provenance: dict[str, str]) -> N
     half = {k: v.detach().cpu().half().contiguous() for k, v in module.state_dict().items()}
     with files.replacing(path) as part:
         save_file(half, part, metadata=provenance)
+        # safetensors makes files that nobody else may read.
+        part.chmod(0o644)
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

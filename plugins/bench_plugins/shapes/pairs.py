@@ -169,8 +169,6 @@ def build_pairs(config: PairsConfig, work: Path, assets: Path, report: Report) -
     """
     import pyarrow.parquet as pq
 
-    from bench.diffusion.stable_diffusion import StableDiffusionPolicy
-
     pipeline = files.folder_hash(assets / "pipeline")
     provenance = _provenance(config, pipeline)
     target = assets / PAIRS_FILE
@@ -179,6 +177,8 @@ def build_pairs(config: PairsConfig, work: Path, assets: Path, report: Report) -
         if known.decode() == provenance:
             report("pairs: there already")
             return
+    from bench.diffusion.stable_diffusion import StableDiffusionPolicy
+
     captions = prompt_lists(config.captions).pairs
     policy = StableDiffusionPolicy.load(assets / "pipeline", "cpu")
     # Named after what decides the samples, so that a rebuilt pipeline starts afresh.

@@ -24,10 +24,10 @@ FloatArray = NDArray[np.float64]
 
 MEASURES = ("alignment", "vividness", "cleanliness")
 
-CENTRE: FloatArray = np.asarray([0.75, 0.80, 0.60])
+CENTRE: FloatArray = np.asarray([0.85, 0.83, 0.71])
 """Mean of each measure over the base model's pictures, rounded."""
 
-SPREAD: FloatArray = np.asarray([0.17, 0.15, 0.10])
+SPREAD: FloatArray = np.asarray([0.16, 0.19, 0.13])
 """Standard deviation of each measure over the base model's pictures, rounded."""
 
 
@@ -44,8 +44,8 @@ class Group:
 
 GROUPS = (
     Group(name="prompt-carers", share=0.4, weights=(1.0, 0.2, 0.2)),
-    Group(name="vivid-colour lovers", share=0.3, weights=(0.25, 1.0, 0.15)),
-    Group(name="clean-surface lovers", share=0.3, weights=(0.25, 0.15, 1.0)),
+    Group(name="vivid-colour lovers", share=0.3, weights=(0.2, 1.0, 0.1)),
+    Group(name="clean-surface lovers", share=0.3, weights=(0.2, 0.1, 1.0)),
 )
 PEOPLE = 200
 SEED = 41
@@ -55,7 +55,7 @@ WEIGHT_SPREAD = 0.1
 TEMPERATURE = 0.45
 """Choices are sigmoid(difference of utilities / this): nobody is consistent."""
 
-JUST_NOTICEABLE = (0.06, 0.18)
+JUST_NOTICEABLE = (0.02, 0.08)
 """Range of the utility difference below which a person calls a tie; uniform over people."""
 
 

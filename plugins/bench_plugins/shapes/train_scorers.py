@@ -13,7 +13,7 @@ import math
 import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +258,14 @@ class PreferenceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeadsConfig:
+    """Both heads."""
+
+    aesthetic: AestheticConfig = field(default_factory=AestheticConfig)
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PairData:
     """The pairs' file in memory; N pairs."""
 
@@ -306,6 +314,12 @@ def rated_pictures(config: AestheticConfig, shown: ByteArray) -> tuple[ByteArray
     raters = random.Random(config.seed).sample(population.people(), config.raters)
     noise = np.random.default_rng(config.seed).normal(0.0, config.rating_noise, len(pictures))
     return pictures, population.looks_rating(raters, measured) + noise
+
+
+def build_heads(config: HeadsConfig, work: Path, assets: Path, report: Report) -> None:
+    """Fit both heads; a minute. Needs the encoder and the pairs."""
+    build_aesthetic(config.aesthetic, work, assets, report)
+    build_preference(config.preference, work, assets, report)
 
 
 def build_aesthetic(config: AestheticConfig, work: Path, assets: Path, report: Report) -> None:
