@@ -50,37 +50,36 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectStage(Stage):
-    """Which pairs have two images that can be decoded; work: pairs."""
+class _PairsStage(Stage):
+    """Reads a whole preference set; work: pairs."""
 
     pairs: PreferenceSet
     pair_count: int
 
     @property
-    def work(self) -> int:  # noqa: D102
+    def work(self) -> int:
         return self.pair_count
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodeStage(Stage):
-    """Latent moments and prompt conditions of a preference set; work: pairs."""
+class InspectStage(_PairsStage):
+    """Which pairs have two images that can be decoded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeStage(_PairsStage):
+    """Latent moments and prompt conditions of a preference set."""
 
     inspect: str
-    pairs: PreferenceSet
-    pair_count: int
-
-    @property
-    def work(self) -> int:  # noqa: D102
-        return self.pair_count
+    """Key of the inspection that says which pairs are usable."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardsStage(Stage):
+class RewardsStage(_PairsStage):
     """Rewards of both images of every pair by one scorer; work: images."""
 
     inspect: str
-    pairs: PreferenceSet
-    pair_count: int
+    """Key of the inspection that says which pairs are usable."""
     scorer: Scorer
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 from bench import Backbone, BenchError, Scorer, option
 from bench.recipe import Recipe, validate
 from bench.registry import Entry, Registry, default_registry
-from bench.store import file_sha256
+from bench.store import Store, file_sha256
 from tests.tiny import save_tiny_pipeline
 
 if TYPE_CHECKING:
@@ -157,3 +158,13 @@ def recipe(folder: Path, **changes: Any) -> Recipe:
     for key, value in changes.items():
         data[key] = {**data[key], **value} if isinstance(value, dict) else value
     return validate(data, "toy recipe")
+
+
+def artefacts(store: Store) -> dict[str, Any]:
+    """Every artefact's manifest without its cost; the manifest has all files' checksums."""
+    found = {}
+    for path in sorted(store.root.glob("artefacts/*/*/artefact.json")):
+        manifest = json.loads(path.read_text())
+        del manifest["cost"]
+        found[f"{path.parent.parent.name}/{path.parent.name}"] = manifest
+    return found

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from bench.errors import BenchError
 from bench.protocols import Prompt
+from bench.store import write_atomic
 
 SCHEMA = 1
 """Version of the file format; raise it when old files can no longer be read as they are."""
@@ -236,9 +236,7 @@ def load_prompts(board: Path) -> dict[str, PromptTable]:
 def write_text(path: Path, text: str) -> None:
     """Replace a file whole, so that a reader or a crash never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(text.encode("utf-8"))
-    temporary.replace(path)
+    write_atomic(path, text.encode("utf-8"))
 
 
 def to_json(value: Any) -> str:

@@ -11,7 +11,6 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -63,15 +62,6 @@ def _wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _artefacts(store: Store) -> dict[str, Any]:
-    found = {}
-    for path in sorted(store.root.glob("artefacts/*/*/artefact.json")):
-        manifest = json.loads(path.read_text())
-        del manifest["cost"]
-        found[f"{path.parent.parent.name}/{path.parent.name}"] = manifest
-    return found
-
-
 def _kill_when(pid: int, begun: Callable[[], bool], delay: float) -> bool:
     """SIGKILL the process `delay` seconds after `begun`; False if it had ended by then."""
     while not begun():
@@ -107,7 +97,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
             if all(store.find(s.name, s.key) for s in plan.stages):
                 shutil.rmtree(store.root)
     assert _wait(_start(plan, store)) == 0
-    assert _artefacts(store) == _artefacts(uninterrupted)
+    assert toy.artefacts(store) == toy.artefacts(uninterrupted)
     assert not list((store.root / "partial").iterdir())
 
 
@@ -115,4 +105,4 @@ def test_two_runs_at_once_both_end_right(plan: Plan, uninterrupted: Store, tmp_p
     store = Store(tmp_path / "store")
     runs = [_start(plan, store) for _ in range(2)]
     assert [_wait(pid) for pid in runs] == [0, 0]
-    assert _artefacts(store) == _artefacts(uninterrupted)
+    assert toy.artefacts(store) == toy.artefacts(uninterrupted)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import resource
 import shutil
@@ -48,22 +47,12 @@ def _run(plan: Plan, store: Store, say: Callable[[str], None] = lambda _: None) 
         return Runner(plan, store, "cpu", progress).run(status(plan, store).finished)
 
 
-def _artefacts(store: Store) -> dict[str, Any]:
-    """Every artefact's manifest without its cost; the manifest has all files' checksums."""
-    found = {}
-    for path in sorted(store.root.glob("artefacts/*/*/artefact.json")):
-        manifest = json.loads(path.read_text())
-        del manifest["cost"]
-        found[f"{path.parent.parent.name}/{path.parent.name}"] = manifest
-    return found
-
-
 def test_the_same_run_elsewhere_gives_the_same_bytes(
     folder: Path, finished: Store, tmp_path: Path
 ) -> None:
     again = Store(tmp_path / "store")
     _run(_plan(folder), again)
-    assert _artefacts(again) == _artefacts(finished)
+    assert toy.artefacts(again) == toy.artefacts(finished)
 
 
 def test_another_order_of_methods_gives_the_same_bytes(
@@ -72,7 +61,7 @@ def test_another_order_of_methods_gives_the_same_bytes(
     methods = list(reversed(_plan(folder).recipe.methods))
     again = Store(tmp_path / "store")
     _run(_plan(folder, methods=methods), again)
-    assert _artefacts(again) == _artefacts(finished)
+    assert toy.artefacts(again) == toy.artefacts(finished)
 
 
 def test_a_finished_plan_runs_nothing(folder: Path, finished: Store) -> None:
@@ -113,7 +102,7 @@ def test_a_damaged_artefact_is_named_and_made_again(
     assert [str(file) in text for text in status(plan, store).damaged.values()] == [True]
     _run(plan, store, said.append)
     assert any(str(file) in text for text in said)
-    assert _artefacts(store) == _artefacts(finished)
+    assert toy.artefacts(store) == toy.artefacts(finished)
 
 
 class _Killed(BaseException):
@@ -147,7 +136,7 @@ def test_interrupted_anywhere_it_ends_with_the_same_bytes(
     _run(_plan(folder), store)
     leftovers = [p.name for p in store.root.rglob(".*.tmp")]
     assert not leftovers
-    assert _artefacts(store) == _artefacts(finished)
+    assert toy.artefacts(store) == toy.artefacts(finished)
 
 
 def test_a_diverging_cell_fails_alone(folder: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def build(
         Path, typer.Option(help="Unfinished work; the same command goes on from it.")
     ] = Path("bench-runs/shapes-build"),
 ) -> None:
-    """Draw, pretrain, sample pairs, fit scorers: about three hours on two CPU cores."""
+    """Draw, pretrain, sample pairs, fit scorers: about two hours on two CPU cores."""
     from bench_plugins.shapes.build import build_world
 
     start = time.monotonic()

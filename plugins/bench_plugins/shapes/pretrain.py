@@ -33,7 +33,7 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from bench_plugins.shapes import draw, grammar
+from bench_plugins.shapes import draw, files, grammar
 
 Report = Callable[[str], None]
 
@@ -77,20 +77,9 @@ class PretrainConfig:
     snr_gamma: float = 5.0
 
 
-# ---------------------------------------------------------------------------- files
-
-
-def _atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file beside its place and moves it there once whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    write(part)
-    os.replace(part, path)
-
-
 def _save_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, sort_keys=True) + "\n"
-    _atomic(path, lambda part: part.write_text(text, encoding="utf-8"))
+    files.write_text(path, text)
 
 
 def _load_json(path: Path) -> Any:
@@ -98,23 +87,18 @@ def _load_json(path: Path) -> Any:
 
 
 def _save_array(path: Path, array: np.ndarray) -> None:
-    def write(part: Path) -> None:
-        with part.open("wb") as file:
-            np.save(file, array)
-
-    _atomic(path, write)
+    with files.replacing(path) as part, part.open("wb") as file:
+        np.save(file, array)
 
 
 def _save_state(path: Path, state: dict[str, Any]) -> None:
-    _atomic(path, lambda part: torch.save(state, part))
+    with files.replacing(path) as part:
+        torch.save(state, part)
 
 
 def _load_state(path: Path) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
-
-
-# ----------------------------------------------------------------------------- data
 
 
 def draw_training_set(work: Path, config: PretrainConfig, report: Report) -> None:
@@ -151,9 +135,6 @@ def _finish(work: Path, stage: str, facts: dict[str, Any], report: Report) -> No
 def to_tensor(pictures: np.ndarray) -> Tensor:
     """Pictures uint8 [n, h, w, 3] as floats [n, 3, h, w] from -1 to 1."""
     return torch.tensor(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
-
-
-# ------------------------------------------------------------------------- training
 
 
 class _Average:
@@ -248,9 +229,6 @@ def _train(
     return {"steps": steps, "final_loss": round(running, 5), "seconds": seconds}
 
 
-# ------------------------------------------------------------------------------ vae
-
-
 def build_vae(config: PretrainConfig) -> AutoencoderKL:
     """An untrained autoencoder of factor 8."""
     levels = len(config.vae_channels)
@@ -343,9 +321,6 @@ def latent_scale(vae: AutoencoderKL, pictures: np.ndarray) -> float:
     return round(1.0 / max(float(latents.std()), 1e-6), 5)
 
 
-# ------------------------------------------------------------------------ tokenizer
-
-
 def _byte_symbols() -> list[str]:
     """The printable stand-ins for the 256 bytes that CLIP's byte-level tokenizer uses."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -379,7 +354,7 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     _save_json(folder / "vocab.json", vocabulary)
     lines = ["#version: 0.2", *(" ".join(m) for m in merges)]
     text = "\n".join(lines) + "\n"
-    _atomic(folder / "merges.txt", lambda part: part.write_text(text, encoding="utf-8"))
+    files.write_text(folder / "merges.txt", text)
     tokenizer = CLIPTokenizer(
         vocab=str(folder / "vocab.json"),
         merges=str(folder / "merges.txt"),
@@ -391,9 +366,6 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     )
     tokenizer.save_pretrained(folder)
     return tokenizer
-
-
-# -------------------------------------------------------------------------- latents
 
 
 @torch.no_grad()
@@ -564,9 +536,6 @@ def _timesteps(count: int, steps: int, generator: torch.Generator) -> Tensor:
     """One time per equal slice of the schedule: less chance in a batch than free draws."""
     places = (torch.arange(count) + torch.rand(count, generator=generator)) / count
     return (places * steps).long().clamp(max=steps - 1)
-
-
-# ------------------------------------------------------------------------- pipeline
 
 
 def load_denoiser(work: Path, config: PretrainConfig, tokenizer: CLIPTokenizer) -> nn.ModuleDict:
