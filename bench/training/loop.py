@@ -418,9 +418,14 @@ class _Training:
             "reports": [dataclasses.asdict(report) for report in self.reports],
             "passes": self.passes,
         }
-        # Given a path, torch reports a full disk as a RuntimeError of its own.
-        with temporary.open("wb") as file:
-            torch.save(state, file)
+        try:
+            with temporary.open("wb") as file:
+                torch.save(state, file)
+        except RuntimeError as error:
+            # torch closes its archive while a full disk's error is under way, and hides it.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
         os.replace(temporary, folder / STATE_FILE)
 
     def _resume(self) -> None:

@@ -51,7 +51,7 @@ def test_plugins_shows_options_with_types_and_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "--methods", "smpoo"], "unknown method 'smpoo'. Did you mean 'smpo'?"),
+        (["run", "--methods", "smpoo"], "unknown method 'smpoo'. Did you mean 'smpo'"),
         (["run", "--scorers", "golden"], "unknown scorer 'golden'. Did you mean 'gold'?"),
         (
             ["run", "--methods", "smpo[bta=1]"],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench_plugins.shapes.pretrain import PretrainConfig, pretrain
+from bench_plugins.shapes.pretrain import STAGES, PretrainConfig, pretrain
 
 TINY = PretrainConfig(
     pictures=64,
@@ -37,11 +37,12 @@ def test_diffusers_loads_and_runs_it_unchanged(built: Path) -> None:
     assert image.size == (64, 64)
 
 
-def test_a_finished_build_does_nothing(built: Path) -> None:
-    said: list[str] = []
-    before = {p: p.stat().st_mtime_ns for p in (built / "work").rglob("*") if p.is_file()}
-    pretrain(TINY, built / "work", built / "assets" / "pipeline", said.append)
-    assert {p: p.stat().st_mtime_ns for p in (built / "work").rglob("*") if p.is_file()} == before
+def test_a_finished_build_trains_nothing(built: Path) -> None:
+    work = built / "work"
+    before = {p: p.stat().st_mtime_ns for p in work.glob("*.json")}
+    pretrain(TINY, work, built / "assets" / "pipeline", lambda text: None)
+    assert {p: p.stat().st_mtime_ns for p in work.glob("*.json")} == before
+    assert {f"{stage}.done.json" for stage in STAGES} <= {p.name for p in before}
 
 
 def test_provenance_stands_beside_it(built: Path) -> None:
