@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from bench_plugins.shapes.pretrain import STAGES, PretrainConfig, pretrain
 
 TINY = PretrainConfig(
