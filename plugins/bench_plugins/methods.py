@@ -69,7 +69,7 @@ class DiffusionDpo(PairMethod):
 
     name: ClassVar[str] = "dpo"
     family_defaults: ClassVar[Mapping[str, Mapping[str, float]]] = {
-        "shapes": {"beta": 2000.0, "learning_rate": 3e-5},
+        "shapes": {"beta": 2000.0, "learning_rate": 2e-5},
         # Official launchers: beta_dpo 5000, lr 1e-8 scaled by 16 x 1 x 128 = 2048 pairs. The
         # paper: beta 2000 for its main SD 1.5 result, lr 2000/beta * 2.048e-8.
         "sd1": {"beta": 5000.0, "learning_rate": 2.048e-5},
@@ -83,7 +83,8 @@ class Smpo(PairMethod):
     """SmPO-Diffusion (2506.02698): smoothed labels, ReNoise inversion, frozen reference.
 
     The published SD 1.5 runs start from an SFT checkpoint and smooth PickScore's rewards; here
-    the start is the recipe's backbone, and the rewards are those of its `label_scorers`.
+    the start is the recipe's backbone, and the rewards are those of its `label_scorers`. Nine
+    inversion steps are the paper's reported configuration; its code uses a grid of 5 or 10.
     """
 
     name: ClassVar[str] = "smpo"
@@ -96,7 +97,9 @@ class Smpo(PairMethod):
     }
 
     labels: Aggregation = uses("aggregations", "smoothed", "which image, how strongly")
-    trajectory: Trajectory = uses("trajectories", "renoise", "where the networks are asked")
+    trajectory: Trajectory = uses(
+        "trajectories", "renoise[steps=9]", "where the networks are asked"
+    )
     loss: Loss = uses("losses", "smoothed_sigmoid", "what is done with the errors")
 
 
@@ -110,7 +113,7 @@ class BalancedDpo(PairMethod):
 
     name: ClassVar[str] = "balanced"
     family_defaults: ClassVar[Mapping[str, Mapping[str, float]]] = {
-        "shapes": {"beta": 2000.0, "learning_rate": 3e-5},
+        "shapes": {"beta": 2000.0, "learning_rate": 1e-5},
         # Our own choice, the same as for `dpo`, so that only labels and reference differ.
         "sd1": {"beta": 5000.0, "learning_rate": 2.048e-5},
         "sdxl": {"beta": 5000.0, "learning_rate": 2.048e-5},
