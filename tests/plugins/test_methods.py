@@ -41,7 +41,7 @@ def registry() -> Registry:
     [
         ("sft", (Human(), Forward(), SftLoss(), NoReference())),
         ("dpo", (Human(), Forward(), Sigmoid(), Frozen())),
-        ("smpo", (Smoothed(), Renoise(), SmoothedSigmoid(gamma=10.0), Frozen())),
+        ("smpo", (Smoothed(), Renoise(steps=9), SmoothedSigmoid(gamma=10.0), Frozen())),
         ("balanced", (MajorityVote(), Forward(), Sigmoid(), HardCopy(every=20))),
     ],
 )
@@ -56,7 +56,7 @@ def test_choices_can_be_crossed(registry: Registry) -> None:
     spec = "smpo[labels=majority_vote[ties=human],loss=sigmoid,beta=7]"
     method = registry.build("methods", spec)
     assert method.labels == MajorityVote(ties="human")
-    assert (method.loss, method.beta, method.trajectory) == (Sigmoid(), 7.0, Renoise())
+    assert (method.loss, method.beta, method.trajectory) == (Sigmoid(), 7.0, Renoise(steps=9))
     assert registry.build("methods", spec_text(method)) == method
 
 
