@@ -550,8 +550,11 @@ def assemble(work: Path, config: PretrainConfig) -> StableDiffusionPipeline:
     """The pipeline of the parts that the work folder holds so far."""
     tokenizer = build_tokenizer(work / "tokenizer")
     model = load_denoiser(work, config, tokenizer)
+    vae: Any = AutoencoderKL.from_pretrained(work / "vae_decoder")
+    # diffusers would write the place it was read from into the saved config.
+    vae.register_to_config(_name_or_path="")
     pipeline: StableDiffusionPipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(work / "vae_decoder"),
+        vae=vae,
         text_encoder=model["text"],
         tokenizer=tokenizer,
         unet=model["unet"],
