@@ -127,14 +127,9 @@ def _cost(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -> 
     """Labelling and encoding are charged in full to every method that needs them."""
 
     def seconds(stage_name: str, keys: list[str]) -> float:
-        return round(
-            sum(
-                Artefact(store.path(stage_name, key)).cost.seconds
-                for key in keys
-                if key not in failures
-            ),
-            3,
-        )
+        finished = (key for key in keys if key not in failures)
+        spent = (Artefact(store.path(stage_name, key)).cost.seconds for key in finished)
+        return round(sum(spent, 0.0), 3)
 
     train = cell.train
     trained = Artefact(store.path("train", train.key)).cost if train else None
