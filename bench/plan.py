@@ -8,7 +8,7 @@ and devices are left out.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -518,8 +518,3 @@ def _named_or_path(registry: Registry, kind: Kind, text: str) -> Any:
 
 def _reads(cls: type[Plugin], path: Path) -> bool:
     return issubclass(cls, PromptSet | PreferenceSet) and cls.reads(path)
-
-
-def total_passes(stages: Iterable[Stage]) -> int:
-    """Expected network passes of the stages."""
-    return sum(stage.passes for stage in stages)

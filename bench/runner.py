@@ -32,7 +32,7 @@ from bench.plan import (
     TrainStage,
 )
 from bench.progress import Progress, Task
-from bench.protocols import LoadedScorer, PairRewards, PreferencePairs
+from bench.protocols import LoadedScorer, PairRewards, PreferencePairs, Scorer
 from bench.store import Artefact, Cost, Partial, Store, write_atomic
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def clear_io_errors() -> Iterator[None]:
         raise BenchError(_cannot_write(str(error.filename or ""), reason)) from error
     except Exception as error:
         # Libraries written in Rust wrap the system's error in a class of their own.
-        if "No space left on device" in str(error) or "File too large" in str(error):
+        if _is_full(error):
             raise BenchError(_cannot_write("", "the disk is full")) from error
         raise
 
@@ -116,8 +116,7 @@ class Runner:
     def __init__(self, plan: Plan, store: Store, device: str, progress: Progress) -> None:
         """`device` is "cpu", "cuda", "cuda:1", ..."""
         self.plan, self.store, self.device, self.progress = plan, store, device, progress
-        self._scorer: tuple[str, LoadedScorer] | None = None
-        self._denoiser_key: str | None = None
+        self._scorer: tuple[Scorer, LoadedScorer] | None = None
 
     def run(self, finished: frozenset[str]) -> RunOutcome:
         """Run every stage whose key is not in `finished`; a failure stays with its cell."""
@@ -226,11 +225,11 @@ class Runner:
     def _artefact(self, stage: str, key: str) -> Artefact:
         return Artefact(self.store.path(stage, key))
 
-    def _load_scorer(self, name: str, stage: RewardsStage | ScoreStage) -> LoadedScorer:
+    def _load_scorer(self, scorer: Scorer) -> LoadedScorer:
         """The scorer's weights; only the last one used stays in memory."""
-        if self._scorer is None or self._scorer[0] != name:
+        if self._scorer is None or self._scorer[0] != scorer:
             self._scorer = None
-            self._scorer = (name, stage.scorer.load(self.device))
+            self._scorer = (scorer, scorer.load(self.device))
         return self._scorer[1]
 
     def _usable(self, inspect: str) -> list[int]:
@@ -276,7 +275,7 @@ class Runner:
         pairs, rows = self._pairs, self._usable(stage.inspect)
         columns = (pairs.images_0, pairs.images_1)
         scores = score_in_chunks(
-            self._load_scorer(stage.label, stage),
+            self._load_scorer(stage.scorer),
             stage.scorer.name,
             lambda i: image_files.decode(columns[i % 2][rows[i // 2]]),
             [pairs.captions[row] for row in rows for _ in (0, 1)],
@@ -373,7 +372,7 @@ class Runner:
         folder = self._artefact("sample", stage.sample).path / "images"
         name = stage.scorer.name
         scores = score_in_chunks(
-            self._load_scorer(json.dumps([name, repr(stage.scorer)]), stage),
+            self._load_scorer(stage.scorer),
             name,
             lambda i: image_files.decode((folder / f"{i:05d}.png").read_bytes()),
             stage.prompts.texts,
