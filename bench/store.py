@@ -3,6 +3,7 @@
     artefacts/<stage>/<key>/    what the stage left, and artefact.json with every file's sha256
     partial/<key>/              an unfinished stage: `out/` becomes the artefact, `work/` resumes
     locks/<key>.lock            held while a process works on the key
+    verified/<key>.json         size and times of files whose checksums were found right
 
 A key hashes everything that changes the artefact's bytes and nothing else, so an artefact is
 never stale: it is there and whole, or it is not there.
@@ -16,11 +17,12 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bench.errors import BenchError, DamagedArtefactError
@@ -59,7 +61,9 @@ class Cost:
     passes: int = 0
     """Network passes: denoiser evaluations, one latent each."""
     peak_memory_mb: float = 0.0
-    """Peak of the process's resident memory (CPU) or of the device's allocations (GPU)."""
+    """Peak of a process's resident memory (CPU) or of its device's allocations (GPU)."""
+    processes: int = 1
+    """How many worked on it at once; `seconds` is the wall clock."""
 
 
 @dataclass(frozen=True)
@@ -92,18 +96,27 @@ class Artefact:
         """Counts and notes that the stage left for the report; the same for the same key."""
         return dict(self.manifest["info"])
 
-    def verify(self) -> None:
+    def verify(self, seen: Mapping[str, list[int]] = MappingProxyType({})) -> dict[str, list[int]]:
         """Compare every file with its checksum.
+
+        Args:
+            seen: what an earlier call returned; a file whose size, inode and time of change are
+                still the same is not read again.
 
         Raises:
             DamagedArtefactError: names the first file that is missing or differs.
         """
+        found = {}
         for name, expected in self.manifest["files"].items():
             path = self.path / name
             if not path.is_file():
                 raise DamagedArtefactError(f"{path} is missing")
-            if path.stat().st_size != expected["size"] or file_sha256(path) != expected["sha256"]:
+            found[name] = _stamp(path)
+            if found[name] == seen.get(name):
+                continue
+            if found[name][0] != expected["size"] or file_sha256(path) != expected["sha256"]:
                 raise DamagedArtefactError(f"{path} differs from its checksum")
+        return found
 
 
 @dataclass(frozen=True)
@@ -148,6 +161,9 @@ class Store:
     def find(self, stage: str, key: str) -> Artefact | None:
         """The finished artefact, its files verified; None where there is none.
 
+        Files that have not been touched since they were last read and found right are not read
+        again: a store of large checkpoints would take minutes at every start.
+
         Raises:
             DamagedArtefactError: it is there, but truncated or altered.
         """
@@ -155,8 +171,23 @@ class Store:
         if not path.is_dir():
             return None
         artefact = Artefact(path)
-        artefact.verify()
+        try:
+            seen = dict(json.loads(self._note(key).read_bytes()))
+        except (OSError, ValueError, TypeError):
+            seen = {}
+        found = artefact.verify(seen)
+        if found != seen:
+            self._remember(key, found)
         return artefact
+
+    def _note(self, key: str) -> Path:
+        return self.root / "verified" / f"{key}.json"
+
+    def _remember(self, key: str, found: Mapping[str, list[int]]) -> None:
+        # A store that may only be read is as good, and half a note is none; both are but slower.
+        with suppress(OSError):
+            self._note(key).parent.mkdir(parents=True, exist_ok=True)
+            self._note(key).write_text(json.dumps(found))
 
     def discard(self, stage: str, key: str) -> None:
         """Remove a damaged artefact so that its stage runs again."""
@@ -185,14 +216,23 @@ class Store:
                     time.sleep(_LOCK_POLL_SECONDS)
             yield
 
+    def partial(self, key: str) -> Partial:
+        """Where an unfinished stage lies."""
+        return Partial(self.root / "partial" / key)
+
     def begin(self, key: str) -> Partial:
         """Start or go on with a stage; the caller holds its lock."""
-        partial = Partial(self.root / "partial" / key)
+        partial = self.partial(key)
         partial.out.mkdir(parents=True, exist_ok=True)
         partial.work.mkdir(exist_ok=True)
         for half_written in partial.folder.rglob(".*.tmp"):
             half_written.unlink()
         return partial
+
+    def sweep(self, finished: Iterable[str]) -> None:
+        """Remove what a process left that was killed just after a stage had finished."""
+        for key in finished:
+            shutil.rmtree(self.partial(key).folder, ignore_errors=True)
 
     def commit(
         self, stage: str, key: str, partial: Partial, cost: Cost, info: Mapping[str, Any]
@@ -219,4 +259,11 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.replace(partial.out, path)
         shutil.rmtree(partial.folder, ignore_errors=True)
+        self._remember(key, {name: _stamp(path / name) for name in names})
         return Artefact(path)
+
+
+def _stamp(path: Path) -> list[int]:
+    """What changes when a file is written to: size, inode, time of change in ns."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_ino, stat.st_mtime_ns]

@@ -67,9 +67,9 @@ class _Counting:
 def _score(work: Path, scorer: _Counting, count: int = 150) -> np.ndarray:
     prompts = [f"image {i}" for i in range(count)]
     return score_in_chunks(
-        scorer,
+        lambda: scorer,
         "counting",
-        lambda i: Image.new("RGB", (1, 1), (i, 0, 0)),
+        lambda positions: (Image.new("RGB", (1, 1), (i, 0, 0)) for i in positions),
         prompts,
         work,
         lambda done: None,
@@ -105,4 +105,6 @@ def test_wrong_scores_are_refused(tmp_path: Path, result: list[float], message: 
 
     image = Image.new("RGB", (1, 1))
     with pytest.raises(BenchError, match=message):
-        score_in_chunks(Wrong(), "wrong", lambda i: image, ["a", "b"], tmp_path, lambda n: None)
+        score_in_chunks(
+            Wrong, "wrong", lambda _: [image, image], ["a", "b"], tmp_path, lambda n: None
+        )

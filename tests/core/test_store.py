@@ -101,3 +101,31 @@ def test_a_lock_excludes_other_processes_and_ends_with_its_holder(tmp_path: Path
     second.join(30)
     assert (tmp_path / "order").read_text() == "+a+b-b"
     first.join(5)
+
+
+def test_files_found_right_are_not_read_again_until_they_are_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench import store as stores
+
+    store = Store(tmp_path / "store")
+    artefact = _make(store)
+    with monkeypatch.context() as patched:
+        patched.setattr(stores, "file_sha256", lambda path: pytest.fail(f"{path} was read"))
+        assert store.find("train", "k") is not None
+    (artefact.path / "sub" / "a.txt").write_text("jello")
+    with pytest.raises(DamagedArtefactError, match=r"a\.txt differs from its checksum"):
+        store.find("train", "k")
+    (artefact.path / "sub" / "a.txt").write_text("hello")
+    (store.root / "verified" / "k.json").write_text('{"sub/a.t')
+    assert store.find("train", "k") is not None
+
+
+def test_what_a_kill_left_behind_a_finished_stage_is_swept_away(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    _make(store)
+    left = store.begin("k")
+    other = store.begin("other")
+    store.sweep(["k"])
+    assert not left.folder.exists()
+    assert other.folder.exists()

@@ -1,0 +1,127 @@
+"""Several processes at one run: who does which share, and how results meet.
+
+`accelerate launch`, `torchrun` and `bench run --num-processes` all start the same command once a
+process and set RANK, LOCAL_RANK and WORLD_SIZE. Work that does not depend on other work (labelling,
+sampling, scoring) is cut into the same pieces whatever the number of processes, and process r of W
+does pieces r, r + W, ...; so the number of processes changes no result.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+TIMEOUT = timedelta(hours=24)
+"""A process may wait this long for another, which may be busy with a stage of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This process among those of one run. Alone by default."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    """The position on this machine, which is the GPU's number."""
+
+    @classmethod
+    def from_environment(cls) -> World:
+        """What the launcher set; alone if this process was started by hand."""
+        read = {k: int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1))}
+        local = int(os.environ.get("LOCAL_RANK", read["RANK"]))
+        return cls(rank=read["RANK"], size=read["WORLD_SIZE"], local_rank=local)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process commits results and talks to people."""
+        return self.rank == 0
+
+    def connect(self, device: str) -> None:
+        """Join the other processes; nothing to do alone."""
+        if self.size == 1:
+            return
+        import torch.distributed as dist
+
+        if not dist.is_initialized():
+            # gloo carries objects and CPU tensors; nccl the gradients on GPUs.
+            backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+            dist.init_process_group(backend, timeout=TIMEOUT)
+
+    def close(self) -> None:
+        """Leave the group."""
+        if self.size > 1:
+            import torch.distributed as dist
+
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """This process's part of `items`, which must be the same list everywhere."""
+        return items[self.rank :: self.size]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Do this process's share of a block; all leave it together or fail together.
+
+        The block itself must not wait for other processes.
+
+        Raises:
+            BenchError: another process failed; says which and why.
+        """
+        own: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            if self.size == 1:
+                raise
+            own = error
+        told = None if own is None else f"{type(own).__name__}: {own}"
+        if isinstance(own, BenchError):
+            told = str(own)
+        failures = [(rank, text) for rank, text in enumerate(self.gather(told)) if text]
+        if own is not None:
+            raise own
+        if failures:
+            raise BenchError(f"{failures[0][1]} (in process {failures[0][0]} of {self.size})")
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        self.gather(None)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, by rank; any object that can be pickled."""
+        if self.size == 1:
+            return [value]
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_main(self, value: T) -> T:
+        """The main process's value, everywhere."""
+        result: T = self.gather(value)[0]
+        return result
+
+    def sum_(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace each tensor by its sum over all processes, in place."""
+        if self.size == 1:
+            return
+        import torch.distributed as dist
+
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+
+ALONE = World()

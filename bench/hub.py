@@ -1,0 +1,245 @@
+"""Files from the Hugging Face Hub or from a local path, with one-sentence errors.
+
+Whatever a plugin loads is named by a `source`: a local file or folder, or a Hub id such as
+"owner/name". A Hub id goes with a revision; a full commit hash is a pin, anything else is
+resolved to the commit that it means now, so that results always name the bytes they came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from bench.errors import BenchError
+from bench.store import file_sha256, write_atomic
+
+RepoType: TypeAlias = Literal["model", "dataset"]
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_TRANSPORTS = ("requests", "httpx", "httpx2", "httpcore", "httpcore2")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def local(source: str) -> Path | None:
+    """The local file or folder that `source` names; None if it is a Hub id.
+
+    Raises:
+        BenchError: it is written like a path but nothing is there.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
+        raise BenchError(
+            f"there is no file or folder {source!r}; give an existing path or a Hub id such as "
+            f"'owner/name'"
+        )
+    return None
+
+
+def fetch_folder(
+    source: str,
+    *,
+    revision: str,
+    patterns: Sequence[str],
+    repo_type: RepoType = "model",
+) -> Path:
+    """The local folder of `source`, downloading the files that match `patterns` if needed.
+
+    Raises:
+        BenchError: the Hub or the cache cannot give it; says why and what to do.
+    """
+    here = local(source)
+    if here is not None:
+        return here
+    from huggingface_hub import constants, snapshot_download
+
+    with clear_errors(source, revision, repo_type):
+        return Path(
+            snapshot_download(
+                source,
+                revision=revision,
+                allow_patterns=list(patterns),
+                repo_type=repo_type,
+                # Some versions of the client ask the Hub although it is switched off.
+                local_files_only=constants.HF_HUB_OFFLINE,
+            )
+        )
+
+
+def fetch_file(
+    source: str,
+    filename: str,
+    *,
+    revision: str,
+    sha256: str = "",
+    repo_type: RepoType = "model",
+) -> Path:
+    """One file: `source` itself if it is a local file, `filename` in it otherwise.
+
+    Args:
+        source: local file, local folder or Hub id.
+        filename: path inside the folder or repository.
+        revision: for a Hub id.
+        sha256: of the expected bytes; "" takes any. Compared for Hub ids alone, since a local
+            path is the user's own choice.
+        repo_type: for a Hub id.
+
+    Raises:
+        BenchError: it cannot be had, or its checksum differs.
+    """
+    here = local(source)
+    if here is not None:
+        path = here / filename if here.is_dir() else here
+        if not path.is_file():
+            raise BenchError(f"{here}: there is no file {filename!r} in this folder")
+        return path
+    from huggingface_hub import hf_hub_download
+
+    with clear_errors(source, revision, repo_type):
+        path = Path(hf_hub_download(source, filename, revision=revision, repo_type=repo_type))
+    if sha256 and cached_sha256(path) != sha256:
+        raise BenchError(
+            f"{source}@{revision}: {filename} has another checksum than expected "
+            f"({sha256[:12]}...): it was changed upstream or is damaged; remove {path} to "
+            f"download it again, or give a path of your own"
+        )
+    return path
+
+
+def is_here(source: str, filename: str, *, revision: str, repo_type: RepoType = "model") -> bool:
+    """Whether `fetch_file` would find the file without the network: a local source, or cached."""
+    if local(source) is not None:
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(source, filename, revision=revision, repo_type=repo_type)
+    return isinstance(found, str)
+
+
+def fingerprint(
+    source: str, *, revision: str, patterns: Sequence[str] = ("*",), repo_type: RepoType = "model"
+) -> str:
+    """What identifies the bytes of `source`: a hash of local files, or the Hub commit.
+
+    Nothing is downloaded. A local folder's hash covers names and contents of the files that
+    match `patterns`.
+
+    Raises:
+        BenchError: a revision that is no commit hash cannot be resolved now.
+    """
+    here = local(source)
+    if here is None:
+        return f"{source}@{commit(source, revision, repo_type)}"
+    if here.is_file():
+        return cached_sha256(here)
+    from fnmatch import fnmatch
+
+    names = sorted(p.relative_to(here).as_posix() for p in here.rglob("*") if p.is_file())
+    total = hashlib.sha256()
+    for name in names:
+        if any(fnmatch(name, pattern) for pattern in patterns):
+            total.update(f"{name}\0{cached_sha256(here / name)}\n".encode())
+    return total.hexdigest()
+
+
+@cache
+def commit(source: str, revision: str, repo_type: RepoType = "model") -> str:
+    """The commit hash that `revision` of a Hub id means; a full hash needs no network."""
+    if _COMMIT.fullmatch(revision):
+        return revision
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    if not constants.HF_HUB_OFFLINE:
+        with clear_errors(source, revision, repo_type):
+            found = HfApi().repo_info(source, revision=revision, repo_type=repo_type)
+            return str(found.sha)
+    folder = repo_folder_name(repo_id=source, repo_type=repo_type)
+    reference = Path(constants.HF_HUB_CACHE) / folder / "refs" / revision
+    try:
+        return reference.read_text().strip()
+    except OSError as error:
+        raise BenchError(
+            f"{source}@{revision}: the Hub is switched off (HF_HUB_OFFLINE) and the cache does "
+            f"not know this revision; give a full commit hash as revision, or a local path"
+        ) from error
+
+
+def cached_sha256(path: Path) -> str:
+    """The sha256 of a file, remembered in the user's cache by place, size and time of change.
+
+    Checkpoints of many gigabytes are asked for at every start; unchanged ones are not read again.
+    """
+    real = path.resolve()
+    stat = real.stat()
+    told = hashlib.sha256(str(real).encode()).hexdigest()[:32]
+    state = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    note = root / "diffusion-preference-bench" / "sha256" / f"{told}.json"
+    try:
+        known = json.loads(note.read_text())
+        if known["state"] == state:
+            return str(known["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    digest = file_sha256(real)
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(note, json.dumps({"state": state, "sha256": digest}).encode())
+    except OSError:
+        # A read-only home costs time, no correctness.
+        return digest
+    return digest
+
+
+@contextmanager
+def clear_errors(source: str, revision: str, repo_type: RepoType) -> Iterator[None]:
+    """Turn what the Hub's client raises into one sentence with the remedy."""
+    from huggingface_hub import errors
+
+    where = f"{source}@{revision}" if revision else source
+    page = f"https://huggingface.co/{'datasets/' if repo_type == 'dataset' else ''}{source}"
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise BenchError(
+            f"{where} is gated: accept its terms at {page}, then run `hf auth login` or set "
+            f"HF_TOKEN"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise BenchError(f"{where}: the Hub has no such revision of this {repo_type}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise BenchError(
+            f"{where}: the Hub has no such {repo_type}, or it is private; check the name at "
+            f"{page}, and for a private one run `hf auth login`"
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise BenchError(_unreachable(where)) from error
+    except errors.EntryNotFoundError as error:
+        raise BenchError(f"{where}: {_line(error)}") from error
+    except Exception as error:
+        # The client's transport library differs between its versions.
+        transport = type(error).__module__.partition(".")[0] in _TRANSPORTS
+        if not (transport or isinstance(error, errors.HfHubHTTPError | OSError)):
+            raise
+        reason = f"{type(error).__name__}: {_line(error)}"
+        raise BenchError(f"{_unreachable(where)} ({reason})") from error
+
+
+def _unreachable(where: str) -> str:
+    return (
+        f"cannot get {where}: the Hub cannot be reached and the cache does not hold it; check "
+        f"the network (and HF_ENDPOINT, HF_HUB_OFFLINE), or give the path of a local copy"
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
