@@ -36,7 +36,13 @@ class Moments:
 
 
 class Policy(ABC):
-    """A loaded backbone. `denoiser` is the only part that training changes."""
+    """A backbone at work. `denoiser` is the only part that training changes.
+
+    Nothing here assumes a U-Net: `schedule` gives the signal and noise levels of a timestep, and
+    a network that predicts something else than noise is converted in `predict_epsilon`. So a
+    rectified-flow transformer (x_t = (1 - t) x_0 + t eps) is a schedule and a conversion of its
+    own.
+    """
 
     denoiser: torch.nn.Module
     schedule: NoiseSchedule
@@ -44,6 +50,8 @@ class Policy(ABC):
     """The backbone's diffusers scheduler configuration, from which samplers are built."""
     latent_shape: tuple[int, int, int]
     device: torch.device
+    dtype: torch.dtype
+    """Of the weights as they are loaded; training may hold the denoiser in another."""
 
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
@@ -51,7 +59,7 @@ class Policy(ABC):
 
     @abstractmethod
     def encode_images(self, images: Sequence[Image]) -> Moments:
-        """Latent moments of B RGB images of the backbone's resolution."""
+        """Latent moments of B RGB images of the backbone's resolution, float32."""
 
     @abstractmethod
     def decode(self, latents: torch.Tensor) -> list[Image]:
@@ -73,9 +81,29 @@ class Policy(ABC):
         """
 
     @abstractmethod
-    def save_denoiser(self, folder: Path) -> None:
-        """Write the denoiser into `folder` as diffusers loads it (`from_pretrained`)."""
+    def release(self, *, denoiser: bool = False) -> None:
+        """Drop the text encoders and the VAE (or the denoiser) from memory.
+
+        What is asked for later is read again.
+        """
 
     @abstractmethod
-    def load_denoiser(self, folder: Path) -> None:
-        """Replace the denoiser's weights with those that `save_denoiser` wrote."""
+    def reset(self) -> None:
+        """Put the backbone's own denoiser back, in `dtype` and without adapters."""
+
+    @abstractmethod
+    def save_checkpoint(self, folder: Path) -> None:
+        """Write the trained part into `folder` as diffusers loads it.
+
+        With an adapter (`bench.diffusion.lora`) that is `pytorch_lora_weights.safetensors`, for
+        `pipeline.load_lora_weights(folder)`; else the whole denoiser as the subfolder that
+        `from_pretrained(folder, subfolder=...)` expects.
+        """
+
+    @abstractmethod
+    def load_checkpoint(self, path: Path) -> None:
+        """Make the untouched denoiser what `save_checkpoint` wrote, or other weights that fit it.
+
+        Raises:
+            BenchError: they cannot be read, or are not exactly the denoiser's or an adapter's.
+        """

@@ -21,6 +21,7 @@ _SOLVERS: dict[str, Any] = {
     "euler": EulerDiscreteScheduler,
     "dpm++": DPMSolverMultistepScheduler,
 }
+_OWN_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +46,33 @@ def initial_latent(prompt: str, image_seed: int, shape: tuple[int, int, int]) ->
 def solver(name: str, scheduler_config: dict[str, Any]) -> Any:
     """The diffusers scheduler `name` on the backbone's noise schedule, taking epsilon.
 
-    `clip_sample` and `steps_offset` are what StableDiffusionPipeline forces on any scheduler
-    that it is loaded with; without the first, DDIM would clip latents at 1.
+    A network that predicts velocity is converted to epsilon where it is asked
+    (`Policy.predict_epsilon`), by the levels of the timestep at which it is asked. Those are the
+    solver's own only if it places its steps at timesteps of the schedule.
     """
     if name not in _SOLVERS:
         raise UnknownNameError("sampler", name, _SOLVERS)
     scheduler = _SOLVERS[name].from_config(scheduler_config)
-    forced = {"prediction_type": "epsilon", "clip_sample": False, "steps_offset": 1}
-    scheduler.register_to_config(**{k: v for k, v in forced.items() if k in scheduler.config})
+    placed = [option for option in _OWN_SIGMAS if scheduler.config.get(option)]
+    if placed and scheduler.config.prediction_type != "epsilon":
+        raise BenchError(
+            f"the backbone's scheduler says {placed[0]}, which does not go with a network that "
+            f"predicts {scheduler.config.prediction_type}; set it to false in "
+            f"scheduler/scheduler_config.json"
+        )
+    scheduler.register_to_config(prediction_type="epsilon")
     return scheduler
+
+
+def compile_blocks(denoiser: Any) -> None:
+    """torch.compile the blocks that the denoiser repeats, once (regional compilation).
+
+    A block is compiled once and used by all that are built alike, so that it takes seconds. The
+    denoiser stays compiled until the policy is reset.
+    """
+    blocks = [m for m in denoiser.modules() if type(m).__name__ in denoiser._repeated_blocks]
+    if not any(block._compiled_call_impl for block in blocks):
+        denoiser.compile_repeated_blocks()
 
 
 @torch.no_grad()
@@ -65,6 +84,7 @@ def denoise(
     scheduler: SchedulerName,
     steps: int,
     guidance: float,
+    compiled: bool = False,
 ) -> tuple[torch.Tensor, int]:
     """Clean latents from standard normal `noise` [B, C, h, w], and the network passes spent.
 
@@ -82,6 +102,8 @@ def denoise(
         empty = policy.encode_prompts([""])
         condition = {k: torch.cat([empty[k].expand_as(v), v]) for k, v in condition.items()}
 
+    if compiled:
+        compile_blocks(policy.denoiser)
     x = noise.to(policy.device) * stepper.init_noise_sigma
     for t in stepper.timesteps:
         scaled = stepper.scale_model_input(x, t)
@@ -102,6 +124,7 @@ def sample(
     scheduler: SchedulerName = "ddim",
     steps: int,
     guidance: float,
+    compiled: bool = False,
 ) -> Samples:
     """Draw one image for each prompt and image seed, deterministically.
 

@@ -12,9 +12,11 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 
-from bench.diffusion.sampling import SchedulerName, denoise, initial_latent, sample
+from bench.diffusion.pipeline import PipelinePolicy
+from bench.diffusion.sampling import SchedulerName, denoise, initial_latent, sample, solver
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy
 from bench.errors import BenchError, UnknownNameError
+from tests.diffusion.conftest import Family
 from tests.tiny import LATENT_SHAPE
 
 PROMPTS = ["a red cat", "a dog on a mat", "", "42 owls, at dusk"]
@@ -30,9 +32,10 @@ def pixels(images: list) -> np.ndarray:  # type: ignore[type-arg]
     return np.stack([np.asarray(image) for image in images]).astype(int)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize(
+    ("prediction", "guidance"), [("epsilon", 1.0), ("epsilon", 5.0), ("velocity", 5.0)]
+)
 @pytest.mark.parametrize("name", ["ddim", "euler", "dpm++"])
-@pytest.mark.parametrize("prediction", ["epsilon", "velocity"])
 @pytest.mark.parametrize("spacing", [None, "linspace", "trailing"])
 def test_equals_the_diffusers_pipeline(
     tiny_folder: Path,
@@ -68,6 +71,100 @@ def test_equals_the_diffusers_pipeline(
     difference = np.abs(pixels(samples.images) - pixels(images))
     assert difference.max() <= 1
     assert difference.mean() < 0.01
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler", "dpm++"])
+def test_families_give_the_pipelines_image(family: Family, name: SchedulerName) -> None:
+    """Float pixels before rounding, in [0, 1], differ by far less than 1/255.
+
+    The largest difference was 4.3e-6, for velocity; for epsilon 1.6e-6.
+    """
+    policy, pipeline = family.load(), family.diffusers()
+    known = {"clip_sample": False} if name == "ddim" else {}
+    pipeline.scheduler = SOLVERS[name].from_config(pipeline.scheduler.config, **known)
+    noise = noises(policy)
+    options = {"guidance_scale": 7.5, "num_inference_steps": 8}
+    expected = pipeline(PROMPTS, latents=noise, output_type="pt", **options).images
+    latents, _ = denoise(policy, noise, PROMPTS, scheduler=name, steps=8, guidance=7.5)
+    # As a prompt, "" is encoded by the SDXL pipeline, but unconditional (zeros) here.
+    shown = [i for i, prompt in enumerate(PROMPTS) if prompt or family.name != "sdxl"]
+    difference = (policy.decode_pixels(latents) - expected)[shown].abs()
+    assert float(difference.max()) < 3e-5
+    # Not because all images are alike.
+    assert float((expected[0] - expected[1]).abs().mean()) > 0.05
+
+
+def noises(policy: PipelinePolicy) -> torch.Tensor:
+    return torch.stack(
+        [initial_latent(p, s, policy.latent_shape) for p, s in zip(PROMPTS, SEEDS, strict=True)]
+    )
+
+
+def test_half_precision_is_no_further_from_the_truth_than_the_pipeline(family: Family) -> None:
+    """Latents stay in float32 between steps, where the pipeline rounds them to bfloat16."""
+    policy = family.load(dtype=torch.bfloat16)
+    noise, prompts = noises(policy)[:2], PROMPTS[:2]
+    latents, _ = denoise(policy, noise, prompts, scheduler="ddim", steps=8, guidance=7.5)
+    ours = policy.decode_pixels(latents)
+    theirs = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        pipeline = family.diffusers(dtype=dtype)
+        pipeline.scheduler = DDIMScheduler.from_config(policy.scheduler_config)
+        options = {"guidance_scale": 7.5, "num_inference_steps": 8, "output_type": "pt"}
+        theirs[dtype] = pipeline(prompts, latents=noise.to(dtype), **options).images.float()
+    truth, rounded = theirs[torch.float32], theirs[torch.bfloat16]
+    assert float((ours - truth).abs().mean()) < 1.25 * float((rounded - truth).abs().mean())
+    assert float((ours - rounded).abs().mean()) < 0.01
+
+
+def test_solver_sigmas_of_their_own_do_not_go_with_velocity(
+    tiny_velocity_folder: Path, policy: StableDiffusionPolicy
+) -> None:
+    velocity = StableDiffusionPolicy.load(tiny_velocity_folder, "cpu")
+    options = {"use_karras_sigmas": True}
+    assert solver("euler", policy.scheduler_config | options).config.use_karras_sigmas
+    with pytest.raises(BenchError, match="use_karras_sigmas, which does not go with a network"):
+        solver("euler", velocity.scheduler_config | options)
+
+
+def compiled_and_plain(policy: PipelinePolicy) -> tuple[torch.Tensor, torch.Tensor]:
+    compiled, plain = (
+        denoise(
+            policy, noises(policy), PROMPTS, scheduler="ddim", steps=2, guidance=3.0, compiled=on
+        )[0]
+        for on in (True, False)
+    )
+    return compiled, plain
+
+
+def test_blocks_are_compiled_once_and_until_the_policy_is_reset(
+    policy: StableDiffusionPolicy,
+) -> None:
+    def state() -> list[object]:
+        return [
+            module._compiled_call_impl
+            for module in policy.denoiser.modules()
+            if type(module).__name__ == "BasicTransformerBlock"
+        ]
+
+    with torch.compiler.set_stance("force_eager"):
+        compiled_and_plain(policy)
+        before = state()
+        assert len(before) > 1
+        assert all(before)
+        compiled_and_plain(policy)
+        assert state() == before
+    policy.reset()
+    assert not any(state())
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_latents(policy: StableDiffusionPolicy) -> None:
+    compiled, _ = compiled_and_plain(policy)
+    policy.reset()
+    with torch.compiler.set_stance("force_eager"):
+        _, plain = compiled_and_plain(policy)
+    assert torch.allclose(compiled, plain, atol=1e-4)
 
 
 def test_guidance_and_prompt_matter(policy: StableDiffusionPolicy) -> None:

@@ -1,0 +1,127 @@
+"""Published checkpoints on the board: evaluated beside what is trained here, never trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from bench import BenchError, Method, hookimpl, hub, option
+from bench.diffusion.files import DENOISER, INDEX, Files, PipelineFiles
+from bench_plugins.backbones import family_of
+
+if TYPE_CHECKING:
+    from bench.diffusion.policy import Policy
+    from bench.training.setup import TrainingOutcome, TrainingSetup
+
+_PEFT = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+_LORA = "pytorch_lora_weights.*"
+_READ = ("*.json", "*.txt", "*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
+"""Names of the files that can change what is loaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained(Method):
+    """A published model: pipeline, U-Net, LoRA or state dict, evaluated without training.
+
+    What it is follows from the files: a pipeline (its own text encoders, VAE and scheduler are
+    used), a U-Net folder (config.json there or in unet/), a LoRA of diffusers, peft or kohya, or a
+    bare state dict, which is read as weights alone. It must be of the backbone's family, and every
+    weight must fit.
+    """
+
+    name: ClassVar[str] = "pretrained"
+
+    weights: str = option(doc="folder, file or Hub id", in_key=False)
+    revision: str = option("main", "of the Hub id: commit, tag or branch", in_key=False)
+    file: str | None = option(None, "the file of weights in the folder or repository")
+    in_loop: tuple[str, ...] = option(
+        (), "scorers whose rewards its makers trained on: they are starred", in_key=False
+    )
+
+    def label_scorers(self, pool: Sequence[str]) -> tuple[str, ...]:
+        """Those that are said to have been used in its training; nothing here can find out."""
+        return self.in_loop
+
+    def fingerprint(self) -> str:
+        """A hash of the local files, or the Hub id's commit; nothing is downloaded."""
+        here = hub.local(self.weights)
+        source = str(here / self.file) if here and self.file else self.weights
+        return hub.fingerprint(source, revision=self.revision, patterns=_READ)
+
+    def passes(self, pairs_seen: int) -> int | None:
+        """It is not trained."""
+        return None
+
+    def train(self, setup: TrainingSetup) -> TrainingOutcome:
+        """Refused."""
+        raise BenchError("the method 'pretrained' is evaluated as it is and never trained")
+
+    def model(self, backbone: Policy) -> Policy:
+        """The backbone with these weights, or for a pipeline a policy of its own.
+
+        Raises:
+            BenchError: the weights cannot be had or do not fit the backbone.
+        """
+        files = Files(source=self.weights, revision=self.revision)
+        if self.file or ((here := hub.local(self.weights)) and here.is_file()):
+            backbone.load_checkpoint(self._one_file())
+            return backbone
+        folder = files.fetch(INDEX, "config.json", f"{DENOISER}/config.json", *_PEFT)
+        if (folder / INDEX).is_file():
+            return self._pipeline(files, backbone)
+        for part in (DENOISER, ""):
+            if (folder / part / "config.json").is_file():
+                backbone.load_checkpoint(files.weights(part).folder)
+                return backbone
+        if not (folder / _PEFT[0]).is_file():
+            folder = files.fetch(_LORA)
+            if hub.local(self.weights) is None and not any(folder.glob(_LORA)):
+                raise BenchError(
+                    f"{files.where}: there is no {INDEX}, config.json, {_PEFT[0]} or {_LORA}; name "
+                    f"its file of weights: pretrained[weights={self.weights},file=...]"
+                )
+        backbone.load_checkpoint(folder)
+        return backbone
+
+    def _one_file(self) -> Path:
+        revision = self.revision
+        if hub.local(self.weights) is None:
+            revision = hub.commit(self.weights, revision)
+        return hub.fetch_file(self.weights, self.file or "", revision=revision)
+
+    def _pipeline(self, files: Files, backbone: Policy) -> Policy:
+        """The pipeline as a policy like the backbone, which leaves memory meanwhile."""
+        from bench.diffusion.pipeline import PipelinePolicy
+
+        if not isinstance(backbone, PipelinePolicy):
+            raise BenchError(
+                f"{files.where} is a pipeline, but the backbone is none; give its denoiser alone"
+            )
+        own = PipelineFiles(pipeline=files)
+        found, wanted = (family_of(f.index, f.denoiser_structure) for f in (own, backbone.files))
+        if found != wanted:
+            kind = own.index.get("_class_name")
+            raise BenchError(
+                f"{files.where} is a {kind} of the family {found}, but the backbone's family is "
+                f"{wanted}; evaluate it in a recipe whose backbone is of its family"
+            )
+        own.check()
+        policy = type(backbone)(
+            own, backbone.device, dtype=backbone.dtype, resolution=backbone.resolution
+        )
+        if policy.latent_shape != backbone.latent_shape:
+            raise BenchError(
+                f"{files.where}: its latents are {policy.latent_shape}, but the backbone's are "
+                f"{backbone.latent_shape}, so that both cannot start from the same noise"
+            )
+        backbone.release()
+        backbone.release(denoiser=True)
+        return policy
+
+
+@hookimpl
+def bench_methods() -> Sequence[type[Method]]:
+    """Published checkpoints."""
+    return (Pretrained,)
