@@ -1,106 +1,257 @@
-"""Encoding a preference set for a backbone once: latent moments and prompt conditions."""
+"""Encoding a preference set for a backbone once: latent moments and prompt conditions.
+
+The files are plain NumPy arrays, of which training reads the rows that a step needs. So neither
+the images nor the latents nor the conditions of a whole set are ever in memory.
+
+    mean.npy, std.npy       [N, 2, V, C, h, w]: pair, image 0 and 1, view (plain, mirrored)
+    prompt_index.npy        int64 [N]: row of each pair's caption in the conditions
+    condition.<name>.npy    [M, ...]: the empty prompt first, then every distinct caption, sorted
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from PIL import ImageOps
+from PIL.Image import Image
 
-from bench.diffusion.policy import Condition, Policy
-from bench.images import decode, fit
-from bench.protocols import PreferencePairs
-from bench.store import write_atomic
-from bench.training.setup import EncodedPairs
+from bench.ahead import ahead
+from bench.diffusion.policy import Condition, Moments, Policy
+from bench.distributed import World
+from bench.errors import BenchError
+from bench.images import CENTER, decode, fit
+from bench.preferences.table import PairTable
+from bench.protocols import PreferencePair, PreferenceSet
+from bench.recipe import Framing
+from bench.seeding import generator
 
 CHUNK = 64
-"""Pairs encoded between two saves."""
-FILE = "encoded.safetensors"
+"""Pairs, or prompts, encoded between two marks that an interrupted run goes on from."""
+PAIRS_AT_ONCE = 16
+"""Pairs whose images are in memory at a time; as many again are decoded beside the encoder."""
+THREADS = min(8, os.cpu_count() or 1)
+
 _CONDITION = "condition."
+_PREPARED = "prepared"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedPairs:
+    """Preference pairs as the denoiser sees them; arrays may be files that are read by the row."""
+
+    mean: np.ndarray
+    """[N, 2, V, C, h, w] latent means of image 0 and image 1; V is 2 with mirrored views, or 1."""
+    std: np.ndarray
+    """[N, 2, V, C, h, w] latent standard deviations."""
+    prompt_index: torch.Tensor
+    """int64 [N]: row of each pair's caption in `conditions`; row 0 is the empty prompt."""
+    conditions: Mapping[str, np.ndarray]
+    """[M, ...] conditions of the empty prompt and every distinct caption."""
+
+    def __len__(self) -> int:
+        """How many pairs there are."""
+        return len(self.mean)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(C, h, w)."""
+        return self.mean.shape[3:]
+
+    @property
+    def has_mirrored(self) -> bool:
+        """Whether every image was also encoded mirrored."""
+        return bool(self.mean.shape[2] == 2)
+
+    def moments(self, rows: torch.Tensor, mirrored: torch.Tensor) -> Moments:
+        """Moments of B pairs, float32 [B, 2, C, h, w] on the CPU.
+
+        Args:
+            rows: int64 [B].
+            mirrored: bool [B, 2]: which images are shown mirrored.
+        """
+        chosen = rows.numpy()[:, None], np.arange(2), mirrored.numpy().astype(np.int64)
+        mean, std = (
+            torch.from_numpy(np.asarray(array[chosen], dtype=np.float32))
+            for array in (self.mean, self.std)
+        )
+        return Moments(mean=mean, std=std)
+
+    def condition(self, prompts: torch.Tensor) -> Condition:
+        """Conditions [B, ...] at the rows `prompts` (int64 [B]), floats as float32, on the CPU."""
+        chosen = {
+            name: np.asarray(array[prompts.numpy()]) for name, array in self.conditions.items()
+        }
+        return {
+            name: torch.from_numpy(rows.astype(np.float32) if rows.dtype.kind == "f" else rows)
+            for name, rows in chosen.items()
+        }
 
 
 def encode(
     policy: Policy,
-    pairs: PreferencePairs,
-    rows: Sequence[int],
+    pairs: PreferenceSet,
+    table: PairTable,
+    *,
     resolution: int,
+    framing: Framing,
+    folder: Path,
     work: Path,
+    world: World,
     advance: Callable[[int], None],
-) -> bytes:
-    """Encode the given rows of a preference set.
+) -> None:
+    """Encode the usable pairs of a preference set.
+
+    Moments and conditions are float32 for a float32 backbone and float16 otherwise. That holds
+    the numbers of a bfloat16 or float16 encoder as they are; what was computed in more digits
+    (latents are scaled in float32) changes by at most one part in 2,048, less than the 8 bits of
+    the images' own pixels leave open. Above 65,504 float16 ends; no published pipeline of these
+    families comes near it, since all run in float16 too, and what does is refused.
 
     Args:
         policy: the backbone.
         pairs: the whole set.
-        rows: positions of the usable pairs.
-        resolution: images are scaled and cropped to this many pixels.
-        work: finished chunks are kept here.
-        advance: called with the number of pairs of each finished chunk.
+        table: the N pairs to encode, in order.
+        resolution: height and width in pixels that images are scaled and cropped to.
+        framing: where to crop, and whether to encode mirrored views too.
+        folder: gets the files.
+        work: keeps marks of what is finished, for an interrupted call to go on from.
+        world: the processes that share the chunks; they need the same `folder` and `work`.
+        advance: called with the number of pairs that all processes have finished.
 
-    Returns:
-        A safetensors document that `read` understands.
+    Raises:
+        BenchError: there is no pair, an image cannot be read, or a value is not finite.
     """
-    means, stds = [], []
-    for start in range(0, len(rows), CHUNK):
-        chunk = rows[start : start + CHUNK]
-        file = work / f"moments-{start:07d}.safetensors"
-        moments = _read_chunk(file, len(chunk))
-        if moments is None:
-            images = [
-                fit(decode(column[row]), resolution)
-                for row in chunk
-                for column in (pairs.images_0, pairs.images_1)
-            ]
-            encoded = policy.encode_images(images)
-            moments = {
-                name: value.float().cpu().contiguous().reshape(len(chunk), 2, *value.shape[1:])
-                for name, value in (("mean", encoded.mean), ("std", encoded.std))
-            }
-            write_atomic(file, save(moments))
-        means.append(moments["mean"])
-        stds.append(moments["std"])
-        advance(len(chunk))
-    prompts = ["", *sorted({pairs.captions[row] for row in rows} - {""})]
-    index = {prompt: i for i, prompt in enumerate(prompts)}
-    tensors = {
-        "mean": torch.cat(means),
-        "std": torch.cat(stds),
-        "prompt_index": torch.tensor([index[pairs.captions[row]] for row in rows]),
-    }
-    conditions = _conditions(policy, prompts)
-    return save(tensors | {_CONDITION + k: v.contiguous() for k, v in conditions.items()})
+    if len(table.rows) == 0:
+        raise BenchError(f"{pairs.source}: no usable pair is left to train on")
+    prompts = ["", *sorted(set(table.captions) - {""})]
+    with world.together():
+        if world.is_main and not (work / _PREPARED).exists():
+            _prepare(policy, table, prompts, framing, folder)
+            (work / _PREPARED).touch()
+    with world.together():
+        _encode_images(policy, pairs, table, resolution, framing, folder, work, world, advance)
+        for chunk in world.share(_chunks(len(prompts))):
+            done = work / f"prompts-{chunk.start:08d}"
+            if not done.exists():
+                told = policy.encode_prompts([prompts[i] for i in chunk])
+                for name, values in told.items():
+                    _write(folder / f"{_CONDITION}{name}.npy", chunk.start, values, "a prompt")
+                done.touch()
 
 
-def read(data: bytes, device: torch.device) -> EncodedPairs:
-    """What `encode` wrote; latents stay on the CPU, conditions go to the device."""
-    tensors = load(data)
+def read(folder: Path) -> EncodedPairs:
+    """What `encode` wrote; the large arrays stay on disk."""
     return EncodedPairs(
-        mean=tensors["mean"],
-        std=tensors["std"],
-        prompt_index=tensors["prompt_index"],
+        mean=np.load(folder / "mean.npy", mmap_mode="r"),
+        std=np.load(folder / "std.npy", mmap_mode="r"),
+        prompt_index=torch.from_numpy(np.load(folder / "prompt_index.npy")),
         conditions={
-            k.removeprefix(_CONDITION): v.to(device)
-            for k, v in tensors.items()
-            if k.startswith(_CONDITION)
+            file.stem.removeprefix(_CONDITION): np.load(file, mmap_mode="r")
+            for file in sorted(folder.glob(f"{_CONDITION}*.npy"))
         },
     )
 
 
-def _conditions(policy: Policy, prompts: Sequence[str]) -> Condition:
-    parts = [
-        policy.encode_prompts(prompts[start : start + CHUNK])
-        for start in range(0, len(prompts), CHUNK)
-    ]
-    return {name: torch.cat([part[name].float().cpu() for part in parts]) for name in parts[0]}
+def _prepare(
+    policy: Policy, table: PairTable, prompts: Sequence[str], framing: Framing, folder: Path
+) -> None:
+    """Make all files in their final size, so that any process can write any row."""
+    small = torch.float32 if policy.dtype == torch.float32 else torch.float16
+    views = 2 if framing.flip else 1
+    moments = (len(table.rows), 2, views, *policy.latent_shape)
+    arrays = {"mean": (moments, small), "std": (moments, small)}
+    for name, value in policy.encode_prompts([""]).items():
+        dtype = small if value.is_floating_point() else value.dtype
+        arrays[_CONDITION + name] = ((len(prompts), *value.shape[1:]), dtype)
+    for name, (shape, dtype) in arrays.items():
+        kind = torch.empty(0, dtype=dtype).numpy().dtype
+        np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=shape)
+    index = {prompt: i for i, prompt in enumerate(prompts)}
+    np.save(folder / "prompt_index.npy", np.array([index[caption] for caption in table.captions]))
 
 
-def _read_chunk(file: Path, pairs: int) -> dict[str, torch.Tensor] | None:
-    """A finished chunk; None if it is absent or damaged, so that it is encoded again."""
-    try:
-        moments = load(file.read_bytes())
-    except (OSError, SafetensorError):
-        return None
-    complete = set(moments) == {"mean", "std"} and len(moments["mean"]) == pairs
-    return moments if complete else None
+def _encode_images(
+    policy: Policy,
+    pairs: PreferenceSet,
+    table: PairTable,
+    resolution: int,
+    framing: Framing,
+    folder: Path,
+    work: Path,
+    world: World,
+    advance: Callable[[int], None],
+) -> None:
+    """Write the moments of this process's chunks; images are made ready beside the encoder."""
+    chunks = _chunks(len(table.rows))
+    mine = world.share(chunks)
+    marks = {chunk: work / f"pairs-{chunk.start:08d}" for chunk in mine}
+    missing = {chunk for chunk, mark in marks.items() if not mark.exists()}
+    wanted = [int(table.rows[i]) for chunk in mine if chunk in missing for i in chunk]
+    ready = partial(_views, source=pairs.source, resolution=resolution, framing=framing)
+    stream: Iterator[list[Image]] = ahead(ready, pairs.read(wanted), PAIRS_AT_ONCE, THREADS)
+    for turn, chunk in enumerate(mine):
+        if chunk in missing:
+            for start in range(chunk.start, chunk.stop, PAIRS_AT_ONCE):
+                size = min(PAIRS_AT_ONCE, chunk.stop - start)
+                images = [image for views in islice(stream, size) for image in views]
+                moments = policy.encode_images(images)
+                rows = f"{pairs.source}: an image of rows {table.rows[start]} to "
+                rows += f"{table.rows[start + size - 1]}"
+                for name, values in (("mean", moments.mean), ("std", moments.std)):
+                    _write(folder / f"{name}.npy", start, values, rows)
+            marks[chunk].touch()
+        # The other processes are at their chunk of the same turn.
+        advance(sum(map(len, chunks[turn * world.size : (turn + 1) * world.size])))
+
+
+def _views(pair: PreferencePair, *, source: str, resolution: int, framing: Framing) -> list[Image]:
+    """The pair's training images: image 0 plain (and mirrored), image 1 plain (and mirrored)."""
+    if pair.problem:
+        raise BenchError(f"{source}: row {pair.row}: {pair.problem}")
+    views = []
+    for number, data in enumerate((pair.image_0, pair.image_1)):
+        try:
+            image = decode(data)
+        except ValueError as error:
+            raise BenchError(
+                f"{source}: row {pair.row}: image {number} can no longer be decoded ({error}); "
+                f"the data changed since they were inspected"
+            ) from error
+        place = CENTER if framing.crop == "center" else _random_place(pair.row, number)
+        plain = fit(image, resolution, place)
+        views += [plain, ImageOps.mirror(plain)] if framing.flip else [plain]
+    return views
+
+
+def _random_place(row: int, number: int) -> tuple[float, float]:
+    """Where image `number` of a row is cropped: a function of the two alone."""
+    x, y = torch.rand(2, generator=generator("crop", row, number), dtype=torch.float64).tolist()
+    return x, y
+
+
+def _chunks(length: int) -> list[range]:
+    return [range(start, min(start + CHUNK, length)) for start in range(0, length, CHUNK)]
+
+
+def _write(file: Path, row: int, values: torch.Tensor, what: str) -> None:
+    """Put `values` into an array's file from `row` on, in the array's type."""
+    array = np.load(file, mmap_mode="r")
+    with np.errstate(over="ignore"):
+        rows = values.cpu().numpy() if array.dtype.kind != "f" else values.float().cpu().numpy()
+        rows = rows.astype(array.dtype).reshape(-1, *array.shape[1:])
+    if not np.isfinite(rows).all():
+        raise BenchError(
+            f"{what} was encoded to numbers that are not finite; choose dtype=fp32 for the "
+            f"backbone, or a VAE that is made for 16 bits"
+        )
+    # Not through the map: on a full disk that would kill the process instead of raising.
+    with file.open("r+b") as out:
+        out.seek(array.offset + row * array[0].nbytes)
+        out.write(rows.tobytes())

@@ -1,32 +1,37 @@
 """The one training loop: labelled pairs in, a trained denoiser out.
 
 Every random number of a step is drawn on the CPU for the whole batch from a generator seeded
-by (seed, step), and the order of pairs by (seed, epoch). So the size of micro-batches changes
-no number beyond float error, two methods see the same noise, and going on after an
-interruption needs no generator state.
+by (seed, step), and the order of pairs by (seed, epoch). So neither the size of micro-batches
+nor the number of processes that share a batch changes a number beyond float error, two methods
+see the same noise, and going on after an interruption needs no generator state.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
+import hashlib
 import math
 import os
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench.diffusion.lora import LoraSettings
 from bench.diffusion.noising import NoiseRequest
-from bench.diffusion.policy import Condition, Policy
+from bench.diffusion.policy import Condition
 from bench.errors import BenchError, DivergedError
 from bench.methods import implicit_logit
 from bench.protocols import Labels, Loss, PairErrors, Reference, Trajectory
 from bench.seeding import derive_seed, generator
+from bench.training import optimizers, speed
+from bench.training.gradients import sum_gradients
 from bench.training.setup import StepReport, TrainingOutcome, TrainingSetup
+from bench.training.weights import FullWeights, LoraWeights, Weights
 
 STATE_FILE = "state.pt"
 
@@ -43,12 +48,18 @@ def train_pairs(
 ) -> TrainingOutcome:
     """Train `setup.policy.denoiser` in place.
 
-    AdamW (0.9, 0.999, 1e-8), constant learning rate after a linear warm-up, clipped gradients.
+    The budget's optimiser, constant learning rate after a linear warm-up, clipped gradients. All
+    weights are trained, or a LoRA beside frozen ones. What is trained is held in float32; with
+    precision fp16 a step whose scaled gradient overflows changes no weight but counts as a step,
+    since its pairs were shown, and the scale is halved. (Whether a sum overflows may depend on
+    how a batch is cut; in the other precisions the cut changes nothing beyond float error.)
+
     A call that was interrupted goes on from the last state in `setup.workspace` and ends with
-    the same bytes; it must be given the same untouched denoiser.
+    the same bytes; it must be given the same untouched denoiser. Several processes share each
+    batch (`setup.world`) and end with the same weights, bit for bit.
 
     Args:
-        setup: policy, encoded pairs, budget and seed.
+        setup: policy, encoded pairs, budget, seed and processes.
         labels: of all N pairs; those not kept are never shown.
         trajectory: gives the noisy latents and targets.
         loss: gives the loss of each pair.
@@ -57,7 +68,8 @@ def train_pairs(
         learning_rate: after warm-up.
 
     Raises:
-        BenchError: no pair is kept, or the loss needs a reference and there is none.
+        BenchError: no pair is kept, the loss needs a reference and there is none, or the budget
+            asks for what the denoiser or the device cannot do.
         DivergedError: the loss or its gradient is not finite.
     """
     training = _Training(setup, labels, trajectory, loss, reference, beta, learning_rate)
@@ -94,6 +106,8 @@ class Draws:
     """[B, C, h, w], shared by both images of a pair."""
     encoding: torch.Tensor
     """[B, 2, C, h, w], the VAE's own noise."""
+    mirrored: torch.Tensor
+    """bool [B, 2]: the image is shown mirrored."""
 
 
 def draw(
@@ -104,90 +118,43 @@ def draw(
     timesteps: int,
     empty_share: float,
     latent_shape: tuple[int, ...],
+    mirror: bool = False,
 ) -> Draws:
-    """The draws of `step`, a function of the arguments alone."""
+    """The draws of `step`, a function of the arguments alone; `mirror` adds to them at the end."""
     source = generator(seed, "draws", step)
     return Draws(
         timesteps=torch.randint(timesteps, (pairs,), generator=source),
         emptied=torch.rand(pairs, generator=source) < empty_share,
         noise=torch.randn(pairs, *latent_shape, generator=source),
         encoding=torch.randn(pairs, 2, *latent_shape, generator=source),
+        mirrored=torch.rand(pairs, 2, generator=source) < 0.5
+        if mirror
+        else torch.zeros(pairs, 2, dtype=torch.bool),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Batch:
-    """B pairs as the networks are shown them, P images each."""
+    """The B pairs of a step, before they are read."""
+
+    rows: torch.Tensor
+    """int64 [B]."""
+    p: torch.Tensor
+    """float32 [B]: probability that image 0 is preferred."""
+    draws: Draws
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """b pairs as the networks are shown them, P images each, on the device."""
 
     clean: torch.Tensor
-    """[P, B, C, h, w]."""
+    """[P, b, C, h, w]."""
     timesteps: torch.Tensor
     noise: torch.Tensor
-    prompts: torch.Tensor
-    """int64 [B], rows of the conditions."""
+    condition: Condition
     p: torch.Tensor
-    """float32 [B]: probability that the first image shown is preferred."""
-
-    def parts(self, size: int) -> Iterator[_Batch]:
-        """Micro-batches of at most `size` pairs."""
-        for start in range(0, len(self.p), size):
-            part = slice(start, start + size)
-            yield _Batch(
-                clean=self.clean[:, part],
-                timesteps=self.timesteps[part],
-                noise=self.noise[part],
-                prompts=self.prompts[part],
-                p=self.p[part],
-            )
-
-
-class _Anchor:
-    """The original weights, and the reference, which shares their memory until it moves."""
-
-    def __init__(self, denoiser: torch.nn.Module, *, with_reference: bool) -> None:
-        self.reference = copy.deepcopy(denoiser).requires_grad_(False) if with_reference else None
-        self.moved = False
-        if self.reference is None:
-            self.origin = [w.detach().clone() for w in _trainable(denoiser)]
-        else:
-            self._weights: list[torch.Tensor] = [
-                copied
-                for copied, w in zip(
-                    self.reference.parameters(), denoiser.parameters(), strict=True
-                )
-                if w.requires_grad
-            ]
-            self.origin = self._weights
-        self._norm = _norm(self.origin)
-
-    def follow(self, policy: list[torch.Tensor], keep: float) -> None:
-        """reference <- keep * reference + (1 - keep) * policy."""
-        if self.reference is None or keep == 1:
-            return
-        self._leave_origin()
-        if keep == 0:
-            torch._foreach_copy_(self._weights, policy)
-        else:
-            torch._foreach_lerp_(self._weights, policy, 1 - keep)
-
-    def distance(self, policy: list[torch.Tensor]) -> float:
-        """||policy - origin|| / ||origin||."""
-        return float(_norm(torch._foreach_sub(policy, self.origin)) / self._norm)
-
-    def state(self) -> dict[str, torch.Tensor] | None:
-        """The reference's weights if they are no longer the original ones."""
-        return self.reference.state_dict() if self.reference is not None and self.moved else None
-
-    def restore(self, state: dict[str, torch.Tensor] | None) -> None:
-        """Undo `state`."""
-        if self.reference is not None and state is not None:
-            self._leave_origin()
-            self.reference.load_state_dict(state)
-
-    def _leave_origin(self) -> None:
-        if not self.moved:
-            self.origin = [w.clone() for w in self._weights]
-            self.moved = True
+    """float32 [b]: probability that the first image shown is preferred."""
 
 
 class _Training:
@@ -221,34 +188,34 @@ class _Training:
                 f"no pair is left to train on: the labels drop all {len(self.p)}; "
                 f"choose other labels or another rule for ties"
             )
+        self.device = setup.policy.device
         self.denoiser = setup.policy.denoiser
-        # Evaluation mode: dropout would draw from the global generator.
-        self.denoiser.eval()
-        self.weights = _trainable(self.denoiser)
-        if not self.weights:
-            raise BenchError("the backbone's denoiser has no weights that require a gradient")
-        self.anchor = _Anchor(self.denoiser, with_reference=loss.needs_reference)
-        self.optimizer = torch.optim.AdamW(
-            self.weights,
-            lr=learning_rate,
-            betas=(0.9, 0.999),
-            eps=1e-8,
-            weight_decay=setup.budget.weight_decay,
-            fused=True,
+        self.weights = _weights(self.denoiser, setup, with_reference=loss.needs_reference)
+        self.optimizer = optimizers.build(self.weights.trained, setup.budget, learning_rate)
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=setup.budget.precision == "fp16"
         )
         self.reports: list[StepReport] = []
         self.passes = 0
+        """Of all processes in the steps that are finished."""
         self.call = self._call_id(labels)
 
     def run(self) -> TrainingOutcome:
         """All steps that are still to do."""
-        budget = self.setup.budget
+        budget, world = self.setup.budget, self.setup.world
         self._resume()
-        for step in range(len(self.reports) + 1, budget.steps + 1):
-            self.reports.append(self._step(step))
-            if step % budget.checkpoint_every == 0 or step == budget.steps:
-                self._save()
-            self.setup.report(self.reports[-1])
+        with ExitStack() as fast:
+            if self.device.type == "cuda":
+                fast.enter_context(speed.tf32(budget.tf32))
+            if budget.gradient_checkpointing:
+                fast.enter_context(speed.checkpointed(self.denoiser))
+            if budget.compile:
+                fast.enter_context(speed.compiled(self.weights.networks()))
+            for step in range(len(self.reports) + 1, budget.steps + 1):
+                self.reports.append(self._step(step))
+                if world.is_main and (step % budget.checkpoint_every == 0 or step == budget.steps):
+                    self._save()
+                self.setup.report(self.reports[-1])
         return TrainingOutcome(
             steps=tuple(self.reports),
             pairs_kept=len(self.kept),
@@ -258,130 +225,152 @@ class _Training:
         )
 
     def _step(self, step: int) -> StepReport:
-        budget = self.setup.budget
+        budget, weights = self.setup.budget, self.weights
         warmed_up = min(1.0, step / max(1, budget.warmup_steps))
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * warmed_up
 
-        losses, logits = [], []
         batch = self._batch(step)
-        for part in batch.parts(budget.micro_batch_size):
-            p = part.p.to(self.setup.policy.device)
-            errors = self._errors(part)
-            pair_losses = self.loss(errors, p, self.beta)
-            # Divided by the whole batch, so that the sum of parts is the gradient of its mean.
-            (pair_losses.sum() / budget.batch_size).backward()  # type: ignore[no-untyped-call]
-            losses.append(pair_losses.detach())
-            if self._has_logit:
-                logits.append(implicit_logit(errors, self.beta).detach())
-
-        mean_loss = float(torch.cat(losses).mean())
-        norm = torch.nn.utils.clip_grad_norm_(self.weights, budget.max_grad_norm, foreach=True)
-        grad_norm = float(norm)
+        signals = self._gradients(batch)
+        self.passes += signals.passes
+        mean_loss = float(signals.losses.mean())
         self._refuse_divergence(step, "loss", mean_loss)
-        self._refuse_divergence(step, "gradient's norm", grad_norm)
-        self.optimizer.step()
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(weights.trained, budget.max_grad_norm, foreach=True)
+        grad_norm = float(norm)
+        # Down to a scale of 1 an overflow is the scale's fault, and `scaler` skips the step.
+        if not (self.scaler.is_enabled() and self.scaler.get_scale() > 1):
+            self._refuse_divergence(step, "gradient's norm", grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         # Before the distance, whose differences then take the gradients' place in memory.
         self.optimizer.zero_grad(set_to_none=True)
-        policy = [w.detach() for w in self.weights]
-        self.anchor.follow(policy, self.follows.keep(step))
+        weights.follow(self.follows.keep(step))
         margin, accuracy = (
-            _agreement(torch.cat(logits).cpu(), batch.p) if logits else (math.nan,) * 2
+            (math.nan, math.nan) if signals.logits is None else _agreement(signals.logits, batch.p)
         )
         return StepReport(
             step=step,
             loss=mean_loss,
             implicit_accuracy=accuracy,
             margin=margin,
-            distance=self.anchor.distance(policy),
+            distance=weights.distance(),
             grad_norm=grad_norm,
             passes=self.passes,
         )
 
-    @property
-    def _has_logit(self) -> bool:
-        return self.loss.needs_reference and not self.loss.winner_only
-
     def _batch(self, step: int) -> _Batch:
-        """The pairs of `step` with all their random draws, on the CPU."""
-        budget, pairs, policy = self.setup.budget, self.setup.pairs, self.setup.policy
+        """The pairs of `step` with all their random draws, the same in every process."""
+        budget, pairs = self.setup.budget, self.setup.pairs
         size = budget.batch_size
         rows = pair_order(self.kept, self.setup.seed, (step - 1) * size, step * size)
         draws = draw(
             self.setup.seed,
             step,
             pairs=size,
-            timesteps=policy.schedule.steps,
+            timesteps=self.setup.policy.schedule.steps,
             empty_share=budget.empty_prompt_share,
-            latent_shape=tuple(pairs.mean.shape[2:]),
+            latent_shape=pairs.latent_shape,
+            mirror=pairs.has_mirrored,
         )
-        p = self.p[rows]
-        clean = pairs.mean[rows] + pairs.std[rows] * draws.encoding
-        if self.loss.winner_only:
-            shown = (p < 0.5).long()
-            clean = clean[torch.arange(size), shown].unsqueeze(1)
-            p = torch.maximum(p, 1 - p)
-        return _Batch(
-            clean=clean.transpose(0, 1),
-            timesteps=draws.timesteps,
-            noise=draws.noise,
-            prompts=pairs.prompt_index[rows].masked_fill(draws.emptied, 0),
-            p=p,
+        return _Batch(rows=rows, p=self.p[rows], draws=draws)
+
+    def _gradients(self, batch: _Batch) -> _Signals:
+        """Accumulate the gradient of the batch's mean loss, over micro-batches and processes."""
+        budget, world = self.setup.budget, self.setup.world
+        none = torch.empty(0, device=self.device)
+        losses, logits, passes = [none], [none], 0
+        has_logit = self.loss.needs_reference and not self.loss.winner_only
+        for part in self._parts():
+            shown = self._show(batch, part)
+            errors, spent = self._errors(shown)
+            passes += spent
+            pair_losses = self.loss(errors, shown.p, self.beta)
+            # Divided by the whole batch, so that the sum of parts is the gradient of its mean.
+            mean_loss = pair_losses.sum() / budget.batch_size
+            self.scaler.scale(mean_loss).backward()  # type: ignore[no-untyped-call]
+            losses.append(pair_losses.detach())
+            if has_logit:
+                logits.append(implicit_logit(errors, self.beta).detach())
+        sum_gradients(self.weights.trained, world)
+        told = world.gather((torch.cat(losses).cpu(), torch.cat(logits).cpu(), passes))
+        return _Signals(
+            losses=torch.cat([losses for losses, _, _ in told]),
+            logits=torch.cat([logits for _, logits, _ in told]) if has_logit else None,
+            passes=sum(passes for _, _, passes in told),
         )
 
-    def _errors(self, batch: _Batch) -> PairErrors:
-        """Run the trajectory, the policy and the reference on a micro-batch."""
-        policy, device = self.setup.policy, self.setup.policy.device
-        condition = _rows(self.setup.pairs.conditions, batch.prompts, device)
-        timesteps = batch.timesteps.to(device)
+    def _parts(self) -> Iterator[slice]:
+        """Micro-batches of this process's share of the batch; shares differ by one pair at most."""
+        size, world = self.setup.budget.batch_size, self.setup.world
+        start, stop = (size * rank // world.size for rank in (world.rank, world.rank + 1))
+        micro = self.setup.budget.micro_batch_size
+        for first in range(start, stop, micro):
+            yield slice(first, min(first + micro, stop))
+
+    def _show(self, batch: _Batch, part: slice) -> _Shown:
+        """Read some pairs of a batch and move them to the device."""
+        pairs, draws, device = self.setup.pairs, batch.draws, self.device
+        rows, p = batch.rows[part], batch.p[part]
+        clean = pairs.moments(rows, draws.mirrored[part]).sample(draws.encoding[part])
+        if self.loss.winner_only:
+            preferred = (p < 0.5).long()
+            clean = clean[torch.arange(len(p)), preferred].unsqueeze(1)
+            p = torch.maximum(p, 1 - p)
+        prompts = pairs.prompt_index[rows].masked_fill(draws.emptied[part], 0)
+        return _Shown(
+            clean=clean.transpose(0, 1).to(device),
+            timesteps=draws.timesteps[part].to(device),
+            noise=draws.noise[part].to(device),
+            condition={k: v.to(device) for k, v in pairs.condition(prompts).items()},
+            p=p.to(device),
+        )
+
+    def _errors(self, shown: _Shown) -> tuple[PairErrors, int]:
+        """Run trajectory, reference and policy; the errors and the passes that they took."""
         with torch.no_grad():
             noised = self.trajectory.noise(
                 NoiseRequest(
-                    clean=batch.clean.to(device),
-                    timesteps=timesteps,
-                    noise=batch.noise.to(device),
-                    condition=condition,
-                    schedule=policy.schedule,
-                    predict_epsilon=lambda latents, t, c: policy.predict_epsilon(
-                        self.denoiser, latents, t, c
-                    ),
+                    clean=shown.clean,
+                    timesteps=shown.timesteps,
+                    noise=shown.noise,
+                    condition=shown.condition,
+                    schedule=self.setup.policy.schedule,
+                    predict_epsilon=lambda x, t, c: self._predict(self.denoiser, x, t, c),
                 )
             )
-        self.passes += noised.passes
         images = len(noised.latents)
         asked = (
             noised.latents.flatten(0, 1),
-            timesteps.repeat(images),
-            {name: torch.cat([value] * images) for name, value in condition.items()},
+            shown.timesteps.repeat(images),
+            {name: torch.cat([value] * images) for name, value in shown.condition.items()},
         )
-        policy_errors = self._mse(policy, self.denoiser, asked, noised.epsilon)
-        reference_errors: torch.Tensor | None = None
-        if self.anchor.reference is not None:
-            with torch.no_grad():
-                reference_errors = self._mse(policy, self.anchor.reference, asked, noised.epsilon)
+        networks = 1 + self.loss.needs_reference
+        reference: torch.Tensor | None = None
+        if self.loss.needs_reference:
+            # Before the policy: see `Weights.reference`; and its activations are gone by then.
+            with torch.no_grad(), self.weights.reference() as network:
+                reference = _mse(self._predict(network, *asked), noised.epsilon)
+        policy = _mse(self._predict(self.denoiser, *asked), noised.epsilon)
         # The image that is not shown has no error; NaN makes a loss that reads it diverge.
-        absent = torch.full_like(policy_errors[0].detach(), math.nan)
-        return PairErrors(
-            policy_0=policy_errors[0],
-            policy_1=policy_errors[1] if images == 2 else absent,
-            reference_0=None if reference_errors is None else reference_errors[0],
-            reference_1=None
-            if reference_errors is None
-            else (reference_errors[1] if images == 2 else absent),
+        absent = torch.full_like(policy[0].detach(), math.nan)
+        errors = PairErrors(
+            policy_0=policy[0],
+            policy_1=policy[1] if images == 2 else absent,
+            reference_0=None if reference is None else reference[0],
+            reference_1=None if reference is None else (reference[1] if images == 2 else absent),
         )
+        return errors, noised.passes + networks * len(asked[0])
 
-    def _mse(
+    def _predict(
         self,
-        policy: Policy,
-        denoiser: torch.nn.Module,
-        asked: tuple[torch.Tensor, torch.Tensor, Condition],
-        epsilon: torch.Tensor,
+        network: torch.nn.Module,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        condition: Condition,
     ) -> torch.Tensor:
-        """Mean over C, H, W of (target - prediction)^2, [P, B], in one forward pass."""
-        predicted = policy.predict_epsilon(denoiser, *asked)
-        self.passes += len(predicted)
-        residual = epsilon.float() - predicted.view_as(epsilon).float()
-        return residual.square().mean(dim=(2, 3, 4))
+        with speed.autocast(self.device, self.setup.budget.precision):
+            return self.setup.policy.predict_epsilon(network, latents, timesteps, condition)
 
     def _refuse_divergence(self, step: int, what: str, value: float) -> None:
         if not math.isfinite(value):
@@ -391,19 +380,18 @@ class _Training:
             )
 
     def _call_id(self, labels: Labels) -> str:
-        """What a saved state must agree on to be gone on from; `micro_batch_size` may change."""
-        budget = dataclasses.replace(self.setup.budget, micro_batch_size=1)
+        """What a saved state must agree on to be gone on from; what is only speed may change."""
+        budget = dataclasses.replace(
+            self.setup.budget,
+            micro_batch_size=1,
+            gradient_checkpointing=False,
+            compile=False,
+            checkpoint_every=1,
+        )
         shapes = [(name, tuple(w.shape)) for name, w in self.denoiser.named_parameters()]
         told = (self.trajectory, self.loss, self.follows, self.beta, self.learning_rate, budget)
-        return str(
-            derive_seed(
-                self.setup.seed,
-                repr(told),
-                repr(shapes),
-                labels.p.tobytes().hex(),
-                labels.kept.tobytes().hex(),
-            )
-        )
+        labelled = hashlib.sha256(labels.p.tobytes() + labels.kept.tobytes()).hexdigest()
+        return str(derive_seed(self.setup.seed, repr(told), repr(shapes), labelled))
 
     def _save(self) -> None:
         """Write the state so that no interruption leaves half of it under its name."""
@@ -412,9 +400,9 @@ class _Training:
         temporary = folder / f"{STATE_FILE}.partial"
         state = {
             "call": self.call,
-            "policy": self.denoiser.state_dict(),
-            "reference": self.anchor.state(),
+            "weights": self.weights.state(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "reports": [dataclasses.asdict(report) for report in self.reports],
             "passes": self.passes,
         }
@@ -430,17 +418,52 @@ class _Training:
 
     def _resume(self) -> None:
         """Go on from the saved state, if there is one of this very call."""
-        state = _read_state(self.setup.workspace / STATE_FILE, self.setup.policy.device)
-        if state is None or state.get("call") != self.call:
-            return
-        self.denoiser.load_state_dict(state["policy"])
-        self.anchor.restore(state["reference"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.reports = [StepReport(**report) for report in state["reports"]]
-        self.passes = state["passes"]
+        state = _read_state(self.setup.workspace / STATE_FILE)
+        if state is not None and state.get("call") == self.call:
+            self.weights.restore(state["weights"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.reports = [StepReport(**report) for report in state["reports"]]
+            self.passes = state["passes"]
+        found = self.setup.world.gather(len(self.reports))
+        if len(set(found)) > 1:
+            raise BenchError(
+                f"the processes of this run find different states in {self.setup.workspace} "
+                f"(steps {', '.join(map(str, found))}); the store must be one folder for all"
+            )
 
 
-def _read_state(path: Path, device: torch.device) -> dict[str, Any] | None:
+@dataclass(frozen=True, kw_only=True)
+class _Signals:
+    """What a step's passes gave, of all processes, in the order of the batch."""
+
+    losses: torch.Tensor
+    """[B]."""
+    logits: torch.Tensor | None
+    passes: int
+
+
+def _weights(denoiser: torch.nn.Module, setup: TrainingSetup, *, with_reference: bool) -> Weights:
+    """Make the denoiser ready for training; what is trained becomes float32."""
+    budget = setup.budget
+    # Evaluation mode: dropout would draw from the global generator.
+    denoiser.eval()
+    if budget.lora_rank is None:
+        return FullWeights(denoiser.float(), with_reference=with_reference)
+    if budget.precision == "fp32":
+        denoiser.float()
+    settings = LoraSettings(rank=budget.lora_rank, alpha=budget.lora_alpha or budget.lora_rank)
+    seed = derive_seed(setup.seed, "lora")
+    return LoraWeights(denoiser, settings, seed=seed, with_reference=with_reference)
+
+
+def _mse(predicted: torch.Tensor, epsilon: torch.Tensor) -> torch.Tensor:
+    """Mean over C, H, W of (target - prediction)^2, [P, B]."""
+    residual = epsilon.float() - predicted.view_as(epsilon).float()
+    return residual.square().mean(dim=(2, 3, 4))
+
+
+def _read_state(path: Path) -> dict[str, Any] | None:
     """The state in `path`; None where there is none or it is damaged (it is but a cache)."""
     if not path.is_file():
         return None
@@ -449,7 +472,8 @@ def _read_state(path: Path, device: torch.device) -> dict[str, Any] | None:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 return None
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        # Mapped, so that the processes of a machine share what each copies to its own device.
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:
         # Damaged bytes fail in any way at all; whichever it is, training starts over.
         return None
@@ -463,16 +487,3 @@ def _agreement(logits: torch.Tensor, p: torch.Tensor) -> tuple[float, float]:
         return math.nan, math.nan
     towards_winner = (torch.sign(2 * p - 1) * logits)[decided]
     return float(towards_winner.mean()), float((towards_winner > 0).float().mean())
-
-
-def _rows(conditions: Condition, rows: torch.Tensor, device: torch.device) -> Condition:
-    return {name: value[rows.to(value.device)].to(device) for name, value in conditions.items()}
-
-
-def _trainable(module: torch.nn.Module) -> list[torch.nn.Parameter]:
-    return [w for w in module.parameters() if w.requires_grad]
-
-
-def _norm(tensors: list[torch.Tensor] | tuple[torch.Tensor, ...]) -> torch.Tensor:
-    norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
-    return norm

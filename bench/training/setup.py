@@ -5,25 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import torch
-
-from bench.diffusion.policy import Condition, Policy
+from bench.diffusion.policy import Policy
+from bench.distributed import ALONE, World
 from bench.protocols import PairRewards
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodedPairs:
-    """Preference pairs as the denoiser sees them, encoded once per data set and backbone."""
-
-    mean: torch.Tensor
-    """[N, 2, C, h, w] latent means of image 0 and image 1."""
-    std: torch.Tensor
-    """[N, 2, C, h, w] latent standard deviations."""
-    prompt_index: torch.Tensor
-    """int64 [N]: row of each pair's caption in `conditions`; row 0 is the empty prompt."""
-    conditions: Condition
-    """[M, ...] conditions of the empty prompt and every distinct caption."""
+from bench.training.encoding import EncodedPairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +29,16 @@ class TrainingBudget:
     empty_prompt_share: float
     """Share of pairs whose prompt is emptied, for classifier-free guidance."""
     weight_decay: float
+    optimizer: Literal["adamw", "adamw8bit", "adafactor"]
+    lora_rank: int | None
+    """None: all weights are trained."""
+    lora_alpha: float | None
+    """None: the rank."""
+    precision: Literal["fp32", "bf16", "fp16"]
+    """Of the passes; trained weights, their gradients and the optimiser are float32."""
+    tf32: bool
+    gradient_checkpointing: bool
+    compile: bool
     checkpoint_every: int
     """Steps between the states that an interrupted training goes on from."""
 
@@ -87,3 +84,5 @@ class TrainingSetup:
     """A folder that outlives an interruption; the same call goes on from what lies in it."""
     report: Callable[[StepReport], None]
     """Called after every optimiser step."""
+    world: World = ALONE
+    """The processes that share each batch."""

@@ -1,21 +1,35 @@
-"""A toy policy: latents [2, 2, 2], a small network, two captions."""
+"""Two policies to train: a toy network that counts its passes, and a tiny real pipeline."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import math
+import os
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 import torch
+from bench_plugins.aggregations import Human
+from bench_plugins.losses import Sigmoid
+from bench_plugins.references import Frozen
+from bench_plugins.trajectories import Forward
 from PIL.Image import Image
 
+from bench import Labels, Loss, PairErrors, Reference, Trajectory
 from bench.diffusion.policy import Condition, Moments, Policy
 from bench.diffusion.schedule import NoiseSchedule
+from bench.diffusion.stable_diffusion import StableDiffusionPolicy
+from bench.distributed import ALONE
 from bench.protocols import PairRewards
-from bench.training.setup import EncodedPairs, StepReport, TrainingBudget, TrainingSetup
+from bench.training.encoding import EncodedPairs
+from bench.training.loop import train_pairs
+from bench.training.setup import StepReport, TrainingBudget, TrainingOutcome, TrainingSetup
+from tests.tiny import LATENT_SHAPE, TOKENS, WIDTH, save_tiny_pipeline
 
 SHAPE = (2, 2, 2)
 STEPS = 100
@@ -46,6 +60,8 @@ class ToyDenoiser(torch.nn.Module):
 
 
 class ToyPolicy(Policy):
+    """Latents [2, 2, 2], a small network, two captions."""
+
     def __init__(self) -> None:
         self.counter = [0]
         with torch.random.fork_rng(devices=[]):
@@ -55,6 +71,7 @@ class ToyPolicy(Policy):
         self.schedule = NoiseSchedule(torch.cumprod(1 - betas, dim=0), "epsilon")
         self.latent_shape = SHAPE
         self.device = torch.device("cpu")
+        self.dtype = torch.float32
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         raise NotImplementedError
@@ -75,11 +92,36 @@ class ToyPolicy(Policy):
         out: torch.Tensor = denoiser(latents, timesteps, condition["text"])
         return out
 
-    def save_denoiser(self, folder: Path) -> None:
+    def release(self, *, denoiser: bool = False) -> None:
         raise NotImplementedError
 
-    def load_denoiser(self, folder: Path) -> None:
+    def reset(self) -> None:
         raise NotImplementedError
+
+    def save_checkpoint(self, folder: Path) -> None:
+        raise NotImplementedError
+
+    def load_checkpoint(self, folder: Path) -> None:
+        raise NotImplementedError
+
+
+BUDGET = TrainingBudget(
+    steps=6,
+    batch_size=8,
+    micro_batch_size=8,
+    warmup_steps=2,
+    max_grad_norm=1.0,
+    empty_prompt_share=0.25,
+    weight_decay=0.01,
+    optimizer="adamw",
+    lora_rank=None,
+    lora_alpha=None,
+    precision="fp32",
+    tf32=False,
+    gradient_checkpointing=False,
+    compile=False,
+    checkpoint_every=2,
+)
 
 
 def toy_setup(
@@ -91,28 +133,117 @@ def toy_setup(
     human = np.array([0.5 if i % 8 == 7 else float(i % 3 == 0) for i in range(n)])
     sign = torch.tensor([1.0 if i % 3 == 0 else -1.0 for i in range(n)])
     middle = torch.stack([sign, -sign], dim=1)[..., None, None, None]
-    budget = TrainingBudget(
-        steps=6,
-        batch_size=8,
-        micro_batch_size=8,
-        warmup_steps=2,
-        max_grad_norm=1.0,
-        empty_prompt_share=0.25,
-        weight_decay=0.01,
-        checkpoint_every=2,
-    )
-    seed = changes.pop("seed", 3)
+    seed, world = changes.pop("seed", 3), changes.pop("world", ALONE)
     return TrainingSetup(
         policy=ToyPolicy(),
         pairs=EncodedPairs(
-            mean=middle + 0.1 * torch.randn(n, 2, *SHAPE, generator=source),
-            std=torch.full((n, 2, *SHAPE), 0.05),
+            mean=(middle + 0.1 * torch.randn(n, 2, *SHAPE, generator=source)).unsqueeze(2).numpy(),
+            std=np.full((n, 2, 1, *SHAPE), 0.05, dtype=np.float32),
             prompt_index=torch.arange(n) % 2 + 1,
-            conditions={"text": torch.eye(3)},
+            conditions={"text": np.eye(3, dtype=np.float32)},
         ),
         rewards=PairRewards(human=human, rewards={"mean": np.stack([human, 1 - human], axis=1)}),
-        budget=dataclasses.replace(budget, **changes),
+        budget=dataclasses.replace(BUDGET, **changes),
         seed=seed,
         workspace=workspace,
         report=report,
+        world=world,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Broken(Loss):
+    """Gives NaN, in the loss or only in its gradient."""
+
+    name: ClassVar[str] = "broken"
+    in_gradient: bool = False
+
+    def __call__(self, errors: PairErrors, p: torch.Tensor, beta: float) -> torch.Tensor:
+        if self.in_gradient:
+            return torch.sqrt(errors.policy_0 * 0)
+        return errors.policy_0 * math.nan
+
+
+def labels_of(setup: TrainingSetup, ties: str = "drop") -> Labels:
+    return Human(ties=ties).label(setup.rewards, setup.seed)
+
+
+def train(
+    setup: TrainingSetup,
+    *,
+    labels: Labels | None = None,
+    loss: Loss | None = None,
+    reference: Reference | None = None,
+    trajectory: Trajectory | None = None,
+    beta: float = 20.0,
+    learning_rate: float = 3e-3,
+) -> TrainingOutcome:
+    return train_pairs(
+        setup,
+        labels=labels or labels_of(setup),
+        trajectory=trajectory or Forward(),
+        loss=loss or Sigmoid(),
+        reference=reference or Frozen(),
+        beta=beta,
+        learning_rate=learning_rate,
+    )
+
+
+def forked(work: Callable[[], object], **environment: str) -> int:
+    """Do `work` in a process of its own; returns its id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.environ.update(environment)
+        # The parent's thread pool does not live on in a fork.
+        torch.set_num_threads(1)
+        work()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def exit_code(pid: int) -> int:
+    """Wait for a process; minus the signal's number if one killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Stable Diffusion pipeline."""
+    return save_tiny_pipeline(tmp_path_factory.mktemp("pipeline"))
+
+
+def tiny_setup(
+    pipeline: Path,
+    workspace: Path,
+    report: Callable[[StepReport], None] = lambda _: None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    **changes: Any,
+) -> TrainingSetup:
+    """12 random pairs for the tiny pipeline's U-Net, every sixth a tie; a LoRA of rank 4."""
+    n = 12
+    source = np.random.default_rng(5)
+    human = np.array([0.5 if i % 6 == 5 else float(i % 2) for i in range(n)])
+    seed, world = changes.pop("seed", 3), changes.pop("world", ALONE)
+    options = {"steps": 4, "batch_size": 4, "micro_batch_size": 4, "lora_rank": 4} | changes
+    return TrainingSetup(
+        policy=StableDiffusionPolicy.load(pipeline, "cpu", dtype=dtype),
+        pairs=EncodedPairs(
+            mean=source.normal(size=(n, 2, 1, *LATENT_SHAPE)).astype(np.float32),
+            std=np.full((n, 2, 1, *LATENT_SHAPE), 0.05, dtype=np.float32),
+            prompt_index=torch.arange(n) % 2 + 1,
+            conditions={"prompt": source.normal(size=(3, TOKENS, WIDTH)).astype(np.float32)},
+        ),
+        rewards=PairRewards(human=human, rewards={}),
+        budget=dataclasses.replace(BUDGET, **options),
+        seed=seed,
+        workspace=workspace,
+        report=report,
+        world=world,
     )

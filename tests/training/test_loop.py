@@ -5,61 +5,22 @@ import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from bench_plugins.aggregations import Human
 from bench_plugins.losses import Sigmoid, SmoothedSigmoid, SupervisedFineTuning
 from bench_plugins.references import Ema, Frozen, HardCopy, NoReference
 from bench_plugins.trajectories import DdimInversion, Forward
 
-from bench import BenchError, Labels, Loss, PairErrors, Reference, Trajectory
+from bench import BenchError, Labels, Loss, Reference, Trajectory
 from bench.errors import DivergedError
-from bench.training.loop import STATE_FILE, draw, pair_order, train_pairs
-from bench.training.setup import StepReport, TrainingOutcome, TrainingSetup
-from tests.training.conftest import SHAPE, toy_setup
+from bench.training.loop import STATE_FILE, draw, pair_order
+from bench.training.setup import StepReport, TrainingSetup
+from tests.training.conftest import SHAPE, Broken, labels_of, toy_setup, train
 
 Weights = dict[str, torch.Tensor]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Broken(Loss):
-    """Gives NaN, in the loss or only in its gradient."""
-
-    name: ClassVar[str] = "broken"
-    in_gradient: bool = False
-
-    def __call__(self, errors: PairErrors, p: torch.Tensor, beta: float) -> torch.Tensor:
-        if self.in_gradient:
-            return torch.sqrt(errors.policy_0 * 0)
-        return errors.policy_0 * math.nan
-
-
-def labels_of(setup: TrainingSetup, ties: str = "drop") -> Labels:
-    return Human(ties=ties).label(setup.rewards, setup.seed)
-
-
-def train(
-    setup: TrainingSetup,
-    *,
-    labels: Labels | None = None,
-    loss: Loss | None = None,
-    reference: Reference | None = None,
-    trajectory: Trajectory | None = None,
-    beta: float = 20.0,
-    learning_rate: float = 3e-3,
-) -> TrainingOutcome:
-    return train_pairs(
-        setup,
-        labels=labels or labels_of(setup),
-        trajectory=trajectory or Forward(),
-        loss=loss or Sigmoid(),
-        reference=reference or Frozen(),
-        beta=beta,
-        learning_rate=learning_rate,
-    )
 
 
 def weights(setup: TrainingSetup) -> Weights:
@@ -115,11 +76,13 @@ def test_one_step_equals_plain_torch(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=3e-3 / 4, weight_decay=0.01)
     a_t, s_t = setup.policy.schedule.alpha_sigma(d.timesteps)
     prompt = torch.where(d.emptied, 0, setup.pairs.prompt_index[rows])
+    mean, std = (torch.from_numpy(a)[:, :, 0] for a in (setup.pairs.mean, setup.pairs.std))
+    text = torch.from_numpy(setup.pairs.conditions["text"])
     errors = []
     for image in (0, 1):
-        clean = setup.pairs.mean[rows, image] + setup.pairs.std[rows, image] * d.encoding[:, image]
+        clean = mean[rows, image] + std[rows, image] * d.encoding[:, image]
         x = a_t.float()[:, None, None, None] * clean + s_t.float()[:, None, None, None] * d.noise
-        eps = denoiser(x, d.timesteps, setup.pairs.conditions["text"][prompt])
+        eps = denoiser(x, d.timesteps, text[prompt])
         errors.append(((d.noise - eps) ** 2).mean(dim=(1, 2, 3)))
     first_wins = torch.from_numpy(labels.p)[rows] == 1
     winner = torch.where(first_wins, errors[0], errors[1])
@@ -245,12 +208,12 @@ def test_ema_closed_form(tmp_path: Path) -> None:
     for k, w in enumerate(trail, start=1):
         expected = expected + 0.25 * 0.75 ** (6 - k) * w
     state = torch.load(tmp_path / STATE_FILE, weights_only=True)
-    torch.testing.assert_close(flat(state["reference"]), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(flat(state["weights"]["reference"]), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_frozen_reference_is_not_written(tmp_path: Path) -> None:
     train(toy_setup(tmp_path))
-    assert torch.load(tmp_path / STATE_FILE, weights_only=True)["reference"] is None
+    assert torch.load(tmp_path / STATE_FILE, weights_only=True)["weights"]["reference"] is None
 
 
 @pytest.mark.parametrize(("in_gradient", "what"), [(False, "loss"), (True, "gradient")])
@@ -334,3 +297,36 @@ def test_policy_learns_what_people_prefer(tmp_path: Path) -> None:
         return float(((noise - s[0] * eps) / a[0]).mean())
 
     assert mean_clean(setup.policy) > mean_clean(untouched) + 1
+
+
+def test_mirroring_adds_its_draws_after_all_others() -> None:
+    options: dict[str, Any] = {"pairs": 500, "timesteps": 10, "empty_share": 0.2}
+    plain, mirrored = (
+        draw(0, 1, latent_shape=(1, 2, 2), mirror=mirror, **options) for mirror in (False, True)
+    )
+    for name in ("timesteps", "emptied", "noise", "encoding"):
+        assert torch.equal(getattr(plain, name), getattr(mirrored, name))
+    assert not plain.mirrored.any()
+    assert mirrored.mirrored.float().mean() == pytest.approx(0.5, abs=0.05)
+    both = mirrored.mirrored.all(dim=1).float().mean()
+    assert both == pytest.approx(0.25, abs=0.06), "each image by itself"
+
+
+@pytest.mark.parametrize("loss", [Sigmoid(), SupervisedFineTuning()])
+def test_mirrored_views_are_shown_in_turn(tmp_path: Path, loss: Loss) -> None:
+    def setup(name: str, view: float) -> TrainingSetup:
+        plain = toy_setup(tmp_path / name)
+        mean = plain.pairs.mean
+        pairs = dataclasses.replace(
+            plain.pairs,
+            mean=np.concatenate([mean, mean * view], axis=2),
+            std=np.concatenate([plain.pairs.std] * 2, axis=2),
+        )
+        return dataclasses.replace(plain, pairs=pairs)
+
+    plain, same, other = toy_setup(tmp_path / "plain"), setup("same", 1.0), setup("other", -1.0)
+    first, second, third = (train(s, loss=loss) for s in (plain, same, other))
+    assert first == second
+    assert same_bytes(weights(plain), weights(same))
+    assert not same_bytes(weights(plain), weights(other))
+    assert first.passes == third.passes
