@@ -55,7 +55,7 @@ def test_the_file_has_the_schema(assets: Path) -> None:
     assert str(table.schema.field("label_0").type) == "double"
     assert str(table.schema.field("jpg_0").type) == "binary"
     assert str(table.schema.field("created_at").type) == "timestamp[ns]"
-    assert len(PickAPic(path=str(assets / pairs.PAIRS_FILE)).load().captions) == 5
+    assert len(list(PickAPic(path=str(assets / pairs.PAIRS_FILE)).read())) == 5
 
 
 def test_labels_agree_with_the_best_image(assets: Path) -> None:

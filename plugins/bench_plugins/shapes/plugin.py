@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from bench import (
     Backbone,
     Command,
-    PreferencePairs,
+    PreferencePair,
     PreferenceSet,
     Prompt,
     PromptSet,
@@ -82,11 +83,11 @@ class ShapesPairs(PreferenceSet):
         """Rows of the file."""
         return self._file.count()
 
-    def load(self) -> PreferencePairs:
-        """All rows."""
-        return self._file.load()
+    def read(self, rows: Iterable[int] | None = None) -> Iterator[PreferencePair]:
+        """The pairs in the order of the rows."""
+        return self._file.read(rows)
 
-    @property
+    @cached_property
     def _file(self) -> PickAPic:
         return PickAPic(path=str(ASSETS / "pairs.parquet"))
 

@@ -1,0 +1,187 @@
+"""Writing pairs in the suite's own form: Parquet in Pick-a-Pic v2's schema, as a stream.
+
+Of the original's columns those are written that training or filters read: caption, jpg_0, jpg_1,
+label_0, label_1, model_0, model_1, are_different and has_label. Row groups are small, so that any
+part of a file of any size is read in little memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+from bench.errors import BenchError
+from bench.preferences.inspecting import BrokenRow
+from bench.protocols import PreferencePair, PreferenceSet
+
+ROW_GROUP, ROW_GROUP_BYTES = 64, 1 << 25
+"""Pairs, and bytes of images, that are held in memory before they are written."""
+PROVENANCE = "provenance"
+"""Key of the Parquet schema's metadata that says how the pairs were made (JSON)."""
+
+
+class PairWriter:
+    """A Parquet file that grows pair by pair and appears under its name when it is whole.
+
+    The same pairs and provenance give the same bytes. Use it as a context manager: what an
+    exception leaves unfinished is removed.
+    """
+
+    def __init__(
+        self, path: Path, provenance: Mapping[str, Any], columns: Sequence[str] = ()
+    ) -> None:
+        """Nothing is written before the block is entered.
+
+        Args:
+            path: the .parquet file; replaced if it is there.
+            provenance: how the pairs were made, as JSON data.
+            columns: further columns of numbers.
+        """
+        self.path, self.count, self.columns = path, 0, tuple(columns)
+        self._provenance = json.dumps(provenance, sort_keys=True)
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._waiting: list[dict[str, Any]] = []
+        self._bytes = 0
+
+    def __enter__(self) -> Self:
+        """Open the file.
+
+        Raises:
+            BenchError: it cannot be written there.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        fields = [
+            ("caption", pa.string()),
+            ("jpg_0", pa.binary()),
+            ("jpg_1", pa.binary()),
+            ("label_0", pa.float64()),
+            ("label_1", pa.float64()),
+            ("model_0", pa.string()),
+            ("model_1", pa.string()),
+            ("are_different", pa.bool_()),
+            ("has_label", pa.bool_()),
+            *((name, pa.float64()) for name in self.columns),
+        ]
+        self._schema = pa.schema(fields, metadata={PROVENANCE: self._provenance})
+        with self._clear_errors():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # No codec: images do not shrink, and a codec's output differs between versions.
+            self._writer = pq.ParquetWriter(
+                self._temporary,
+                self._schema,
+                compression="none",
+                use_dictionary=False,
+                write_statistics=False,
+            )
+        return self
+
+    def add(
+        self, pair: PreferencePair, numbers: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
+        """Append a pair; its position in the file is the number of pairs before it.
+
+        Args:
+            pair: its `row` is not read.
+            numbers: the values of the further columns.
+        """
+        self._waiting.append(
+            {
+                "caption": pair.caption,
+                "jpg_0": pair.image_0,
+                "jpg_1": pair.image_1,
+                "label_0": pair.human,
+                "label_1": 1 - pair.human,
+                "model_0": pair.model_0,
+                "model_1": pair.model_1,
+                "are_different": pair.image_0 != pair.image_1,
+                "has_label": True,
+                **{name: numbers[name] for name in self.columns},
+            }
+        )
+        self.count += 1
+        self._bytes += len(pair.image_0) + len(pair.image_1)
+        if len(self._waiting) == ROW_GROUP or self._bytes >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        with self._clear_errors():
+            self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
+        self._waiting.clear()
+        self._bytes = 0
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or " ".join(str(error).split())
+            raise BenchError(f"{self.path}: cannot be written ({reason})") from error
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Put the file in its place, or remove it after an exception."""
+        try:
+            if kind is None and self._waiting:
+                self._flush()
+            with self._clear_errors():
+                self._writer.close()
+                if kind is None:
+                    os.replace(self._temporary, self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """What became of a preference set."""
+
+    written: int
+    left_out: Sequence[BrokenRow]
+    """Pairs that lack an image."""
+
+
+def convert(
+    pairs: PreferenceSet,
+    path: Path,
+    provenance: Mapping[str, Any],
+    advance: Callable[[int], None] = lambda done: None,
+) -> Converted:
+    """Write a preference set as the suite's own Parquet.
+
+    Images are copied as they are, byte by byte, and not decoded. A pair that lacks an image is
+    left out.
+
+    Args:
+        pairs: any preference set.
+        path: the .parquet file to write.
+        provenance: where the pairs come from, as JSON data.
+        advance: called with the number of pairs done.
+
+    Raises:
+        BenchError: no pair is left, or the file cannot be written.
+    """
+    left_out = []
+    with PairWriter(path, provenance) as writer:
+        for pair in pairs.read():
+            if pair.problem:
+                left_out.append(BrokenRow(row=pair.row, reason=pair.problem))
+            else:
+                writer.add(pair)
+            advance(1)
+        if not writer.count:
+            raise BenchError(f"{pairs.source}: holds no pair with two images")
+    return Converted(written=writer.count, left_out=left_out)

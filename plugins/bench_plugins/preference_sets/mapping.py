@@ -1,0 +1,149 @@
+"""From the columns of a table to preference pairs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import BenchError, PreferencePair
+from bench.ahead import ahead
+from bench_plugins.preference_sets.records import Record
+
+_AHEAD, _THREADS = 32, 8
+"""Image files are read this many pairs ahead: on a network disk most of the time is waiting."""
+
+
+class NoImageError(Exception):
+    """An image cannot be had; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which column holds what."""
+
+    prompt: str
+    image_0: str
+    image_1: str
+    label: str | None
+    """Share of people who prefer image 0; None: image 0 is always the preferred one."""
+    model_0: str | None = None
+    model_1: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """All of them."""
+        every = (self.prompt, self.image_0, self.image_1, self.label, self.model_0, self.model_1)
+        return list(dict.fromkeys(name for name in every if name is not None))
+
+
+def pairs_of(
+    items: Iterable[tuple[int, Record]], columns: Columns, root: Path, source: str
+) -> Iterator[PreferencePair]:
+    """The pairs that records hold.
+
+    Args:
+        items: (position, record).
+        columns: which column holds what.
+        root: the folder of image paths.
+        source: for messages.
+
+    Raises:
+        BenchError: a caption or label is not what it should be; names the row. An image that
+            cannot be had is no error: it is the pair's `problem`.
+    """
+
+    def pair(item: tuple[int, Record]) -> PreferencePair:
+        row, record = item
+        where = f"{source}: row {row}: "
+        images, problems = [], []
+        for column in (columns.image_0, columns.image_1):
+            try:
+                images.append(image_bytes(record[column], root))
+            except NoImageError as error:
+                images.append(b"")
+                problems.append(f"{column}: {error}")
+        return PreferencePair(
+            row=row,
+            caption=_caption(record[columns.prompt], where + columns.prompt),
+            image_0=images[0],
+            image_1=images[1],
+            human=_share(record[columns.label], where + columns.label) if columns.label else 1.0,
+            model_0=_name(record, columns.model_0),
+            model_1=_name(record, columns.model_1),
+            problem="; ".join(problems),
+        )
+
+    return ahead(pair, items, _AHEAD, _THREADS)
+
+
+def image_bytes(value: Any, root: Path) -> bytes:
+    """An encoded image from a cell: bytes, a path, or the {"bytes", "path"} of `datasets`.
+
+    Raises:
+        NoImageError: the cell is empty, or the file cannot be read.
+    """
+    path = path_of(value)
+    if path:
+        try:
+            return (root / path).read_bytes()
+        except FileNotFoundError as error:
+            raise NoImageError(f"there is no file {root / path}") from error
+        except (OSError, ValueError) as error:
+            raise NoImageError(f"{root / path} cannot be read ({error})") from error
+    data = value.get("bytes") if isinstance(value, dict) else value
+    if isinstance(data, bytes) and data:
+        return data
+    if data is None or data in (b"", ""):
+        raise NoImageError("there is no image")
+    raise NoImageError(f"expected an encoded image or a path, found {type(value).__name__}")
+
+
+def path_of(value: Any) -> str | None:
+    """The path in a cell that holds no image of its own."""
+    if isinstance(value, dict) and not value.get("bytes"):
+        value = value.get("path")
+    return value if isinstance(value, str) and value else None
+
+
+def paths_hash(paths: Iterable[str | None], root: Path) -> str:
+    """A hash of the names and sizes of image files, missing ones included.
+
+    Reading every image at every start would take hours, and a changed image nearly always has
+    another size.
+    """
+    total, folder = hashlib.sha256(), str(root)
+    for path in paths:
+        try:
+            # A Path for each of a million names would double the time.
+            size = os.stat(os.path.join(folder, path)).st_size if path else -1
+        except (OSError, ValueError):
+            size = -1
+        total.update(f"{path}\0{size}\n".encode())
+    return total.hexdigest()
+
+
+def _caption(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        found = "null" if value is None else f"of type {type(value).__name__}, not a text"
+        raise BenchError(f"{where} is {found}")
+    return value
+
+
+def _share(value: Any, where: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not 0 <= number <= 1:
+        found = "null" if value is None else value
+        raise BenchError(f"{where} is {found}, expected 0 to 1 (0.5 a tie)")
+    return number
+
+
+def _name(record: Record, column: str | None) -> str:
+    value = record[column] if column else None
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,128 @@
+"""Preference pairs in tables with columns of any name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from bench import BenchError, PreferencePair, PreferenceSet, option
+from bench_plugins.preference_sets.mapping import Columns, pairs_of, path_of, paths_hash
+from bench_plugins.preference_sets.records import (
+    HubRecords,
+    Records,
+    is_tabular,
+    joined_hash,
+    open_records,
+    peek_columns,
+    require,
+)
+
+_CHOSEN = ("chosen", "rejected")
+_LABELLED = ("image_0", "image_1", "label")
+_TEXTS = (".csv", ".tsv", ".jsonl")
+_HINT = "; name yours with prompt=, chosen=, rejected= (or image_0=, image_1=, label=)"
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file or folder has this plugin's own column names, or is text."""
+    if path.suffix.lower() in _TEXTS:
+        return True
+    columns = peek_columns(path) if is_tabular(path) else frozenset()
+    return any(columns.issuperset(names) for names in (_CHOSEN, _LABELLED))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsTable(PreferenceSet):
+    """Columns of any name: Parquet, `datasets` folder, CSV, TSV, JSON lines, or the Hub.
+
+    Either a chosen and a rejected image, or two images and a label (1 image 0, 0 image 1, 0.5 a
+    tie; shares in between are read too). Images are bytes, {"bytes", "path"} structs as
+    `datasets` has them, or paths. A .csv has quotes as usual, a .tsv has none.
+    """
+
+    name: ClassVar[str] = "table"
+    path: str = option(doc="a file, a folder, or a Hub id", in_key=False)
+    prompt: str = option("prompt", "column of the prompts")
+    chosen: str | None = option(None, "column of the preferred image; none: 'chosen'")
+    rejected: str | None = option(None, "column of the other image; none: 'rejected'")
+    image_0: str | None = option(None, "column of image 0, with a label; none: 'image_0'")
+    image_1: str | None = option(None, "column of image 1, with a label; none: 'image_1'")
+    label: str | None = option(None, "column of the share preferring image 0; none: 'label'")
+    model_0: str | None = option(None, "column of the model of image 0, or of the chosen one")
+    model_1: str | None = option(None, "column of the model of image 1, or of the rejected one")
+    images: str | None = option(None, "folder of image paths; none: that of the file", in_key=False)
+    split: str = option("", "of a set that has several; none: train", in_key=False)
+    revision: str = option("main", "commit, branch or tag of a Hub id", in_key=False)
+
+    @classmethod
+    def reads(cls, path: Path) -> bool:
+        """.csv, .tsv and .jsonl files, and tables with the column names of this plugin."""
+        return is_table(path)
+
+    @property
+    def source(self) -> str:
+        """The file, folder or Hub id."""
+        return self._records.source
+
+    def fingerprint(self) -> str:
+        """A hash of the content, with names and sizes of image files; or the Hub commit."""
+        own = self._records.fingerprint()
+        if isinstance(self._records, HubRecords):
+            return own
+        records, columns = self._opened
+        sides = [columns.image_0, columns.image_1]
+        first = next(records.read(sides, None), None)
+        if first is None or all(path_of(first[1][side]) is None for side in sides):
+            return own
+        paths = (path_of(record[side]) for _, record in records.read(sides, None) for side in sides)
+        return joined_hash([own, paths_hash(paths, self._root)])
+
+    def count(self) -> int:
+        """Rows by metadata; the lines of a text file."""
+        return self._opened[0].count()
+
+    def read(self, rows: Iterable[int] | None = None) -> Iterator[PreferencePair]:
+        """The pairs in the order of the rows."""
+        records, columns = self._opened
+        return pairs_of(records.read(columns.names, rows), columns, self._root, records.source)
+
+    @cached_property
+    def _records(self) -> Records:
+        return open_records(self.path, self.split, self.revision)
+
+    @property
+    def _root(self) -> Path:
+        return Path(self.images).expanduser() if self.images else self._records.root
+
+    @cached_property
+    def _opened(self) -> tuple[Records, Columns]:
+        """The table and its columns: the explicit names, else the usual ones."""
+        chosen, labelled = (self.chosen, self.rejected), (self.image_0, self.image_1, self.label)
+        if any(chosen) and any(labelled):
+            raise BenchError(
+                f"{self.source}: give either chosen and rejected, or image_0, image_1 and label"
+            )
+        there = set(self._records.columns)
+        usual = not there.issuperset(_CHOSEN) and there.issuperset(_LABELLED)
+        label = None
+        if any(labelled) or (usual and not any(chosen)):
+            image_0, image_1, label = map(_first, labelled, _LABELLED)
+        else:
+            image_0, image_1 = map(_first, chosen, _CHOSEN)
+        columns = Columns(
+            prompt=self.prompt,
+            image_0=image_0,
+            image_1=image_1,
+            label=label,
+            model_0=self.model_0,
+            model_1=self.model_1,
+        )
+        require(self._records, columns.names, _HINT)
+        return self._records, columns
+
+
+def _first(given: str | None, usual: str) -> str:
+    return given or usual
