@@ -1,0 +1,266 @@
+"""The prompt sets that papers report: from the Hub, pinned, or from a local copy.
+
+A source on the Hub is pinned by its commit, its files' sha256, or both. A local path is the user's
+own choice: its form is checked, its content is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from bench import BenchError, Prompt, PromptSet, hub, option
+from bench_plugins.prompt_sets import tables
+
+_REVISION = "commit, branch or tag on the Hub"
+_DRAWBENCH_LIST = "drawbench.json"
+"""HPDv2 keeps DrawBench's prompts beside its own four lists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartiPrompts(PromptSet):
+    """PartiPrompts (P2): 1,632 prompts by category and challenge.
+
+    A .tsv file with the columns Prompt, Category, Challenge and Note; quoting is off, as one
+    prompt begins with a quote character (the `datasets` library's default reading drops it).
+    Groups: category (12), challenge (11). All prompts differ.
+
+    Source: google-research/parti, PartiPrompts.tsv; the Hub copy is the same file, byte for
+    byte. Licence: Apache-2.0.
+    """
+
+    name: ClassVar[str] = "parti"
+    sha256: ClassVar[str] = "fab29e41bb512a169b56acab4cf2a41dcb675e285df2efcde6640c7dd3c440eb"
+    """Of the file of google-research/parti and of the Hub's alike."""
+    path: str = option(
+        "nateraw/parti-prompts", "the .tsv file, or the Hub data set that holds it", in_key=False
+    )
+    revision: str = option("944b156abfdad7627c3221b5ec4f6a6fb060a197", _REVISION, in_key=False)
+
+    @classmethod
+    def reads(cls, path: Path) -> bool:
+        """A .tsv file with the official columns."""
+        official = {"Prompt", "Category", "Challenge"}
+        return path.suffix.lower() == ".tsv" and official <= tables.peek_columns(path)
+
+    def load(self) -> tuple[Prompt, ...]:
+        """All rows in file order."""
+        file = hub.fetch_file(
+            self.path,
+            "PartiPrompts.tsv",
+            revision=self.revision,
+            sha256=self.sha256,
+            repo_type="dataset",
+        )
+        groups = {"category": "Category", "challenge": "Challenge"}
+        return tables.read(file).prompts("Prompt", groups)
+
+    def expected(self) -> int | None:
+        """1,632."""
+        return _unless_here(self, 1632, "PartiPrompts.tsv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HPDv2(PromptSet):
+    """HPDv2 benchmark (HPSv2): 3,200 prompts, 800 in each of four styles.
+
+    JSON lists of prompts, one a style, named by it: anime, concept-art, paintings, photo. A
+    folder of such lists works with any styles, and so does a single list. Group: style (4).
+    3,172 prompts differ; duplicates stay rows. "HPDv2 test" of other papers is another set.
+
+    Source: `benchmark/` of zhwang/HPDv2 on the Hub; drawbench.json beside it is the prompt set
+    `drawbench`. Licence: Apache-2.0.
+    """
+
+    name: ClassVar[str] = "hpdv2"
+    sha256: ClassVar[Mapping[str, str]] = {
+        "anime": "6b38a479cc6f899866e9b7a8bf91f096b4afc6883b95275a61891327182b14ae",
+        "concept-art": "530d057deafcb82c581e9d1be2ffcb98828fe99f0b54257414d2ab8a5cf2b83e",
+        "paintings": "6570d39467e08b24b64e5b8a4177b0f61c525631121dc5a91fe2ab956eab4d5f",
+        "photo": "92a3c9a0f743f66eb87bd112cdda830d6bdb4c073c86021d53b74001fcb18052",
+    }
+    """Of each list as the Hub has it: one line of ASCII, which is what json.dumps writes."""
+    path: str = option(
+        "zhwang/HPDv2", "the folder of .json lists, one list, or the Hub data set", in_key=False
+    )
+    revision: str = option("b9517430f34b1080d4f741118d2a440155a165cd", _REVISION, in_key=False)
+
+    @classmethod
+    def reads(cls, path: Path) -> bool:
+        """A .json list of texts, and a folder that holds .json files."""
+        if path.is_dir():
+            return bool(_style_files(path))
+        return path.name != _DRAWBENCH_LIST and tables.peek_text_list(path)
+
+    def load(self) -> tuple[Prompt, ...]:
+        """All prompts, styles by name, each in its file's order."""
+        return tuple(
+            Prompt(prompt.text, {"style": file.stem})
+            for file in self._files()
+            for prompt in tables.read(file).prompts("prompt", {})
+        )
+
+    def expected(self) -> int | None:
+        """3,200."""
+        return _unless_here(self, 3200, *(f"benchmark/{style}.json" for style in self.sha256))
+
+    def _files(self) -> list[Path]:
+        here = hub.local(self.path)
+        if here is None:
+            return [
+                hub.fetch_file(
+                    self.path,
+                    f"benchmark/{style}.json",
+                    revision=self.revision,
+                    sha256=sha256,
+                    repo_type="dataset",
+                )
+                for style, sha256 in self.sha256.items()
+            ]
+        files = _style_files(here) if here.is_dir() else [here]
+        if not files:
+            raise BenchError(f"{here}: the folder holds no .json list of prompts")
+        return files
+
+
+def _style_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.glob("*.json") if file.name != _DRAWBENCH_LIST)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PickAPicTest(PromptSet):
+    """Pick-a-Pic v2 test_unique: the captions of 500 rows, 487 of which differ.
+
+    A .parquet file in Pick-a-Pic's schema; only the column `caption` is read, never an image.
+    No groups. Duplicates stay rows. Prompts are real users' and partly unsafe for work.
+
+    Source: yuvalkirstain/pickapic_v2_no_images, split test_unique (one file of 151 kB). The
+    authors' data sets are reported to have left the Hub in 2025 (yuvalkirstain/PickScore,
+    issue 36), so give a local copy or a mirror. Licence: UNKNOWN.
+    """
+
+    name: ClassVar[str] = "pickapic-test"
+    filename: ClassVar[str] = "data/test_unique-00000-of-00001-e852c19ead276a89.parquet"
+    sha256: ClassVar[str] = "6575ecb7f4f24b0f1a4a4359ffdab7ab66cbecb93273418bf0d53ac87049b2ec"
+    """As the Hub's page of the file states it."""
+    path: str = option(
+        "yuvalkirstain/pickapic_v2_no_images",
+        "the .parquet file, or the Hub data set that holds it",
+        in_key=False,
+    )
+    revision: str = option("main", f"{_REVISION}; the checksum pins the content", in_key=False)
+
+    @classmethod
+    def reads(cls, path: Path) -> bool:
+        """A .parquet file in Pick-a-Pic's schema."""
+        schema = {"caption", "label_0"}
+        return path.suffix.lower() == ".parquet" and schema <= tables.peek_columns(path)
+
+    def load(self) -> tuple[Prompt, ...]:
+        """The captions in file order."""
+        here = hub.local(self.path)
+        try:
+            file = hub.fetch_file(
+                self.path,
+                self.filename,
+                revision=self.revision,
+                sha256=self.sha256,
+                repo_type="dataset",
+            )
+        except BenchError as error:
+            if here is not None:
+                raise
+            raise BenchError(
+                f"{error}; Pick-a-Pic is reported to have left the Hub: a local copy works as "
+                f"{self.name}[path=FILE.parquet], a list of its prompts as any .txt file"
+            ) from error
+        return tables.read(file).prompts("caption", {})
+
+    def expected(self) -> int | None:
+        """500."""
+        return _unless_here(self, 500, self.filename)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawBench(PromptSet):
+    """DrawBench (Imagen): 200 prompts by category.
+
+    A .csv file with the columns Prompts and Category (any case), or HPDv2's drawbench.json, a
+    list without categories. Group: category (11), where present.
+
+    Source: the authors' sheet as sayakpaul/drawbench has it on the Hub. The Hub's
+    shunk031/DrawBench (columns prompts, category) is a script that fetches the sheet, which
+    current versions of `datasets` refuse to run. Licence: UNKNOWN (the latter says so too).
+    """
+
+    name: ClassVar[str] = "drawbench"
+    path: str = option(
+        "sayakpaul/drawbench", "the .csv or .json file, or the Hub data set", in_key=False
+    )
+    revision: str = option("ad794cba698c253ffdb6d18eff3fc87b004c1135", _REVISION, in_key=False)
+
+    @classmethod
+    def reads(cls, path: Path) -> bool:
+        """A .csv file with the columns prompts and category, and HPDv2's drawbench.json."""
+        if path.suffix.lower() == ".csv":
+            return {"prompts", "category"} <= {c.lower() for c in tables.peek_columns(path)}
+        return path.name == _DRAWBENCH_LIST and tables.peek_text_list(path)
+
+    def load(self) -> tuple[Prompt, ...]:
+        """All rows in file order."""
+        file = hub.fetch_file(
+            self.path,
+            "DrawBench Prompts - Sheet1.csv",
+            revision=self.revision,
+            repo_type="dataset",
+        )
+        table = tables.read(file)
+        columns = {name.lower(): name for name in table.columns}
+        groups = {"category": columns["category"]} if "category" in columns else {}
+        return table.prompts(columns.get("prompts", "prompt"), groups)
+
+    def expected(self) -> int | None:
+        """200."""
+        return _unless_here(self, 200, "DrawBench Prompts - Sheet1.csv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenEval(PromptSet):
+    """GenEval's 553 prompts by task; as prompts only, its object detector is not run.
+
+    The file evaluation_metadata.jsonl: an object a line with "tag" and "prompt". Group: tag, in
+    the official file single_object 80, two_object 99, counting 80, colors 94, position 100,
+    color_attr 100.
+
+    Source: github.com/djghosh13/geneval, prompts/evaluation_metadata.jsonl; no copy on the Hub
+    could be confirmed, so a local path is needed. Licence: MIT.
+    """
+
+    name: ClassVar[str] = "geneval"
+    path: str = option(doc="the .jsonl file", in_key=False)
+
+    @classmethod
+    def reads(cls, path: Path) -> bool:
+        """A .jsonl file whose objects have "tag" and "prompt"."""
+        metadata = {"tag", "prompt"}
+        return path.suffix.lower() == ".jsonl" and metadata <= tables.peek_columns(path)
+
+    def load(self) -> tuple[Prompt, ...]:
+        """All prompts in file order."""
+        return tables.read(Path(self.path).expanduser()).prompts("prompt", {"tag": "tag"})
+
+
+def _unless_here(
+    prompts: PartiPrompts | HPDv2 | PickAPicTest | DrawBench, count: int, *files: str
+) -> int | None:
+    """The published count, while a file would have to be downloaded."""
+    here = all(
+        hub.is_here(prompts.path, file, revision=prompts.revision, repo_type="dataset")
+        for file in files
+    )
+    return None if here else count
+
+
+BENCHMARKS: tuple[type[PromptSet], ...] = (PartiPrompts, HPDv2, PickAPicTest, DrawBench, GenEval)
