@@ -1,0 +1,6 @@
+"""The field's reward models on current packages, with the numbers of the official code.
+
+`plugin` declares them and imports nothing heavy. Behind it, `clip` and `blip` are the networks,
+`pictures` turns images into what they see, `checkpoints` reads weights with every name accounted
+for, `packed` makes linear layers fast on a CPU, and `scoring` runs it all in batches.
+"""

@@ -1,0 +1,49 @@
+"""Which files a reward model is made of, and how they are known before they are here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench import hub
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asset:
+    """One file of a Hub repository or of a local folder, or a local file itself."""
+
+    source: str
+    """Hub id, local folder or local file."""
+    filename: str
+    """Name inside the repository or folder."""
+    revision: str
+    """Commit, branch or tag of a Hub id."""
+    sha256: str = ""
+    """Of the bytes that the Hub must give; "" where nobody has published it."""
+
+    def at(self, source: str, revision: str) -> Asset:
+        """The same file elsewhere; this pin and checksum hold for this source alone."""
+        if source == self.source:
+            return (
+                self if revision == self.revision else replace(self, revision=revision, sha256="")
+            )
+        revision = "main" if revision == self.revision else revision
+        return replace(self, source=source, revision=revision, sha256="")
+
+    def fetch(self) -> Path:
+        """The local file, downloaded if need be."""
+        return hub.fetch_file(
+            self.source, self.filename, revision=self.revision, sha256=self.sha256
+        )
+
+    def fingerprint(self) -> str:
+        """What identifies the bytes: their sha256 where it is known, else the Hub's commit.
+
+        Nothing is downloaded, and a local copy of a file whose sha256 is known has the same
+        fingerprint as the original.
+        """
+        if hub.local(self.source) is not None:
+            return hub.cached_sha256(self.fetch())
+        if self.sha256:
+            return self.sha256
+        return f"{hub.fingerprint(self.source, revision=self.revision)}/{self.filename}"

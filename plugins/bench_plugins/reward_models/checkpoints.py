@@ -1,0 +1,146 @@
+"""Reading weights into a network, with every name of the file accounted for."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import BenchError
+
+_SHOWN = 3
+"""Names in a message."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where in a file one parameter of a network stands."""
+
+    names: tuple[str, ...]
+    """Tensors of equal shape that are joined along their first axis."""
+    transposed: bool = False
+    """The file holds the matrix the other way round."""
+
+    def shape_of_each(self, target: torch.Size) -> tuple[int, ...]:
+        """The shape that each named tensor must have for a parameter of shape `target`."""
+        shape = tuple(reversed(target)) if self.transposed else tuple(target)
+        if len(self.names) == 1:
+            return shape
+        return (shape[0] // len(self.names), *shape[1:])
+
+    def join(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The parameter."""
+        parts = [tensors[name] for name in self.names]
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return whole.T if self.transposed else whole
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a .safetensors file, or of a torch file that holds only tensors.
+
+    Raises:
+        BenchError: it is damaged, or is no checkpoint.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            found: object = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # What the parsers raise on foreign or cut off bytes has no common type.
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise BenchError(f"{path} is no checkpoint, or is damaged or cut off: {reason}") from error
+    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise BenchError(f"{path} is no checkpoint: it does not hold named tensors alone")
+    return found
+
+
+def load_weights(
+    network: nn.Module,
+    path: Path,
+    *,
+    device: str,
+    dtype: torch.dtype,
+    layout: Mapping[str, Origin] | None = None,
+    ignored: Collection[str] = (),
+) -> None:
+    """Fill a network that was built on torch's meta device, and freeze it for inference.
+
+    Args:
+        network: where the weights go.
+        path: the file.
+        device: where they shall be.
+        dtype: what they shall be; scalars stay in float32.
+        layout: parameter of the network -> its place in the file; default: the same names.
+        ignored: names that the file may hold beside those, and that do not matter.
+
+    Raises:
+        BenchError: the file cannot be read, or a name is missing, unexpected or of another shape.
+    """
+    wanted = network.state_dict()
+    if layout is None:
+        layout = {name: Origin((name,)) for name in wanted}
+    found = read(path)
+    _account(wanted, found, layout, ignored, path)
+    state = {}
+    for name, origin in layout.items():
+        # Taken out of the file's dictionary, so that memory holds one copy of the weights.
+        whole = origin.join({part: found.pop(part) for part in origin.names})
+        precision = dtype if whole.ndim else torch.float32
+        state[name] = whole.to(device=device, dtype=precision, copy=True).contiguous()
+    network.load_state_dict(state, strict=True, assign=True)
+    network.eval().requires_grad_(False)
+    tensors = itertools.chain(network.named_parameters(), network.named_buffers())
+    if empty := [name for name, tensor in tensors if tensor.is_meta]:
+        raise BenchError(
+            f"{type(network).__name__} has tensors that its checkpoint does not fill "
+            f"({_some(empty)}): this version of the package that defines it is not supported"
+        )
+
+
+def _account(
+    wanted: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    layout: Mapping[str, Origin],
+    ignored: Collection[str],
+    path: Path,
+) -> None:
+    expected = {
+        name: origin.shape_of_each(wanted[target].shape)
+        for target, origin in layout.items()
+        for name in origin.names
+    }
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected and name not in ignored]
+    misshapen = [
+        f"{name} {tuple(found[name].shape)} instead of {shape}"
+        for name, shape in expected.items()
+        if name in found and tuple(found[name].shape) != shape
+    ]
+    problems = [
+        f"{len(names)} {what} ({_some(names)})"
+        for what, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", misshapen),
+        )
+        if names
+    ]
+    if problems:
+        raise BenchError(
+            f"{path} does not hold the weights of this model: of {len(expected)} tensors, "
+            f"{'; '.join(problems)}"
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = ", ..." if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,223 @@
+"""CLIP's two towers in open_clip, and the scores that stand on them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench_plugins.reward_models import packed
+from bench_plugins.reward_models.architectures import Format
+from bench_plugins.reward_models.checkpoints import Origin, load_weights
+from bench_plugins.reward_models.heads import linear_stack
+from bench_plugins.reward_models.imports import importing
+
+_POSITION_IDS = tuple(f"{tower}_model.embeddings.position_ids" for tower in ("text", "vision"))
+"""Counters that older versions of transformers saved with the weights."""
+
+
+class Towers:
+    """Texts and pictures as unit vectors in one space."""
+
+    def __init__(
+        self,
+        user: str,
+        architecture: str,
+        weights: Path,
+        weights_format: Format,
+        texts: Format,
+        device: str,
+        dtype: torch.dtype,
+    ) -> None:
+        """Read the weights.
+
+        Args:
+            user: the scorer's name, for messages.
+            architecture: a name that open_clip has a configuration for.
+            weights: a checkpoint.
+            weights_format: how it names its tensors.
+            texts: whose rules of cleaning texts apply.
+            device: where the towers shall be.
+            dtype: of their weights.
+        """
+        with importing(user, open_clip="open_clip_torch>=3.0", torchvision="torchvision>=0.21"):
+            import open_clip
+        with torch.device("meta"):
+            self.clip: Any = open_clip.CLIP(**open_clip.get_model_config(architecture))
+        length = self.clip.context_length
+        mask = torch.full((length, length), float("-inf"), device=device, dtype=dtype).triu_(1)
+        self.clip.register_buffer("attn_mask", mask, persistent=False)
+        foreign = weights_format == "transformers"
+        load_weights(
+            self.clip,
+            weights,
+            device=device,
+            dtype=dtype,
+            layout=transformers_layout(self.clip) if foreign else None,
+            ignored=_POSITION_IDS if foreign else (),
+        )
+        if device == "cpu" and packed.available():
+            packed.pack(self.clip)
+        self.device = device
+        self.dtype = dtype
+        # They differ: open_clip, as OpenAI's code, repairs encodings, quotes and HTML entities.
+        self.split = _split_as_open_clip if texts == "open_clip" else _split_as_transformers
+
+    @property
+    def width(self) -> int:
+        """Length of the vectors."""
+        return int(self.clip.text_projection.shape[1])
+
+    @property
+    def scale(self) -> float:
+        """What cosines were multiplied by in training."""
+        return float(self.clip.logit_scale.exp())
+
+    def read(self, prompts: Sequence[str]) -> Tensor:
+        """Texts as unit vectors, float32 [N, width]."""
+        clip, length = self.clip, self.clip.context_length
+        kept = [
+            split if len(split) <= length else [*split[: length - 1], split[-1]]
+            for split in self.split(prompts)
+        ]
+        if self.device == "cpu":
+            # Attention is causal: what would follow the end of a text cannot change it.
+            length = max(map(len, kept))
+        tokens = torch.tensor([[*text, *[0] * (length - len(text))] for text in kept])
+        tokens = tokens.to(self.device)
+        states = clip.token_embedding(tokens) + clip.positional_embedding[:length]
+        states = clip.transformer(states, attn_mask=clip.attn_mask[:length, :length])
+        # The end token has the highest number.
+        ends = states[torch.arange(len(kept), device=self.device), tokens.argmax(dim=-1)]
+        return F.normalize((clip.ln_final(ends) @ clip.text_projection).float(), dim=-1)
+
+    def look(self, pictures: Tensor) -> Tensor:
+        """Pictures as unit vectors, float32 [N, width]."""
+        return F.normalize(self.clip.encode_image(pictures.to(self.dtype)).float(), dim=-1)
+
+    def overlong(self, prompts: Sequence[str]) -> list[int]:
+        """Positions of the prompts with more tokens than the text tower reads."""
+        length = self.clip.context_length
+        return [i for i, split in enumerate(self.split(prompts)) if len(split) > length]
+
+
+class Similarity:
+    """The cosine of picture and text, times a factor."""
+
+    def __init__(self, towers: Towers, factor: float = 1.0) -> None:
+        """`factor` is 1 for plain cosines."""
+        self.towers = towers
+        self.factor = factor
+
+    def read(self, prompts: Sequence[str]) -> Tensor:
+        """Unit vectors [N, width]."""
+        return self.towers.read(prompts)
+
+    def overlong(self, prompts: Sequence[str]) -> list[int]:
+        """Positions of the prompts that are cut."""
+        return self.towers.overlong(prompts)
+
+    def rate(self, pictures: Tensor, texts: Tensor) -> Tensor:
+        """[N]."""
+        return self.factor * (self.towers.look(pictures) * texts).sum(dim=-1)
+
+
+class AestheticHead:
+    """A linear head on a picture's unit vector, whatever the text."""
+
+    def __init__(self, towers: Towers, head: Path) -> None:
+        """`head` holds the linear layers."""
+        self.towers = towers
+        with torch.device("meta"):
+            self.layers = nn.ModuleDict({"layers": linear_stack(towers.width)})
+        load_weights(self.layers, head, device=towers.device, dtype=torch.float32)
+
+    def read(self, prompts: Sequence[str]) -> Tensor:
+        """Nothing: [N, 0]."""
+        return torch.zeros(len(prompts), 0, device=self.towers.device)
+
+    def overlong(self, prompts: Sequence[str]) -> list[int]:
+        """None, since none is read."""
+        return []
+
+    def rate(self, pictures: Tensor, texts: Tensor) -> Tensor:
+        """[N]."""
+        ratings: Tensor = self.layers["layers"](self.towers.look(pictures))
+        return ratings.squeeze(-1)
+
+
+def transformers_layout(clip: nn.Module) -> dict[str, Origin]:
+    """Where a file of transformers' CLIPModel holds the parameters of open_clip's CLIP."""
+    return {name: _in_transformers(name) for name in clip.state_dict()}
+
+
+_OUTSIDE_THE_LAYERS = {
+    "logit_scale": "logit_scale",
+    "text_projection": "text_projection.weight",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "ln_final": "text_model.final_layer_norm",
+    "visual.proj": "visual_projection.weight",
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "visual.ln_pre": "vision_model.pre_layrnorm",
+    "visual.ln_post": "vision_model.post_layernorm",
+}
+_IN_A_LAYER = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+_LAYER = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+)")
+
+
+def _in_transformers(name: str) -> Origin:
+    inside = _LAYER.fullmatch(name)
+    if not inside:
+        module, _, kind = name.rpartition(".")
+        known = _OUTSIDE_THE_LAYERS.get(name) or f"{_OUTSIDE_THE_LAYERS[module]}.{kind}"
+        return Origin((known,), transposed=name in ("text_projection", "visual.proj"))
+    visual, layer, part = inside.groups()
+    prefix = f"{'vision' if visual else 'text'}_model.encoder.layers.{layer}"
+    if part.startswith("attn.in_proj_"):
+        kind = part.removeprefix("attn.in_proj_")
+        return Origin(tuple(f"{prefix}.self_attn.{x}_proj.{kind}" for x in "qkv"))
+    module, _, kind = part.rpartition(".")
+    return Origin((f"{prefix}.{_IN_A_LAYER[module]}.{kind}",))
+
+
+def _split_as_open_clip(prompts: Sequence[str]) -> list[list[int]]:
+    tokenizer = _vocabulary()
+    start, end = tokenizer.all_special_ids
+    return [[start, *tokenizer.encode(prompt), end] for prompt in prompts]
+
+
+def _split_as_transformers(prompts: Sequence[str]) -> list[list[int]]:
+    split: list[list[int]] = _transformers_tokenizer()(list(prompts))["input_ids"]
+    return split
+
+
+@cache
+def _vocabulary() -> Any:
+    import open_clip
+
+    return open_clip.SimpleTokenizer()
+
+
+@cache
+def _transformers_tokenizer() -> Any:
+    from transformers import CLIPTokenizer
+
+    known = _vocabulary()
+    words = {word: i for word, i in known.encoder.items() if i not in known.all_special_ids}
+    ends = zip(("<|startoftext|>", "<|endoftext|>"), known.all_special_ids, strict=True)
+    return CLIPTokenizer(vocab=words | dict(ends), merges=list(known.bpe_ranks))

@@ -1,0 +1,135 @@
+"""Batches, order, neighbours, long prompts, gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.functional import to_tensor
+
+from bench import BenchError
+from tests.reward_models import cases, material
+
+SCORERS = tuple(cases.TOLERANCE)
+IMAGES, PROMPTS = zip(*((image, prompt) for _, image, prompt in material.pairs()), strict=True)
+PIXELS_TOLERANCE = {
+    "hpsv2": 1e-6,
+    "image_reward": 1e-4,
+    "pickscore": 2e-3,
+    "clip-l14": 1e-5,
+    "clip-h14": 1e-5,
+    "aesthetic": 1e-4,
+}
+"""Of `score_pixels` against `score`, as docs/scorers.md states."""
+
+
+def _same(a, b):
+    return np.abs(a - b).max() <= 1e-6 * max(1, np.abs(a).max())
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("batch", [1, 3, 32])
+def test_scores_do_not_depend_on_batch_order_or_neighbours(scorer, batch, model, batches_of):
+    together = model(scorer).score(IMAGES, PROMPTS)
+    batches_of(model(scorer), batch)
+    order = [5, 0, 7, 2, 2, 6, 1]
+    shuffled = model(scorer).score([IMAGES[i] for i in order], [PROMPTS[i] for i in order])
+    alone = model(scorer).score([IMAGES[3]], [PROMPTS[3]])
+    assert together.dtype == np.float64
+    assert _same(shuffled, together[order])
+    assert _same(alone, together[3:4])
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_pairs_are_scored_by_position(scorer, model):
+    images = [IMAGES[0], IMAGES[1], IMAGES[0]]
+    prompts = [PROMPTS[0], PROMPTS[0], PROMPTS[4]]
+    scores = model(scorer).score(images, prompts)
+    assert scores.shape == (3,)
+    one_by_one = [model(scorer).score([i], [p])[0] for i, p in zip(images, prompts, strict=True)]
+    np.testing.assert_allclose(scores, one_by_one, atol=1e-6, rtol=1e-6)
+    assert scores[0] != scores[1]
+    assert (scores[0] == scores[2]) == (scorer == "aesthetic")
+    with pytest.raises(ValueError, match="3 images but 1 prompts"):
+        model(scorer).score(images, ["a"])
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_nothing_is_scored_as_nothing(scorer, model):
+    assert model(scorer).score([], []).shape == (0,)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_pixels_are_scored_as_images(scorer, model):
+    images = [material.pictures()["wide"], material.pictures()["wide"].rotate(180)]
+    prompts = [PROMPTS[0], PROMPTS[1]]
+    pixels = torch.stack([to_tensor(image) for image in images])
+    found = model(scorer).score_pixels(pixels, prompts)
+    assert found.dtype == torch.float32
+    expected = model(scorer).score(images, prompts)
+    assert np.abs(found.numpy() - expected).max() <= PIXELS_TOLERANCE[scorer]
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_gradients_are_slopes(scorer, model):
+    pixels = to_tensor(material.pictures()["odd"])[None].mul(0.8).add(0.1).requires_grad_()
+    model(scorer).score_pixels(pixels, ["a red cat"]).sum().backward()
+    step = 0.25 / 255 * pixels.grad.sign()
+    with torch.no_grad():
+        ends = [model(scorer).score_pixels(pixels + s, ["a red cat"]) for s in (step, -step)]
+    slope = (ends[0] - ends[1]).item()
+    assert slope == pytest.approx(2 * (pixels.grad * step).sum().item(), rel=0.1)
+
+
+@pytest.mark.parametrize("scorer", ["hpsv2", "pickscore", "clip-l14", "clip-h14"])
+def test_clip_reads_77_tokens(scorer, model):
+    words = ["cat"] * 75
+    assert model(scorer).overlong([" ".join(words), " ".join([*words, "dog"]), ""]) == [1]
+    scores = model(scorer).score(
+        [IMAGES[0]] * 3, [" ".join(w) for w in (words, [*words, "dog"], [*words[:-1], "dog"])]
+    )
+    assert scores[0] == scores[1] != scores[2]
+
+
+def test_image_reward_reads_35_tokens(model):
+    words = ["cat"] * 33
+    texts = [" ".join(w) for w in (words, [*words, "red"], [*words[:-1], "red"])]
+    assert model("image_reward").overlong([*texts, ""]) == [1]
+    scores = model("image_reward").score([IMAGES[0]] * 3, texts)
+    assert scores[0] == scores[1] != scores[2]
+
+
+def test_the_aesthetic_score_reads_no_prompt(model):
+    assert model("aesthetic").overlong(["cat " * 100]) == []
+    scores = model("aesthetic").score([IMAGES[0]] * 2, ["a", "b " * 100])
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("scorer", ["hpsv2", "pickscore", "image_reward"])
+def test_images_of_every_mode_are_scored(scorer, model):
+    grey = IMAGES[0].convert("L")
+    images = [
+        grey,
+        grey.convert("RGB"),
+        grey.convert("P"),
+        Image.fromarray(np.asarray(grey, dtype=np.uint16) * 257),
+        grey.convert("RGBA"),
+    ]
+    scores = model(scorer).score(images, ["a red cat"] * len(images))
+    assert (scores == scores[0]).all()
+
+
+def test_antialias_is_an_option_that_counts(case):
+    scorer = case("hpsv2").scorer
+    old = type(scorer)(weights=scorer.weights, antialias=False)
+    image = material.pictures()["large"]
+    smooth, rough = (s.load("cpu").score([image], ["a"])[0] for s in (scorer, old))
+    assert abs(smooth - rough) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_half_precision_needs_a_gpu(dtype, case):
+    scorer = case("hpsv2").scorer
+    with pytest.raises(BenchError, match=rf"hpsv2\[dtype={dtype}\] needs a GPU"):
+        type(scorer)(weights=scorer.weights, dtype=dtype).load("cpu")
