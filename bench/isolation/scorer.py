@@ -1,0 +1,128 @@
+"""Scorers that run in a worker: in an environment of their own, or in this one."""
+
+from __future__ import annotations
+
+import base64
+import pickle
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from bench.errors import BenchError
+from bench.isolation import environments, same_python
+from bench.isolation.client import Order, Worker
+from bench.isolation.environments import EnvironmentSpec
+from bench.protocols import LoadedScorer, Scorer, option
+
+TIMEOUT = 60.0
+"""Seconds an image after which a worker counts as hung."""
+LOAD_TIMEOUT = 1800.0
+"""Seconds that reading weights may take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IsolatedScorer(Scorer):
+    """The base of scorers with an environment of their own.
+
+    A subclass names its `environment`, whose adapter does the work there, and gives the adapter's
+    options in `options` (local paths: what comes from the Hub is fetched here, in the parent).
+    """
+
+    environment: ClassVar[EnvironmentSpec]
+    images_per_request: ClassVar[int] = 8
+    """Small, since the packages' own code scores one image after the other anyway, and a hung
+    worker is noticed the sooner."""
+
+    timeout: float = option(
+        TIMEOUT,
+        "seconds an image after which the worker is ended",
+        gt=0,
+        in_key=False,
+        in_name=False,
+    )
+    load_timeout: float = option(
+        LOAD_TIMEOUT, "seconds that loading may take", gt=0, in_key=False, in_name=False
+    )
+
+    def options(self) -> Mapping[str, Any]:
+        """Keyword arguments of the adapter's `load`, as JSON data."""
+        return {}
+
+    def weights_fingerprint(self) -> str:
+        """What identifies the weights: a hash of their files or their commit on the Hub."""
+        return ""
+
+    def fingerprint(self) -> str:
+        """The weights' and the environment's declaration."""
+        return f"{self.environment.fingerprint} {self.weights_fingerprint()}".strip()
+
+    def obstacle(self) -> str:
+        """Why it cannot be loaded now, with the remedy, or ""; cheap enough for a plan."""
+        return environments.obstacle(self.environment)
+
+    def load(self, device: str) -> Worker:
+        """Start a worker in the environment.
+
+        Raises:
+            BenchError: the environment is absent or broken; names the command that mends it.
+        """
+        environment = environments.require(self.environment)
+        return Worker(
+            Order(
+                name=self.name,
+                python=environment.python,
+                adapter=self.environment.adapter,
+                device=device,
+                options=self.options(),
+                timeout=self.timeout,
+                load_timeout=self.load_timeout,
+                images_per_request=self.images_per_request,
+                remedy=f"run: bench env check {self.environment.name}",
+            )
+        )
+
+
+def load(scorer: Scorer, device: str) -> LoadedScorer:
+    """Load a scorer where its option `isolate` says."""
+    return load_in_worker(scorer, device) if scorer.isolate else scorer.load(device)
+
+
+def load_in_worker(
+    scorer: Scorer, device: str, timeout: float = TIMEOUT, load_timeout: float = LOAD_TIMEOUT
+) -> Worker:
+    """Load any scorer in a worker of this same Python: what it breaks, it breaks there.
+
+    Args:
+        scorer: a plugin; its class must be importable.
+        device: as for `Scorer.load`.
+        timeout: seconds an image.
+        load_timeout: seconds for loading.
+
+    Raises:
+        BenchError: the scorer cannot be sent to another process, or cannot be loaded there.
+    """
+    if isinstance(scorer, IsolatedScorer):
+        return scorer.load(device)
+    try:
+        packed = base64.b64encode(pickle.dumps(scorer)).decode()
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise BenchError(f"scorer {scorer.name!r} cannot be run in a worker: {error}") from error
+    if type(scorer).__module__ == "__main__":
+        raise BenchError(
+            f"scorer {scorer.name!r} cannot be run in a worker: its class stands in the script "
+            f"that is being run; put it into a module of its own"
+        )
+    return Worker(
+        Order(
+            name=scorer.name,
+            python=Path(sys.executable),
+            adapter=Path(same_python.__file__),
+            device=device,
+            options={"scorer": packed},
+            timeout=timeout,
+            load_timeout=load_timeout,
+            path=tuple(str(Path(entry).absolute()) for entry in sys.path),
+        )
+    )

@@ -1,0 +1,327 @@
+"""Environments are built whole or not at all, and say what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bench import Scorer, registry
+from bench.errors import BenchError
+from bench.isolation import build, command, environments
+from bench.isolation.build import find_uv
+from bench.isolation.environments import EnvironmentSpec
+from bench.isolation.scorer import IsolatedScorer
+from bench.registry import Entry, Registry
+from tests.isolation.conftest import tiny
+
+UV = find_uv()
+installers = pytest.mark.parametrize(
+    "uv",
+    [
+        pytest.param(None, id="pip"),
+        pytest.param(UV, id="uv", marks=pytest.mark.skipif(UV is None, reason="there is no uv")),
+    ],
+)
+
+
+def create(spec: EnvironmentSpec, **options: object) -> list[str]:
+    said: list[str] = []
+    build.create(spec, said.append, **options)  # type: ignore[arg-type]
+    return said
+
+
+def wheel(folder: Path, name: str, version: str, text: str, requires: str = "") -> Path:
+    """A package of one module."""
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    files = {
+        f"{name}.py": text,
+        f"{info}/METADATA": metadata + (f"Requires-Dist: {requires}\n" if requires else ""),
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
+    with zipfile.ZipFile(path, "w") as archive:
+        for file, content in {**files, f"{info}/RECORD": record}.items():
+            archive.writestr(file, content)
+    return path
+
+
+@installers
+def test_what_is_declared_is_installed(tmp_path: Path, uv: Path | None) -> None:
+    adapter = tmp_path / "adapter.py"
+    adapter.write_text(
+        "def check():\n    import alpha\n    assert open(alpha.__file__[:-8] + 'z')\n"
+    )
+    alpha = wheel(tmp_path, "alpha", "1.5", "")
+    beta = wheel(tmp_path, "beta", "2.0", "", requires="no-such-package==7")
+    spec = tiny(
+        adapter=adapter,
+        requirements=(f"alpha @ {alpha.as_uri()}",),
+        no_deps=(f"beta @ {beta.as_uri()}",),
+        copies=(("beta.py", "z"),),
+    )
+    said = create(spec, uv=uv)
+    assert "ready" in said[-1]
+    built = environments.require(spec)
+    assert (built.installed["alpha"], built.installed["beta"]) == ("1.5", "2.0")
+    assert ("uv" if uv else "pip") in said[0]
+    assert "torch" not in built.installed
+    assert environments.check(spec) == []
+    assert create(spec, uv=uv) == [f"tiny is there already: {built.folder}"]
+
+
+def test_what_cannot_be_installed_leaves_nothing_and_says_why(tmp_path: Path) -> None:
+    missing = tmp_path / "gone-1-py3-none-any.whl"
+    with pytest.raises(BenchError) as caught:
+        create(tiny(requirements=(f"gone @ {missing.as_uri()}",)), uv=UV)
+    message = str(caught.value)
+    assert message.startswith("environment 'tiny' could not be built: ")
+    assert missing.name in message
+    assert message.endswith("; to try again, run: bench env create tiny")
+    assert "\n" not in message
+    log = Path(message.partition("the whole log: ")[2].partition(";")[0])
+    assert missing.name in log.read_text()
+    assert environments.folders("tiny") == []
+
+
+def test_the_reason_is_found_in_what_installers_say() -> None:
+    pip = [
+        "Collecting torch",
+        "ERROR: Could not find a version that satisfies the requirement nope==9 (from versions: 1)",
+        "ERROR: No matching distribution found for nope==9",
+    ]
+    assert build.reason(pip) == " ".join(pip[1:])
+    uv = [
+        "× No solution found when resolving dependencies:",
+        "╰─▶ Because there is no version of nope==9 and you require nope==9, we can",
+        "conclude that your requirements are unsatisfiable.",
+    ]
+    assert build.reason(uv) == (
+        "No solution found when resolving dependencies: Because there is no version of nope==9 "
+        "and you require nope==9, we can conclude that your requirements are unsatisfiable"
+    )
+    assert build.reason(["one", "two", "three"]) == "two three"
+    assert build.reason([]) == "the installer gave no reason"
+
+
+def test_what_does_not_work_is_not_taken_for_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = tiny()
+    monkeypatch.setenv("TEST_CHECK_FAILS", "1")
+    with pytest.raises(
+        BenchError, match=r"installed but does not work: ImportError: no module named 'flux_cap"
+    ):
+        create(spec)
+    assert environments.folders("tiny") == []
+    assert "is not built" in environments.obstacle(spec)
+    monkeypatch.delenv("TEST_CHECK_FAILS")
+    assert "ready" in create(spec)[-1]
+    assert environments.obstacle(spec) == ""
+    monkeypatch.setenv("TEST_CHECK_FAILS", "1")
+    (problem,) = environments.check(spec)
+    assert "no module named 'flux_capacitor'" in problem
+    assert problem.endswith("run: bench env create --rebuild tiny")
+
+
+def test_a_build_that_was_killed_is_not_taken_for_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = (
+        "from tests.isolation.conftest import tiny; from bench.isolation.build import create;"
+        "create(tiny(), lambda line: print(line, flush=True))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"TEST_CHECK_SLEEPS": str(tmp_path / "sleeper")},
+    )
+    while not (tmp_path / "sleeper").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    spec = tiny()
+    assert len(environments.folders("tiny")) == 1
+    assert environments.obstacle(spec) == (
+        "environment 'tiny' is not built; run: bench env create tiny"
+    )
+    create(spec)
+    assert environments.folders("tiny") == [environments.require(spec).folder]
+    os.kill(int((tmp_path / "sleeper").read_text()), signal.SIGKILL)
+
+
+def test_a_rebuild_that_fails_leaves_the_old_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    create(tiny())
+    old = environments.require(tiny())
+    monkeypatch.setenv("TEST_CHECK_FAILS", "1")
+    with pytest.raises(BenchError, match="does not work"):
+        create(tiny(), rebuild=True)
+    assert environments.require(tiny()) == old
+    assert environments.folders("tiny") == [old.folder]
+
+
+def test_a_changed_definition_is_noticed() -> None:
+    create(tiny())
+    changed = tiny(requirements=("alpha",))
+    assert changed.fingerprint != tiny().fingerprint
+    assert environments.obstacle(changed) == (
+        "environment 'tiny' was built for an older definition; run: bench env create tiny"
+    )
+    moved = tiny(adapter=Path("/elsewhere/adapter.py"))
+    assert moved.fingerprint == tiny().fingerprint
+    assert environments.find(moved) is not None
+
+
+def test_a_lost_python_is_noticed_and_rebuilt() -> None:
+    spec = tiny()
+    create(spec)
+    python = environments.require(spec).python
+    python.unlink()
+    assert environments.obstacle(spec) == (
+        f"environment 'tiny' is broken, its Python {python} is gone; "
+        "run: bench env create --rebuild tiny"
+    )
+    assert "ready" in create(spec)[-1]
+    python = environments.require(spec).python
+    python.unlink()
+    python.write_text("#!/bin/sh\necho cannot open libpython >&2\nexit 127\n")
+    python.chmod(0o755)
+    (problem,) = environments.check(spec)
+    assert "exit status 127" in problem
+    assert "cannot open libpython" in problem
+    assert "ready" in create(spec, rebuild=True)[-1]
+    assert environments.check(spec) == []
+
+
+def test_versions_that_changed_since_are_named() -> None:
+    spec = tiny()
+    create(spec)
+    path = environments.pointer(spec.build_name)
+    data = json.loads(path.read_text())
+    data["packages"]["transformers"] = "4.55.4"
+    path.write_text(json.dumps(data))
+    (problem,) = environments.check(spec)
+    assert problem.startswith("transformers 4.55.4 was installed, now there is none; run: ")
+
+
+def test_a_borrowing_environment_sees_packages_and_its_own_come_first() -> None:
+    spec = tiny()
+    create(spec)
+    built = environments.require(spec)
+    (site,) = built.folder.glob("lib/python*/site-packages")
+    (site / "typer.py").write_text("own = True\n")
+    code = "import numpy, typer, sys; sys.exit(0 if typer.own else 1)"
+    subprocess.run([built.python, "-I", "-c", code], check=True)
+    assert built.installed == {}
+
+
+def test_a_copied_file_is_a_new_one(tmp_path: Path) -> None:
+    """uv links packages from its cache, which must not be written through."""
+    cached, source = tmp_path / "cached", tmp_path / "source"
+    cached.write_text("cached")
+    source.write_text("new")
+    os.link(cached, tmp_path / "linked")
+    build.copy_file(source, tmp_path / "linked", "tiny")
+    assert ((tmp_path / "linked").read_text(), cached.read_text()) == ("new", "cached")
+    with pytest.raises(BenchError, match="'tiny' could not be built: the packages hold no absent"):
+        build.copy_file(tmp_path / "absent", tmp_path / "there", "tiny")
+
+
+def test_two_that_build_at_once_build_once() -> None:
+    spec, said = tiny(), [[], []]  # type: ignore[var-annotated]
+    threads = [threading.Thread(target=build.create, args=(spec, lines.append)) for lines in said]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    everything = [line for lines in said for line in lines]
+    assert sum("is ready" in line for line in everything) == 1
+    assert sum("there already" in line for line in everything) == 1
+
+
+def test_a_python_that_is_not_here_is_said_to_be_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent / "nowhere"))
+    with pytest.raises(BenchError, match=r"needs Python 3\.2: install it so that python3\.2"):
+        create(tiny(python="3.2"))
+
+
+def test_the_users_data_folder_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(environments.ROOT_VARIABLE)
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert environments.root() == Path("/data/diffusion-preference-bench/environments")
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert environments.root().is_relative_to("/home/someone/.local/share")
+
+
+def _registry(*specs: EnvironmentSpec) -> Registry:
+    classes = [
+        type(f"Scorer{i}", (IsolatedScorer,), {"name": f"scorer{i}", "environment": spec})
+        for i, spec in enumerate(specs)
+    ]
+    other = type("Plain", (Scorer,), {"name": "plain"})
+    return Registry(
+        Entry(kind="scorers", cls=cls, package="tests", package_version="1")
+        for cls in [*classes, other]
+    )
+
+
+@pytest.fixture
+def env(monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    monkeypatch.setattr(registry, "default_registry", lambda: _registry(tiny(), tiny()))
+    monkeypatch.setattr(build, "find_uv", lambda: None)
+    monkeypatch.setenv("COLUMNS", "120")
+    return CliRunner()
+
+
+def test_the_command_line_from_nothing_to_nothing(env: CliRunner) -> None:
+    assert "not built" in env.invoke(command.env_app, ["list"]).output
+    assert "no environment is built" in env.invoke(command.env_app, ["check"]).output
+    made = env.invoke(command.env_app, ["create", "scorer1"])
+    assert made.exit_code == 0
+    assert "tiny is ready after" in made.output
+    listed = env.invoke(command.env_app, ["list"]).output
+    assert "ready" in listed
+    assert "scorer0, scorer1" in listed
+    assert env.invoke(command.env_app, ["check"]).output == "tiny: in order\n"
+    environments.require(tiny()).python.unlink()
+    assert "broken" in env.invoke(command.env_app, ["list"]).output
+    checked = env.invoke(command.env_app, ["check", "tiny"])
+    assert checked.exit_code == 1
+    assert "bench env create --rebuild tiny" in checked.output
+    assert "removed" in env.invoke(command.env_app, ["remove", "scorer0"]).output
+    assert env.invoke(command.env_app, ["remove", "tiny"]).output == "tiny is not built\n"
+
+
+def test_an_unknown_environment_says_what_is_close(env: CliRunner) -> None:
+    result = env.invoke(command.env_app, ["create", "tinny"])
+    assert isinstance(result.exception, BenchError)
+    assert "Did you mean 'tiny'?" in str(result.exception)
+
+
+def test_builds_of_older_definitions_are_shown_and_removed(
+    env: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(tiny())
+    changed = _registry(tiny(python="3.10"))
+    monkeypatch.setattr(registry, "default_registry", lambda: changed)
+    assert "outdated" in env.invoke(command.env_app, ["list"]).output
+    assert "removed" in env.invoke(command.env_app, ["remove", "tiny"]).output
+    assert environments.folders("tiny") == []
+
+
+def test_two_definitions_of_one_name_are_refused() -> None:
+    with pytest.raises(BenchError, match=r"'scorer1' .* declares another environment 'tiny'"):
+        command.declared(_registry(tiny(), tiny(python="3.10")))

@@ -1,0 +1,281 @@
+"""Scorer plugins that work in a worker."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from bench_plugins.isolated_scorers import plugin
+from bench_plugins.isolated_scorers.plugin import HPSv2Official, ImageRewardOfficial
+from PIL import Image
+
+from bench import BenchError, Scorer, option
+from bench.isolation import build, environments
+from bench.isolation.client import Worker
+from bench.isolation.environments import EnvironmentSpec
+from bench.isolation.scorer import IsolatedScorer, load, load_in_worker
+from bench.registry import Entry, Registry, default_registry, spec_text
+from tests.isolation.conftest import expected, pictures, tiny
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapted(IsolatedScorer):
+    """The test adapter as a plugin."""
+
+    name: ClassVar[str] = "adapted"
+    environment: ClassVar[EnvironmentSpec] = tiny()
+    images_per_request: ClassVar[int] = 3
+    how: str = option("well", "what it does")
+
+    def options(self) -> Mapping[str, Any]:
+        return {"how": self.how}
+
+    def weights_fingerprint(self) -> str:
+        return "0" * 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader(Scorer):
+    """Mean brightness; says what it cannot read."""
+
+    name: ClassVar[str] = "reader"
+    held_out: ClassVar[bool] = True
+    version: ClassVar[str] = "7"
+    missing: bool = option(False, "whether its weights are")
+
+    def fingerprint(self) -> str:
+        return "weights"
+
+    def load(self, device: str) -> Reader:
+        if self.missing:
+            raise BenchError("weights.pt: there is no such file; fetch it")
+        return self
+
+    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> np.ndarray:
+        return np.array([np.asarray(image).mean() / 3 for image in images])
+
+    def overlong(self, prompts: Sequence[str]) -> list[int]:
+        return [i for i, prompt in enumerate(prompts) if len(prompt) > 3]
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    own = [
+        Entry(kind="scorers", cls=cls, package="tests", package_version="1")
+        for cls in (Adapted, Reader)
+    ]
+    return Registry([*default_registry().entries(), *own])
+
+
+def test_a_scorer_without_its_environment_says_what_to_run() -> None:
+    message = "environment 'tiny' is not built; run: bench env create tiny"
+    assert Adapted().obstacle() == message
+    with pytest.raises(BenchError, match=f"^{message}$"):
+        Adapted().load("cpu")
+
+
+def test_a_scorer_works_in_its_environment() -> None:
+    build.create(Adapted.environment, lambda line: None)
+    assert Adapted().obstacle() == ""
+    images, prompts = pictures(7), list("abcdefg")
+    worker = Adapted().load("cpu")
+    np.testing.assert_array_equal(worker.score(images, prompts), expected(images, prompts))
+    assert worker.overlong(prompts) == []
+    worker.close()
+
+
+def test_a_broken_package_names_the_command_that_finds_it() -> None:
+    build.create(Adapted.environment, lambda line: None)
+    with pytest.raises(
+        BenchError, match=r"No module named 'flux_cap.*; run: bench env check tiny$"
+    ):
+        Adapted(how="miss a package").load("cpu")
+
+
+def test_what_is_installed_is_part_of_the_key(registry: Registry) -> None:
+    described = registry.describe(Adapted())
+    assert described["fingerprint"] == f"{tiny().fingerprint} 00000000"
+    assert described["options"] == {"how": "well"}
+    changed = type("Changed", (Adapted,), {"environment": tiny(no_deps=("alpha",))})
+    assert changed().fingerprint() != Adapted().fingerprint()
+
+
+@pytest.mark.parametrize(
+    "name", ["gold", pytest.param("shapes_clip", marks=pytest.mark.slow, id="shapes_clip")]
+)
+def test_any_scorer_gives_the_same_scores_in_a_worker(registry: Registry, name: str) -> None:
+    isolated = registry.build("scorers", f"{name}[isolate=true]")
+    assert spec_text(isolated) == name
+    images = pictures(4, (64, 64))
+    prompts = ["a small red circle", "a large blue star", "", "two green squares"]
+    worker = load(isolated, "cpu")
+    assert isinstance(worker, Worker)
+    plain = load(replace(isolated, isolate=False), "cpu")
+    assert not isinstance(plain, Worker)
+    np.testing.assert_array_equal(worker.score(images, prompts), plain.score(images, prompts))
+    worker.close()
+
+
+def test_where_a_scorer_runs_changes_neither_name_nor_key(registry: Registry) -> None:
+    plain, isolated = (registry.build("scorers", f"reader{o}") for o in ("", "[isolate=true]"))
+    assert plain != isolated
+    assert spec_text(plain) == spec_text(isolated) == "reader"
+    assert registry.describe(plain) == registry.describe(isolated)
+    patient = registry.build("scorers", "hpsv2-official[timeout=90]")
+    assert spec_text(patient) == "hpsv2-official"
+
+
+def test_a_clear_sentence_stays_as_it_is() -> None:
+    with pytest.raises(BenchError, match=r"^weights\.pt: there is no such file; fetch it$"):
+        load_in_worker(Reader(missing=True), "cpu")
+
+
+def test_prompts_that_are_cut_are_known() -> None:
+    worker = load_in_worker(Reader(), "cpu")
+    assert worker.overlong(["abc", "abcd", "", "abcde"]) == [1, 3]
+    assert worker.overlong([]) == []
+    worker.close()
+
+
+def test_images_arrive_upright_and_in_rgb() -> None:
+    worker = load_in_worker(Reader(), "cpu")
+    sixteen = Image.fromarray(np.full((4, 4), 0x4000, dtype=np.uint16))
+    turned = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 6) * 20).convert("RGB")
+    turned.getexif()[0x0112] = 6
+    np.testing.assert_allclose(
+        worker.score([sixteen, turned], ["", ""]), [0x40 / 3, np.asarray(turned).mean() / 3]
+    )
+    worker.close()
+
+
+def test_a_scorer_that_cannot_be_sent_says_so() -> None:
+    class Local(Reader):
+        pass
+
+    with pytest.raises(BenchError, match=r"'reader' cannot be run in a worker: .*local"):
+        load_in_worker(Local(), "cpu")
+
+
+def test_a_scorer_of_the_running_script_says_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from dataclasses import dataclass\n"
+        "from bench import BenchError, Scorer\n"
+        "from bench.isolation.scorer import load_in_worker\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Mine(Scorer):\n"
+        "    name = 'mine'\n"
+        "try:\n"
+        "    load_in_worker(Mine(), 'cpu')\n"
+        "except BenchError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert done.stdout == (
+        "scorer 'mine' cannot be run in a worker: its class stands in the script that is being "
+        "run; put it into a module of its own\n"
+    )
+
+
+def test_published_packages_are_given_local_files(tmp_path: Path) -> None:
+    for name in ("HPS_v2_compressed.pt", "HPS_v2.1_compressed.pt", "ImageReward.pt", "v.txt"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "med_config.json").write_text("{}")
+    hpsv2 = HPSv2Official(weights=str(tmp_path))
+    assert hpsv2.options() == {"weights": str(tmp_path / "HPS_v2_compressed.pt")}
+    hpsv21 = plugin.HPSv21Official(weights=str(tmp_path))
+    assert hpsv21.options() == {"weights": str(tmp_path / "HPS_v2.1_compressed.pt")}
+    assert hpsv2.fingerprint().split()[0] == hpsv21.fingerprint().split()[0]
+    assert hpsv2.fingerprint() != hpsv21.fingerprint()
+    image_reward = ImageRewardOfficial(
+        weights=str(tmp_path), med_config=str(tmp_path), vocabulary=str(tmp_path / "v.txt")
+    )
+    assert image_reward.options() == {
+        "weights": str(tmp_path / "ImageReward.pt"),
+        "med_config": str(tmp_path / "med_config.json"),
+        "vocabulary": str(tmp_path / "v.txt"),
+    }
+    before = image_reward.fingerprint()
+    (tmp_path / "v.txt").write_text("other words")
+    assert image_reward.fingerprint() != before
+    with pytest.raises(BenchError, match="there is no file"):
+        HPSv2Official(weights=str(tmp_path / "missing")).options()
+
+
+def test_heavy_packages_are_given_local_folders(tmp_path: Path) -> None:
+    for folder, file in (("base", "config.json"), ("net", "a.bin"), ("tok", "spiece.model")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).write_text(file)
+    (tmp_path / "HPSv3.safetensors").write_text("w")
+    hpsv3 = plugin.HPSv3(weights=str(tmp_path), base=str(tmp_path / "base"))
+    assert hpsv3.options() == {
+        "weights": str(tmp_path / "HPSv3.safetensors"),
+        "base": str(tmp_path / "base"),
+    }
+    before = hpsv3.fingerprint()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    assert hpsv3.fingerprint() != before
+    vqascore = plugin.VQAScore(
+        weights=str(tmp_path / "net"),
+        tokenizer=str(tmp_path / "tok"),
+        vision_tower=str(tmp_path / "base"),
+    )
+    assert vqascore.options() == {
+        "model": "clip-flant5-xxl",
+        "weights": str(tmp_path / "net"),
+        "tokenizer": str(tmp_path / "tok"),
+        "vision_tower": str(tmp_path / "base"),
+    }
+    before = vqascore.fingerprint()
+    (tmp_path / "tok" / "spiece.model").write_text("other")
+    assert vqascore.fingerprint() != before
+
+
+def test_adapters_stand_alone() -> None:
+    """They run where bench is not installed, so they may import neither it nor anything early."""
+    adapters = sorted({e.adapter for e in map(_environment, plugin.bench_scorers()) if e})
+    assert len(adapters) == 4
+    code = (
+        "import json, sys; from importlib.util import *;"
+        "before = set(sys.modules);"
+        "[s.loader.exec_module(module_from_spec(s)) for s in"
+        " [spec_from_file_location('adapter', p) for p in sys.argv[1:]]];"
+        "print(json.dumps(sorted({m.partition('.')[0] for m in set(sys.modules) - before})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, *adapters], capture_output=True, text=True, check=True
+    )
+    assert set(json.loads(done.stdout)) <= set(sys.stdlib_module_names)
+
+
+def _environment(cls: type[Scorer]) -> EnvironmentSpec | None:
+    return cls.environment if issubclass(cls, IsolatedScorer) else None
+
+
+def test_the_worker_needs_no_more_than_the_standard_library_and_pil() -> None:
+    from bench.isolation import worker
+
+    code = (
+        f"import runpy, sys; before = set(sys.modules); runpy.run_path({worker.__file__!r});"
+        "print({m.partition('.')[0] for m in set(sys.modules) - before}"
+        " - set(sys.stdlib_module_names))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True)
+    assert done.stdout == "set()\n"
+
+
+def test_planning_builds_no_environment_and_starts_nothing(registry: Registry) -> None:
+    command = (
+        "import sys; from bench.registry import default_registry as r;"
+        "r().describe(r().build('scorers', 'gold[isolate=true]'));"
+        "sys.exit(bool({'torch', 'open_clip'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0
+    assert not environments.root().exists()
