@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench.distributed import ALONE, World
 from bench.errors import BenchError
 from bench.protocols import LoadedScorer
 from bench.store import write_atomic
@@ -21,22 +23,26 @@ CHUNK = 64
 
 
 def score_in_chunks(
-    scorer: LoadedScorer,
+    scorer: Callable[[], LoadedScorer],
     name: str,
-    image: Callable[[int], Image],
+    images: Callable[[Sequence[int]], Iterable[Image]],
     prompts: Sequence[str],
     work: Path,
     advance: Callable[[int], None],
+    world: World = ALONE,
 ) -> np.ndarray:
     """Score image i under prompt i, for all i.
 
+    The images of the next chunk are made while the scorer rates one.
+
     Args:
-        scorer: rates a batch.
+        scorer: loads what rates a batch; called only if there is something to score.
         name: the scorer's name, for messages.
-        image: gives image i; called once for each that was not scored before.
+        images: gives the images at ascending positions, in order; called once.
         prompts: one a position.
         work: finished chunks are kept here.
         advance: called with the number of images of each finished chunk.
+        world: the processes that share the chunks; each gets the same result.
 
     Returns:
         float64 [N].
@@ -44,28 +50,39 @@ def score_in_chunks(
     Raises:
         BenchError: the scorer gave a wrong shape or a number that is not finite.
     """
-    parts = []
-    for start in range(0, len(prompts), CHUNK):
-        rows = range(start, min(start + CHUNK, len(prompts)))
-        file = work / f"scores-{start:07d}.npy"
-        part = _read(file, len(rows))
-        if part is None:
-            batch = [image(i) for i in rows]
-            part = np.asarray(scorer.score(batch, [prompts[i] for i in rows]), dtype=np.float64)
-            if part.shape != (len(rows),):
-                raise BenchError(
-                    f"scorer {name!r} gave shape {part.shape} for {len(rows)} images, "
-                    f"expected ({len(rows)},)"
-                )
-            if not np.isfinite(part).all():
-                bad = rows[int(np.flatnonzero(~np.isfinite(part))[0])]
-                raise BenchError(f"scorer {name!r} gave no finite score for image {bad}")
-            buffer = io.BytesIO()
-            np.save(buffer, part, allow_pickle=False)
-            write_atomic(file, buffer.getvalue())
-        parts.append(part)
-        advance(len(rows))
-    return np.concatenate(parts)
+    chunks = [range(i, min(i + CHUNK, len(prompts))) for i in range(0, len(prompts), CHUNK)]
+    files = {chunk: work / f"scores-{chunk.start:07d}.npy" for chunk in chunks}
+    with world.together():
+        mine = world.share(chunks)
+        missing = {chunk for chunk in mine if _read(files[chunk], len(chunk)) is None}
+        wanted = [i for chunk in mine if chunk in missing for i in chunk]
+        stream = iter(images(wanted))
+        loaded = scorer() if missing else None
+        for turn, chunk in enumerate(mine):
+            if loaded and chunk in missing:
+                batch = list(islice(stream, len(chunk)))
+                part = np.asarray(loaded.score(batch, [prompts[i] for i in chunk]), dtype=float)
+                # Not held while the images of the next chunk are collected.
+                del batch
+                _check(part, chunk, name)
+                buffer = io.BytesIO()
+                np.save(buffer, part, allow_pickle=False)
+                write_atomic(files[chunk], buffer.getvalue())
+            # The other processes are at their chunk of the same turn.
+            advance(sum(map(len, chunks[turn * world.size : (turn + 1) * world.size])))
+    parts = [_read(files[chunk], len(chunk)) for chunk in chunks]
+    return np.concatenate([np.zeros(0), *(part for part in parts if part is not None)])
+
+
+def _check(part: np.ndarray, chunk: range, name: str) -> None:
+    if part.shape != (len(chunk),):
+        raise BenchError(
+            f"scorer {name!r} gave shape {part.shape} for {len(chunk)} images, "
+            f"expected ({len(chunk)},)"
+        )
+    if not np.isfinite(part).all():
+        bad = chunk[int(np.flatnonzero(~np.isfinite(part))[0])]
+        raise BenchError(f"scorer {name!r} gave no finite score for image {bad}")
 
 
 def _read(file: Path, rows: int) -> np.ndarray | None:

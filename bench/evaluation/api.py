@@ -1,0 +1,127 @@
+"""`bench.score`: scores in one call, for notebooks and scripts."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from bench.errors import BenchError
+from bench.protocols import LoadedScorer, Scorer
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from PIL.Image import Image
+
+    AnyImage: TypeAlias = "Image | str | PathLike[str] | bytes"
+    AnyScorer: TypeAlias = "str | Scorer | LoadedScorer"
+
+
+def score(
+    images: Sequence[AnyImage],
+    prompts: Sequence[str],
+    scorers: Sequence[str | Scorer] | Mapping[str, AnyScorer],
+    device: str = "auto",
+) -> pd.DataFrame:
+    """Score image i under prompt i.
+
+        bench.score(["a.png", "b.png"], ["a red fox", "a harbour"], ["pickscore", "hpsv2.1"])
+
+    Files are read and decoded beside the scorer, so they need not fit into memory.
+
+    Args:
+        images: N images of any size and mode: PIL images, paths of files, or encoded bytes.
+        prompts: N prompts.
+        scorers: specs ("hpsv2.1", "pickscore[dtype=fp16]") or scorer plugins; or a mapping from
+            column names to such or to loaded scorers, which stay loaded from call to call:
+            {"pickscore": PickScore().load("cuda")}.
+        device: "auto", "cpu", "cuda", "cuda:1", ...; loaded scorers stay where they are.
+
+    Returns:
+        A row an image in the order given, a float64 column a scorer.
+
+    Raises:
+        BenchError: lengths differ, a name is unknown, an image cannot be read, a scorer fails.
+    """
+    import pandas as pd
+
+    if isinstance(images, str | bytes) or isinstance(prompts, str):
+        raise BenchError("images and prompts are lists, even of one")
+    if len(images) != len(prompts):
+        raise BenchError(
+            f"{len(images)} images but {len(prompts)} prompts: image i is scored under prompt i"
+        )
+    named = _named(scorers)
+    if not named:
+        raise BenchError("scorers names nothing")
+    loaders = {name: _loader(scorer, device) for name, scorer in named.items()}
+    columns = {}
+    # A loop, since a comprehension is a frame of its own in some versions of Python, and the
+    # warnings inside point at the caller's line.
+    for name, load in loaders.items():
+        columns[name] = _scores(name, load, images, prompts)
+    return pd.DataFrame(columns)
+
+
+def _named(
+    scorers: Sequence[str | Scorer] | Mapping[str, AnyScorer],
+) -> dict[str, Scorer | LoadedScorer]:
+    """Column -> scorer; every name is looked up before any weight is read."""
+    from bench.registry import default_registry, spec_text
+
+    def built(scorer: AnyScorer) -> Any:
+        return default_registry().build("scorers", scorer) if isinstance(scorer, str) else scorer
+
+    if isinstance(scorers, Mapping):
+        return {name: built(scorer) for name, scorer in scorers.items()}
+    if isinstance(scorers, str):
+        raise BenchError(f"scorers is a list, even of one: [{scorers!r}]")
+    return {spec_text(scorer): scorer for scorer in map(built, scorers)}
+
+
+def _loader(scorer: Scorer | LoadedScorer, device: str) -> Callable[[], LoadedScorer]:
+    from bench import terminal
+    from bench.distributed import ALONE
+    from bench.isolation.scorer import load
+
+    if isinstance(scorer, Scorer):
+        return lambda: load(scorer, terminal.device(device, ALONE))
+    return lambda: scorer
+
+
+def _scores(
+    name: str,
+    load: Callable[[], LoadedScorer],
+    images: Sequence[AnyImage],
+    prompts: Sequence[str],
+) -> np.ndarray:
+    from bench.ahead import ahead
+    from bench.evaluation import overlong
+    from bench.evaluation.scoring import CHUNK, score_in_chunks
+
+    def opened(positions: Sequence[int]) -> Iterator[Image]:
+        return ahead(lambda i: _open(images[i], i), positions, CHUNK)
+
+    with tempfile.TemporaryDirectory(prefix="bench-score-") as folder:
+        work = Path(folder)
+        scores = score_in_chunks(
+            overlong.noting(load, prompts, work), name, opened, prompts, work, lambda done: None
+        )
+        if said := overlong.warning(name, overlong.noted(work)):
+            warnings.warn(said, stacklevel=3)
+    return scores
+
+
+def _open(image: AnyImage, position: int) -> Image:
+    from bench.images import decode, upright_rgb
+
+    try:
+        if isinstance(image, str | PathLike):
+            image = Path(image).read_bytes()
+        return decode(image) if isinstance(image, bytes) else upright_rgb(image)
+    except (OSError, ValueError) as error:
+        raise BenchError(f"image {position}: {error}") from error

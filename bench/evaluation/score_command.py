@@ -1,0 +1,287 @@
+"""`bench score`: scoring images that are there already."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.distributed import World
+from bench.errors import BenchError, UnknownNameError
+from bench.specs import split_list
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from bench.evaluation.image_scores import Outcome
+    from bench.evaluation.image_set import ImageSet
+    from bench.evaluation.summary import Benchmark
+
+_SUFFIXES = (".parquet", ".csv", ".json")
+
+
+def score(
+    images: Annotated[
+        Path,
+        typer.Argument(help="A folder, or a .csv, .tsv, .jsonl or .parquet file that lists them."),
+    ],
+    scorers: Annotated[str, typer.Option(help="Comma-separated scorers.")],
+    prompts: Annotated[
+        str | None, typer.Option(help="The prompt set or file that a folder's images show.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table of all scores: .parquet, .csv or .json; else "
+            "bench-runs/scores/<name>.parquet."
+        ),
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Comma-separated groups to break down by, e.g. category.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    store: Annotated[Path, typer.Option(help="Where scores are kept and found again.")] = Path(
+        "bench-runs/store"
+    ),
+    num_processes: Annotated[
+        int, typer.Option(min=1, help="Processes on this machine, one a GPU, that share the work.")
+    ] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Score images under their prompts; nothing is trained or sampled.
+
+    The same command goes on where it was interrupted, and scores nothing twice.
+    """
+    world = World.from_environment()
+    if num_processes > 1 and world.size == 1:
+        from bench.launch import launch
+
+        sys.exit(launch(num_processes, sys.argv[1:]))
+    from rich.console import Console
+
+    from bench import terminal
+    from bench.evaluation.image_scores import score_all
+    from bench.evaluation.sources import open_images
+    from bench.leaderboard.results import safe_name
+    from bench.plan import named_or_path
+    from bench.progress import Progress
+    from bench.registry import default_registry, spec_text
+    from bench.runner import clear_io_errors
+    from bench.store import Store
+
+    name = safe_name(images.resolve().stem) or "images"
+    out = out or Path("bench-runs") / "scores" / f"{name}.parquet"
+    _check_out(out, images, prompts)
+    registry = default_registry()
+    built = [registry.build("scorers", text) for text in split_list(scorers)]
+    if not built:
+        raise BenchError("--scorers names nothing")
+    groups = split_list(by or "")
+    found = open_images(
+        images,
+        named_or_path(registry, "prompt_sets", prompts).load if prompts is not None else None,
+        groups,
+    )
+    for group in groups:
+        if group not in found.group_names:
+            raise UnknownNameError("group", group, found.group_names)
+    console = Console(stderr=True) if as_json else terminal.console()
+    console.quiet = not world.is_main
+    progress = Progress(console)
+    progress.say(f"{len(found):,} images of {len(set(found.prompts)):,} prompts: {images}")
+    with clear_io_errors():
+        if world.size > 1:
+            device = terminal.device(device, world)
+            world.connect(device)
+        outcome = score_all(
+            found,
+            {spec_text(scorer): scorer for scorer in built},
+            registry,
+            Store(store),
+            lambda: terminal.device(device, world),
+            progress,
+            world,
+        )
+        if world.is_main and outcome.scored:
+            _write(_columns(found, outcome), out)
+    world.close()
+    if world.is_main:
+        _report(console, found, outcome, groups, out, as_json=as_json)
+    if outcome.failures:
+        sys.exit(1)
+
+
+def _check_out(out: Path, images: Path, prompts: str | None) -> None:
+    if out.suffix not in _SUFFIXES or out.is_dir():
+        raise BenchError(f"--out {out}: expected the name of a {', '.join(_SUFFIXES)} file")
+    for source in (images, Path(prompts or images)):
+        if source.exists() and out.exists() and source.samefile(out):
+            raise BenchError(f"--out {out} is what is to be read; choose another name")
+
+
+def _columns(images: ImageSet, outcome: Outcome) -> dict[str, Sequence[Any]]:
+    """A row an image: its name and prompt, its groups, a column a scorer."""
+    columns: dict[str, Sequence[Any]] = {"image": images.names, "prompt": images.prompts}
+    for group in images.group_names:
+        columns[group] = _group(images, group)
+    for spec, scored in outcome.scored.items():
+        columns[spec] = scored.values.tolist()
+    return columns
+
+
+def _group(images: ImageSet, group: str) -> list[str | None]:
+    return [groups.get(group) for groups in images.groups]
+
+
+def _write(columns: Mapping[str, Sequence[Any]], out: Path) -> None:
+    """As the suffix says, with every digit."""
+    import pandas as pd
+
+    from bench.store import write_atomic
+
+    match out.suffix:
+        case ".parquet":
+            data = pd.DataFrame(columns).to_parquet(index=False)
+        case ".csv":
+            data = pd.DataFrame(columns).to_csv(index=False, lineterminator="\n").encode()
+        case _:
+            cells = zip(*columns.values(), strict=True)
+            rows = [dict(zip(columns, row, strict=True)) for row in cells]
+            data = (json.dumps(rows, ensure_ascii=False, indent=1) + "\n").encode()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, data)
+
+
+def _report(
+    console: Console,
+    images: ImageSet,
+    outcome: Outcome,
+    groups: Sequence[str],
+    out: Path,
+    *,
+    as_json: bool,
+) -> None:
+    """Summaries to standard output, in words or as JSON; failures to standard error."""
+    from bench.evaluation import overlong
+    from bench.evaluation.folders import STYLE
+    from bench.evaluation.summary import benchmark, looks_like_cosines
+
+    boards = {}
+    if images.by_style:
+        styles = [found[STYLE] for found in images.groups]
+        boards = {
+            spec: benchmark(scored.values, styles)
+            for spec, scored in outcome.scored.items()
+            if looks_like_cosines(scored.values)
+        }
+    if as_json:
+        typer.echo(json.dumps(_as_data(images, outcome, groups, boards, out), indent=1))
+    elif outcome.scored:
+        console.print(_summary_table(outcome))
+        for group in groups:
+            console.print(_group_table(images, outcome, group))
+        if boards:
+            _say(
+                console, "HPSv2's benchmark, times 100: mean ± deviation of the means of 80 images"
+            )
+            console.print(_benchmark_table(boards))
+        _say(console, f"Scores of each image: {out}")
+    for spec, scored in outcome.scored.items():
+        if said := overlong.warning(spec, scored.info):
+            typer.echo(f"warning: {said}", err=True)
+    for reason in outcome.failures.values():
+        typer.echo(f"error: {reason}", err=True)
+
+
+def _as_data(
+    images: ImageSet,
+    outcome: Outcome,
+    groups: Sequence[str],
+    boards: Mapping[str, Benchmark],
+    out: Path,
+) -> dict[str, Any]:
+    from bench.evaluation import overlong
+    from bench.evaluation.summary import by_group, summarise
+
+    found: dict[str, Any] = {}
+    for spec, scored in outcome.scored.items():
+        found[spec] = asdict(summarise(scored.values))
+        found[spec][overlong.CUT] = scored.info.get(overlong.CUT)
+        found[spec]["by"] = {
+            group: {
+                name: asdict(summary)
+                for name, summary in by_group(scored.values, _group(images, group)).items()
+            }
+            for group in groups
+        }
+        if spec in boards:
+            found[spec]["hpsv2_benchmark"] = asdict(boards[spec])
+    return {
+        "images": str(images.source),
+        "scores": str(out) if outcome.scored else None,
+        "scorers": found,
+        "failures": dict(outcome.failures),
+    }
+
+
+def _summary_table(outcome: Outcome) -> Table:
+    from rich.markup import escape
+
+    from bench.evaluation.summary import summarise
+
+    table = _new_table("scorer", "images", "mean", "median", "standard deviation")
+    for spec, scored in outcome.scored.items():
+        summary = summarise(scored.values)
+        figures = (summary.mean, summary.median, summary.std)
+        table.add_row(escape(spec), f"{summary.n:,}", *(f"{figure:.4f}" for figure in figures))
+    return table
+
+
+def _group_table(images: ImageSet, outcome: Outcome, group: str) -> Table:
+    from rich.markup import escape
+
+    from bench.evaluation.summary import by_group
+
+    table = _new_table(group, "images", *outcome.scored)
+    columns = [by_group(s.values, _group(images, group)) for s in outcome.scored.values()]
+    for name, first in columns[0].items():
+        cells = (f"{column[name].mean:.4f} ± {column[name].std:.4f}" for column in columns)
+        table.add_row(escape(name), f"{first.n:,}", *cells)
+    return table
+
+
+def _benchmark_table(boards: Mapping[str, Benchmark]) -> Table:
+    """With the digits of the official table."""
+    from rich.markup import escape
+
+    table = _new_table("style", "images", *boards)
+    columns = list(boards.values())
+    for style, first in columns[0].styles.items():
+        found = (column.styles[style] for column in columns)
+        cells = (f"{style.mean:.2f} ± {style.std:.4f}" for style in found)
+        table.add_row(escape(style), f"{first.n:,}", *cells)
+    total = sum(style.n for style in columns[0].styles.values())
+    table.add_row("Average", f"{total:,}", *(f"{column.average:.2f}" for column in columns))
+    return table
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _new_table(first: str, *others: str) -> Table:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(escape(first), overflow="fold")
+    for name in others:
+        table.add_column(escape(name), justify="right", overflow="fold")
+    return table

@@ -1,0 +1,45 @@
+"""From what the user names to the images to score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.evaluation import manifests
+from bench.evaluation.folders import open_folder
+from bench.evaluation.image_set import ImageSet
+from bench.protocols import Prompt
+
+
+def open_images(
+    source: Path, prompts: Callable[[], Sequence[Prompt]] | None, groups: Sequence[str] = ()
+) -> ImageSet:
+    """The images of a folder (`open_folder`), or those that a file lists (`open_manifest`).
+
+    Args:
+        source: a folder or a file.
+        prompts: reads the prompts of a folder; None if the user named none.
+        groups: columns of a file that are groups beside the usual ones.
+
+    Raises:
+        BenchError: there is nothing of the kind, or prompts are missing, superfluous or do not
+            fit.
+    """
+    if source.is_dir():
+        if prompts is None:
+            raise BenchError(
+                f"{source} is a folder: say with --prompts what its images show, by a prompt set "
+                f"or a file of prompts"
+            )
+        return open_folder(source, prompts())
+    if not source.exists():
+        raise BenchError(f"{source}: there is no such file or folder")
+    if source.suffix.lower() not in manifests.SUFFIXES:
+        raise BenchError(
+            f"{source}: expected a folder of images, or a file that lists them "
+            f"({', '.join(manifests.SUFFIXES)})"
+        )
+    if prompts is not None:
+        raise BenchError(f"{source} says itself what its images show: leave --prompts out")
+    return manifests.open_manifest(source, groups)

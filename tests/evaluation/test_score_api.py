@@ -1,0 +1,96 @@
+"""`bench.score` as notebooks call it."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import bench
+from bench.errors import BenchError
+from tests import toy
+from tests.reward_models import cases, material
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.registry.default_registry", toy.registry)
+
+
+def test_images_may_be_pictures_paths_or_bytes(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (2, 2), (30, 1, 2)).save(buffer, "PNG")
+    Image.new("RGB", (2, 2), (40, 1, 2)).save(tmp_path / "a.png")
+    images = [
+        Image.new("RGBA", (2, 2), (10, 1, 2, 0)),
+        Image.new("L", (2, 2), 20),
+        buffer.getvalue(),
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+    ]
+    found = bench.score(images, ["a"] * 5, ["channel", "channel[index=2]"], device="cpu")
+    assert list(found.columns) == ["channel", "channel[index=2]"]
+    assert found["channel"].tolist() == [10, 20, 30, 40, 40]
+    assert found["channel[index=2]"].tolist() == [2, 20, 2, 2, 2]
+    assert found["channel"].dtype == np.float64
+
+
+def test_more_images_than_fit_into_a_chunk_stay_in_order() -> None:
+    images = [Image.new("RGB", (1, 1), (i, 0, 0)) for i in range(200)]
+    found = bench.score(images, [str(i) for i in range(200)], ["channel"], device="cpu")
+    assert found["channel"].tolist() == [*range(200)]
+    assert bench.score([], [], ["channel"], device="cpu")["channel"].tolist() == []
+
+
+def test_a_real_scorer_gives_what_it_gives_by_itself_and_warns_of_cut_prompts(
+    tmp_path: Path,
+) -> None:
+    scorer = cases.make("hpsv2", tmp_path).scorer
+    images, prompts = [*material.pictures().values()], [*material.PROMPTS]
+    with pytest.warns(UserWarning, match="hps reads only the beginning of 1 of 8") as warned:
+        found = bench.score(images, prompts, {"hps": scorer}, device="cpu")
+    assert warned[0].filename == __file__
+    np.testing.assert_array_equal(found["hps"], scorer.load("cpu").score(images, prompts))
+
+
+def test_a_loaded_scorer_is_not_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loaded:
+        def score(self, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
+            return np.array([len(prompt) for prompt in prompts], dtype=float)
+
+    image = Image.new("RGB", (1, 1), (7, 0, 0))
+    found = bench.score([image] * 2, ["a", "abc"], {"own": Loaded(), "red": toy.Channel()}, "cpu")
+    assert found["own"].tolist() == [1, 3]
+    assert found["red"].tolist() == [7, 7]
+
+
+@pytest.mark.parametrize(
+    ("images", "prompts", "scorers", "message"),
+    [
+        ([b""], ["a", "b"], ["channel"], "1 images but 2 prompts"),
+        (["gone.png"], ["a"], ["channel"], r"image 0: .*No such file.*gone\.png"),
+        ([b"", b"no"], ["a", "b"], ["channel"], "image 0: cannot identify image file"),
+        ("a.png", ["a"], ["channel"], "lists, even of one"),
+        (["a.png"], "a", ["channel"], "lists, even of one"),
+        ([b""], ["a"], "channel", r"scorers is a list, even of one: \['channel'\]"),
+        ([b""], ["a"], [], "scorers names nothing"),
+        ([b""], ["a"], ["chanel"], "unknown scorer 'chanel'. Did you mean 'channel'"),
+    ],
+)
+def test_mistakes_are_named(
+    images: list[bytes], prompts: list[str], scorers: list[str], message: str
+) -> None:
+    with pytest.raises(BenchError, match=message):
+        bench.score(images, prompts, scorers, device="cpu")
+
+
+def test_importing_bench_stays_light() -> None:
+    heavy = "{'torch', 'numpy', 'pandas', 'PIL'}"
+    command = f"import sys, bench; print(sorted({heavy} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
