@@ -4,6 +4,7 @@ What plugins need is importable from here; see `bench.hookspecs` for the hooks.
 """
 
 from bench.errors import BenchError
+from bench.evaluation.api import score
 from bench.hookspecs import hookimpl
 from bench.methods import PairMethod
 from bench.protocols import (
@@ -14,9 +15,10 @@ from bench.protocols import (
     LoadedScorer,
     Loss,
     Method,
+    ModelSize,
     PairErrors,
     PairRewards,
-    PreferencePairs,
+    PreferencePair,
     PreferenceSet,
     Prompt,
     PromptSet,
@@ -37,10 +39,11 @@ __all__ = [
     "LoadedScorer",
     "Loss",
     "Method",
+    "ModelSize",
     "PairErrors",
     "PairMethod",
     "PairRewards",
-    "PreferencePairs",
+    "PreferencePair",
     "PreferenceSet",
     "Prompt",
     "PromptSet",
@@ -50,5 +53,6 @@ __all__ = [
     "Trajectory",
     "hookimpl",
     "option",
+    "score",
     "uses",
 ]

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench import terminal
+from bench.distributed import World
 from bench.errors import BenchError
+from bench.evaluation.score_command import score
+from bench.isolation.command import env_app
+from bench.preferences.command import data_app
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench.plan import Plan
     from bench.runner import Status
+    from bench.stages import Plan
     from bench.store import Store
 
 app = typer.Typer(
@@ -26,6 +30,9 @@ app = typer.Typer(
 )
 leaderboard_app = typer.Typer(no_args_is_help=True, help="Tables from committed result files.")
 app.add_typer(leaderboard_app, name="leaderboard")
+app.add_typer(data_app, name="data")
+app.command()(score)
+app.add_typer(env_app, name="env")
 
 LEADERBOARDS = Path("leaderboards")
 
@@ -43,7 +50,9 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    typer.echo(f"error: {message}", err=True)
+    # What one process of a run finds wrong, all do; one says it.
+    if World.from_environment().is_main:
+        typer.echo(f"error: {message}", err=True)
     sys.exit(1)
 
 
@@ -51,7 +60,8 @@ def _add_plugin_commands() -> None:
     """Plugins' command groups; looked up only when the command is not one of ours."""
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
     own = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
-    if words and words[0] in own | {"leaderboard"}:
+    groups = {group.name for group in app.registered_groups}
+    if words and words[0] in own | groups:
         return
     from bench.registry import default_registry
 
@@ -87,11 +97,19 @@ def run(
         "bench-runs/store"
     ),
     out: Annotated[
-        Path | None, typer.Option(help="Tables and pictures [default: bench-runs/<recipe>].")
+        Path | None, typer.Option(help="Tables and pictures (default: bench-runs/<recipe>).")
     ] = None,
+    num_processes: Annotated[
+        int, typer.Option(min=1, help="Processes on this machine, one a GPU, that share the work.")
+    ] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
 ) -> None:
     """Train, sample, score and compare methods; what is finished is never done again."""
+    world = World.from_environment()
+    if num_processes > 1 and world.size == 1 and not dry_run:
+        from bench.launch import launch
+
+        sys.exit(launch(num_processes, sys.argv[1:]))
     from bench import plan as planning
     from bench import recipe as recipes
     from bench.registry import default_registry
@@ -111,21 +129,39 @@ def run(
         if value is not None
     }
     overrides |= dict(_setting(text) for text in settings or [])
-    console = _console()
-    plan = planning.make(recipes.load(registry, recipe, overrides), registry)
+    console = terminal.console(quiet=not world.is_main)
+    chosen = recipes.load(registry, recipe, overrides)
+    plan = planning.make(chosen, registry, download=not dry_run)
     artefacts = Store(store)
     with clear_io_errors():
-        found = status(plan, artefacts)
-        _print_plan(console, plan, artefacts, found)
+        if world.size > 1:
+            device = terminal.device(device, world)
+            world.connect(device)
+        found = world.from_main(status(plan, artefacts) if world.is_main else None)
+        assert found is not None
+        _print_plan(console, plan, artefacts, found, max(num_processes, world.size))
+        missing = planning.obstacles(plan, found.finished)
         if dry_run:
+            for reason in missing:
+                console.print(f"not ready: {reason}", markup=False, soft_wrap=True)
             return
+        if missing:
+            raise BenchError("; ".join(missing))
         folder = out or Path("bench-runs") / plan.recipe.name
-        if _execute(console, plan, artefacts, found, folder, device):
-            sys.exit(1)
+        failed = _execute(console, plan, artefacts, found, folder, device, world)
+    world.close()
+    if failed:
+        sys.exit(1)
 
 
 def _execute(
-    console: Console, plan: Plan, store: Store, found: Status, out: Path, device: str
+    console: Console,
+    plan: Plan,
+    store: Store,
+    found: Status,
+    out: Path,
+    device: str,
+    world: World,
 ) -> bool:
     """Run what is missing and write the outputs; True if something failed."""
     from bench import outputs
@@ -135,10 +171,12 @@ def _execute(
 
     outcome = RunOutcome(ran=())
     if len(found.finished) < len(plan.stages):
-        device = _device(device)
+        device = terminal.device(device, world)
         quiet_libraries()
         console.print(f"Running on {device}.", highlight=False)
-        outcome = Runner(plan, store, device, Progress(console)).run(found.finished)
+        outcome = Runner(plan, store, device, Progress(console), world).run(found.finished)
+    if not world.is_main:
+        return bool(outcome.failures)
     out.mkdir(parents=True, exist_ok=True)
     built = outputs.write(plan, store, out, outcome, device)
     console.print(tables.console_table(built))
@@ -146,7 +184,7 @@ def _execute(
         ("tables", "README.md, leaderboard.csv, leaderboard.json, by_group.csv"),
         ("result files", "results/, prompts/"),
         ("per-image scores", "scores.parquet"),
-        ("checkpoints", "checkpoints/<method>-seed<seed>/unet"),
+        ("checkpoints", "checkpoints/<method>-seed<seed>/, with model cards"),
         ("contact sheet", "contact_sheet.png"),
         ("recipe", "recipe.yaml"),
     ):
@@ -156,17 +194,22 @@ def _execute(
     return bool(outcome.failures)
 
 
-def _print_plan(console: Console, plan: Plan, store: Store, found: Status) -> None:
-    from bench.estimates import estimate
+def _print_plan(console: Console, plan: Plan, store: Store, found: Status, processes: int) -> None:
+    from bench.estimates import estimate, facts_table
 
     console.print(
-        f"Plan of recipe {plan.recipe.name!r}: {len(plan.cells)} cells, "
-        f"{len(plan.stages)} stages, {len(found.finished)} of them cached.",
+        f"Plan of recipe {plan.recipe.name!r}: {_count(len(plan.cells), 'cell')}, "
+        f"{_count(len(plan.stages), 'stage')}, {len(found.finished)} of them cached.",
         highlight=False,
     )
+    console.print(facts_table(plan, processes), highlight=False)
     for reason in found.damaged.values():
         console.print(f"damaged artefact: {reason}; it will be made again", soft_wrap=True)
-    console.print(estimate(plan, store, found.finished).table())
+    console.print(estimate(plan, store, found.finished, processes=processes).table())
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 @app.command()
@@ -182,7 +225,7 @@ def plugins(
     if as_json:
         typer.echo(json.dumps(listing.as_data(registry, name), indent=1))
     else:
-        listing.show(_console(), registry, name)
+        listing.show(terminal.console(), registry, name)
 
 
 @leaderboard_app.command("build")
@@ -207,15 +250,6 @@ def leaderboard_check(
     for folder in _boards(board):
         tables.check(folder)
         typer.echo(f"up to date: {folder}")
-
-
-def _console() -> Console:
-    """The terminal; where the output goes to a file, wide enough for the tables."""
-    from rich.console import Console
-
-    console = Console()
-    narrow = not console.is_terminal and "COLUMNS" not in os.environ
-    return Console(width=120) if narrow else console
 
 
 def _boards(board: Path | None) -> list[Path]:
@@ -246,17 +280,3 @@ def _setting(text: str) -> tuple[str, object]:
         return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise BenchError(f"--set {text}: {value!r} is not a YAML value") from error
-
-
-def _device(asked: str) -> str:
-    import torch
-
-    if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(asked)
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise BenchError(f"--device {asked}: this machine has no such GPU")
-    except RuntimeError as error:
-        raise BenchError(f"--device {asked}: not a device; try cpu, cuda or auto") from error
-    return asked

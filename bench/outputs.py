@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from bench.leaderboard import contact_sheet, results, tables
-from bench.plan import Cell, Plan, Stage
+from bench.leaderboard import cards, contact_sheet, results, tables
+from bench.plan import SPEED_ONLY
 from bench.runner import RunOutcome
-from bench.store import Artefact, Store, write_atomic
+from bench.stages import Cell, Plan, Stage
+from bench.store import MANIFEST, Artefact, Store, write_atomic
 
 SHEET_ROWS = 8
 _PROVENANCE = ("torch", "diffusers", "transformers", "open_clip_torch", "numpy")
@@ -28,15 +29,19 @@ def write(plan: Plan, store: Store, out: Path, outcome: RunOutcome, device: str)
         shutil.rmtree(stale, ignore_errors=True)
     for table in plan.prompts:
         results.save_prompts(out, table)
+    records = {}
     for cell in plan.cells:
         scores = _scores(cell, store, outcome.failures)
-        results.save_cell(out, _record(plan, cell, store, outcome.failures, scores, device))
+        record = _record(plan, cell, store, outcome.failures, scores, device)
+        results.save_cell(out, record)
+        records[cell.method, cell.seed] = record
         frames += _rows(cell, plan, scores)
     (out / "recipe.yaml").write_text(plan.recipe.to_yaml(), encoding="utf-8")
     _write_scores(out / "scores.parquet", frames)
-    _link_checkpoints(plan, store, out / "checkpoints", outcome.failures)
     _write_sheet(plan, store, out / "contact_sheet.png", outcome.failures)
-    return tables.write(out)
+    built = tables.write(out)
+    _write_checkpoints(plan, store, out / "checkpoints", records, built)
+    return built
 
 
 def _scores(
@@ -67,7 +72,7 @@ def _record(
         "backbone": recipe.backbone,
         "pairs": plan.pairs_name,
         "recipe": recipe.name,
-        "untrained": cell.train is None,
+        "untrained": cell.baseline,
     }
     if not scores:
         reasons = [failures[s.key] for s in cell.scores.values() if s.key in failures]
@@ -103,10 +108,12 @@ def _record(
             pairs_kept=info.get("pairs_kept", 0),
             pairs_dropped=info.get("pairs_dropped", 0),
         ),
-        sampling=recipe.sampling.model_dump(mode="json", exclude={"batch_size"}),
+        sampling=recipe.sampling.model_dump(mode="json", exclude={"batch_size", "compile"}),
         configuration={
             "method": plan.described["methods"][cell.method],
-            "training": recipe.training.model_dump(mode="json", exclude={"micro_batch_size"}),
+            "training": recipe.training.model_dump(mode="json", exclude=SPEED_ONLY),
+            "filters": recipe.filters.model_dump(mode="json"),
+            "framing": recipe.framing.model_dump(mode="json"),
             "scorers": plan.described["scorers"],
         },
         cost=_cost(plan, cell, store, failures),
@@ -128,16 +135,16 @@ def _cost(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -> 
 
     def seconds(stage_name: str, keys: list[str]) -> float:
         finished = (key for key in keys if key not in failures)
-        spent = (Artefact(store.path(stage_name, key)).cost.seconds for key in finished)
-        return round(sum(spent, 0.0), 3)
+        costs = (Artefact(store.path(stage_name, key)).cost for key in finished)
+        # Of one device: eight GPUs for an hour are eight hours.
+        return round(sum((cost.seconds * cost.processes for cost in costs), 0.0), 3)
 
     train = cell.train
     trained = Artefact(store.path("train", train.key)).cost if train else None
+    training = [seconds("encode", [train.encode]), seconds("train", [train.key])] if train else []
     return results.Cost(
         label_seconds=seconds("rewards", list(train.rewards.values())) if train else 0.0,
-        train_seconds=round(seconds("encode", [train.encode]) + trained.seconds, 3)
-        if train and trained
-        else 0.0,
+        train_seconds=round(sum(training, 0.0), 3),
         sample_seconds=seconds("sample", [s.key for s in cell.samples.values()]),
         score_seconds=seconds("score", [s.key for s in cell.scores.values()]),
         network_passes=trained.passes if trained else 0,
@@ -172,14 +179,42 @@ def _write_scores(path: Path, blocks: list[dict[str, Any]]) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def _link_checkpoints(plan: Plan, store: Store, folder: Path, failures: Mapping[str, str]) -> None:
-    """`checkpoints/<cell>` points at the artefact, so that nothing is stored twice."""
+def _write_checkpoints(
+    plan: Plan,
+    store: Store,
+    folder: Path,
+    records: Mapping[tuple[str, int | None], results.Cell],
+    built: tables.Tables,
+) -> None:
+    """`checkpoints/<cell>`: links to what the store holds, and a model card."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    rows = {(r.method, r.seeds): r for section in built.sections for r in section.seed_rows}
     for cell in plan.cells:
-        if cell.train and cell.train.key not in failures:
-            link = folder / f"{results.safe_name(cell.method)}-seed{cell.seed}"
-            link.symlink_to(store.path("train", cell.train.key).resolve())
+        record = records[cell.method, cell.seed]
+        if not cell.train or not isinstance(record, results.CellResult):
+            continue
+        place = folder / f"{results.safe_name(cell.method)}-seed{cell.seed}"
+        place.mkdir(parents=True)
+        artefact = store.path("train", cell.train.key)
+        parts = [part for part in sorted(artefact.iterdir()) if part.name != MANIFEST]
+        for part in parts:
+            (place / part.name).symlink_to(part.resolve())
+        card = cards.model_card(
+            record,
+            rows[record.method, (record.seed,)],
+            _base_model(plan),
+            adapter=not any(part.is_dir() for part in parts),
+        )
+        (place / "README.md").write_text(card, encoding="utf-8")
+
+
+def _base_model(plan: Plan) -> cards.BaseModel:
+    xl = plan.backbone.family == "sdxl"
+    return cards.BaseModel(
+        name=str(getattr(plan.backbone, "path", plan.recipe.backbone)),
+        licence=plan.backbone.licence,
+        pipeline="StableDiffusionXLPipeline" if xl else "StableDiffusionPipeline",
+    )
 
 
 def _write_sheet(plan: Plan, store: Store, path: Path, failures: Mapping[str, str]) -> None:

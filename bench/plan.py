@@ -8,237 +8,238 @@ and devices are left out.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from bench.errors import BenchError
 from bench.leaderboard.results import PromptTable
-from bench.protocols import Backbone, Kind, Method, Plugin, PreferenceSet, PromptSet, Scorer
+from bench.protocols import (
+    Aggregation,
+    Backbone,
+    Kind,
+    Method,
+    Plugin,
+    PreferenceSet,
+    Prompt,
+    PromptSet,
+    Scorer,
+)
 from bench.recipe import Recipe
 from bench.registry import Registry, noun, spec_text
+from bench.stages import (
+    Cell,
+    EncodeStage,
+    GeneratedPairs,
+    InspectStage,
+    PairsStage,
+    Plan,
+    RewardsStage,
+    SampleStage,
+    ScoreStage,
+    Stage,
+    TrainStage,
+)
 from bench.store import content_key
 
-VERSIONS = {"inspect": 1, "encode": 1, "rewards": 1, "train": 1, "sample": 1, "score": 1}
+VERSIONS = {
+    "pairs": 1,
+    "inspect": 2,
+    "encode": 2,
+    "rewards": 1,
+    "train": 1,
+    "sample": 1,
+    "score": 1,
+}
 """Raise a stage's number when its code changes the bytes that it writes."""
+SPEED_ONLY = {"micro_batch_size", "gradient_checkpointing", "compile", "checkpoint_every"}
+"""Keys of the recipe's `training` block that change no number beyond float error."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One artefact to make. `inputs` are the keys of the stages that it reads."""
-
-    key: str
-    label: str
-    inputs: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The stage's name in the store: "encode", "train", ..."""
-        return type(self).__name__.removesuffix("Stage").lower()
-
-    @property
-    def work(self) -> int:
-        """How much there is to do, in the unit that progress counts."""
-        raise NotImplementedError
-
-    @property
-    def passes(self) -> int:
-        """Expected network passes."""
-        return 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class _PairsStage(Stage):
-    """Reads a whole preference set; work: pairs."""
-
-    pairs: PreferenceSet
-    pair_count: int
-
-    @property
-    def work(self) -> int:
-        return self.pair_count
-
-
-@dataclass(frozen=True, kw_only=True)
-class InspectStage(_PairsStage):
-    """Which pairs have two images that can be decoded."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodeStage(_PairsStage):
-    """Latent moments and prompt conditions of a preference set."""
-
-    inspect: str
-    """Key of the inspection that says which pairs are usable."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RewardsStage(_PairsStage):
-    """Rewards of both images of every pair by one scorer; work: images."""
-
-    inspect: str
-    """Key of the inspection that says which pairs are usable."""
-    scorer: Scorer
-
-    @property
-    def work(self) -> int:  # noqa: D102
-        return 2 * self.pair_count
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainStage(Stage):
-    """One cell's training; work: optimiser steps."""
-
-    method: Method
-    seed: int
-    pairs: PreferenceSet
-    encode: str
-    rewards: Mapping[str, str]
-    """Scorer spec -> key of its rewards."""
-    steps: int
-    expected_passes: int
-
-    @property
-    def work(self) -> int:  # noqa: D102
-        return self.steps
-
-    @property
-    def passes(self) -> int:  # noqa: D102
-        return self.expected_passes
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleStage(Stage):
-    """One image a prompt from one cell; work: images."""
-
-    checkpoint: str | None
-    """Key of the training; None samples the untouched backbone."""
-    prompts: PromptTable
-    image_seed: int
-    steps: int
-
-    @property
-    def work(self) -> int:  # noqa: D102
-        return len(self.prompts.texts)
-
-    @property
-    def passes(self) -> int:
-        """Two a step: with and without the prompt."""
-        return 2 * self.steps * self.work
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreStage(Stage):
-    """One scorer's scores of one sampling; work: images."""
-
-    sample: str
-    prompts: PromptTable
-    scorer: Scorer
-
-    @property
-    def work(self) -> int:  # noqa: D102
-        return len(self.prompts.texts)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """A method trained with one seed, and where its results will lie."""
-
-    method: str
-    """The method's canonical spec as the user wrote it."""
-    resolved: Method
-    seed: int | None
-    """None: untrained, so the same for all seeds."""
-    in_loop: tuple[str, ...]
-    """Scorers whose rewards labelled its pairs."""
-    train: TrainStage | None
-    samples: Mapping[tuple[str, int], SampleStage]
-    """(prompt set, image seed) -> its sampling."""
-    scores: Mapping[tuple[str, int, str], ScoreStage]
-    """(prompt set, image seed, scorer) -> its scoring."""
-
-    @property
-    def label(self) -> str:
-        """For people: "smpo, seed 0"."""
-        return self.method if self.seed is None else f"{self.method}, seed {self.seed}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Everything that a run will do, in order."""
-
-    recipe: Recipe
-    backbone: Backbone
-    pairs: PreferenceSet
-    pairs_name: str
-    scorers: Mapping[str, Scorer]
-    prompts: tuple[PromptTable, ...]
-    cells: tuple[Cell, ...]
-    stages: tuple[Stage, ...]
-    described: Mapping[str, Any]
-    """Resolved plugins as data, for result files."""
-
-
-def make(recipe: Recipe, registry: Registry) -> Plan:
+def make(recipe: Recipe, registry: Registry, *, download: bool = True) -> Plan:
     """Resolve every name of the recipe and lay out the stages.
+
+    Args:
+        recipe: what to compare.
+        registry: where names are looked up.
+        download: False takes the published count of every set that is not here. Such a plan is
+            for printing: it has placeholders for prompts, and no stage of it can run.
 
     Raises:
         BenchError: unknown names, options out of range, files that cannot be read, a held-out
             scorer among those that label.
     """
-    backbone: Backbone = registry.build("backbones", recipe.backbone)
-    pairs: PreferenceSet = _named_or_path(registry, "preference_sets", recipe.pairs)
-    scorers = {spec_text(s): s for s in (registry.build("scorers", t) for t in recipe.scorers)}
-    pool = tuple(spec_text(registry.build("scorers", t)) for t in recipe.label_scorers)
-    tables = _prompt_tables(registry, recipe)
-    builder = _Builder(recipe, registry, backbone, pairs, scorers, pool, tables)
-    cells = tuple(builder.cells())
-    stages = _ordered(cells, builder.labelling)
-    described = {
-        "backbone": registry.describe(backbone),
-        "pairs": registry.describe(pairs),
-        "scorers": {name: registry.describe(s) for name, s in scorers.items()},
-        "methods": {c.method: registry.describe(c.resolved) for c in cells},
+    builder = _Builder(recipe, registry, download)
+    builder.pairs = builder.preference_set()
+    builder.scorers = {
+        spec_text(s): s for s in (registry.build("scorers", t) for t in recipe.scorers)
     }
-    return Plan(
-        recipe=recipe,
-        backbone=backbone,
-        pairs=pairs,
-        pairs_name=_short(recipe.pairs),
-        scorers=scorers,
-        prompts=tables,
-        cells=cells,
-        stages=stages,
-        described=described,
+    builder.tables = builder.prompt_tables(recipe.prompts, recipe.limit)
+    cells = tuple(builder.cells())
+    return builder.plan(cells, _ordered(cells, builder.labelling))
+
+
+def make_generation(
+    recipe: Recipe, registry: Registry, *, download: bool = True
+) -> tuple[Plan, PairsStage]:
+    """The stages that make the recipe's generated pairs, and nothing else; the last makes them.
+
+    Raises:
+        BenchError: as `make`, or the recipe has no `generate` block.
+    """
+    builder = _Builder(recipe, registry, download)
+    stage = builder.generated().stage
+    return builder.plan((), tuple(builder.labelling.values())), stage
+
+
+def obstacles(plan: Plan, finished: frozenset[str]) -> tuple[str, ...]:
+    """Why scorers that are still to be run cannot be loaded, each with its remedy."""
+    needed = (
+        stage.scorer
+        for stage in plan.stages
+        if isinstance(stage, RewardsStage | ScoreStage) and stage.key not in finished
     )
+    return tuple(dict.fromkeys(reason for scorer in needed if (reason := scorer.obstacle())))
 
 
-_Labelling = TypeVar("_Labelling", InspectStage, EncodeStage, RewardsStage)
+_Labelling = TypeVar("_Labelling", bound=Stage)
 
 
 class _Builder:
     """Holds what all cells share while they are laid out."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        registry: Registry,
-        backbone: Backbone,
-        pairs: PreferenceSet,
-        scorers: Mapping[str, Scorer],
-        pool: tuple[str, ...],
-        tables: Sequence[PromptTable],
-    ) -> None:
-        self.recipe, self.registry = recipe, registry
-        self.backbone, self.pairs, self.scorers = backbone, pairs, scorers
-        self.pool, self.tables = pool, tables
+    pairs: PreferenceSet
+    scorers: Mapping[str, Scorer] = MappingProxyType({})
+    tables: Sequence[PromptTable] = ()
+
+    def __init__(self, recipe: Recipe, registry: Registry, download: bool) -> None:
+        self.recipe, self.registry, self.download = recipe, registry, download
+        self.absent: set[str] = set()
+        self.backbone: Backbone = named_or_path(registry, "backbones", recipe.backbone)
+        label_scorers = [registry.build("scorers", text) for text in recipe.label_scorers]
+        self._label_scorers: dict[str, Scorer] = {spec_text(s): s for s in label_scorers}
+        self.pool = tuple(self._label_scorers)
         self.labelling: dict[str, Stage] = {}
 
+    def plan(self, cells: tuple[Cell, ...], stages: tuple[Stage, ...]) -> Plan:
+        """The plan of what has been laid out."""
+        describe = self.registry.describe
+        return Plan(
+            recipe=self.recipe,
+            backbone=self.backbone,
+            pairs_name=self._pairs_name,
+            scorers=self.scorers,
+            prompts=tuple(self.tables),
+            cells=cells,
+            stages=stages,
+            described={
+                "backbone": self._backbone_data,
+                "scorers": {name: describe(s) for name, s in self.scorers.items()},
+                "methods": {c.method: describe(c.resolved) for c in cells},
+            },
+            pairs_at=lambda path: _reader(self.registry, "preference_sets", path),
+            absent=frozenset(self.absent),
+        )
+
+    def prompt_tables(self, texts: Sequence[str], limit: int | None) -> tuple[PromptTable, ...]:
+        """The prompts of several sets, each cut to `limit`."""
+        tables = []
+        for text in texts:
+            prompt_set: PromptSet = named_or_path(self.registry, "prompt_sets", text)
+            name = _short(text)
+            count = self._published(name, prompt_set)
+            prompts = prompt_set.load() if count is None else _placeholders(name, count)
+            if not prompts:
+                raise BenchError(f"prompt set {text!r} holds no prompt")
+            table = PromptTable.of(name, prompts)
+            tables.append(stratified(table, limit) if limit else table)
+        names = [t.name for t in tables]
+        if len(set(names)) < len(names):
+            raise BenchError(f"two prompt sets share one name: {', '.join(names)}")
+        return tuple(tables)
+
+    def _published(self, name: str, data: PromptSet | PreferenceSet) -> int | None:
+        """The published count of a set that this plan would have to download, but may not."""
+        count = None if self.download else data.expected()
+        if count is not None:
+            self.absent.add(name)
+        return count
+
+    def preference_set(self) -> PreferenceSet:
+        """The recipe's pairs, planning to make them where they are to be generated."""
+        if self.recipe.pairs == GeneratedPairs.name:
+            return self.generated()
+        found: PreferenceSet = named_or_path(self.registry, "preference_sets", self.recipe.pairs)
+        return found
+
+    def generated(self) -> GeneratedPairs:
+        """Sampling and scoring of the images that pairs are formed from, and the forming."""
+        config = self.recipe.generate
+        if config is None:
+            raise BenchError(
+                "the pairs are to be generated, but the recipe has no `generate` block that says "
+                "from which prompts (generate.prompts)"
+            )
+        table = _merged(self.prompt_tables(config.prompts, config.limit))
+        aggregation: Aggregation = self.registry.build("aggregations", config.label_with)
+        scorers = {name: self._label_scorer(name) for name in aggregation.needs(self.pool)}
+        if not scorers:
+            raise BenchError(
+                f"generate.label_with: {config.label_with!r} reads no reward, and generated "
+                f"images have no human label; name scorers, e.g. average[scorers=...], or give "
+                f"label_scorers"
+            )
+        texts = config.backbones or (self.recipe.backbone,)
+        backbones = [named_or_path(self.registry, "backbones", text) for text in texts]
+        base = self.registry.build("methods", baseline(self.registry))
+        samples = [
+            self._keep(self._sample(spec_text(backbone), base, None, None, table, seed, backbone))
+            for backbone in backbones
+            for seed in range(config.images_per_prompt)
+        ]
+        scores = {
+            name: tuple(self._keep(self._score(s, table, name, scorer)).key for s in samples)
+            for name, scorer in scorers.items()
+        }
+        models = [spec_text(b) for b in backbones for _ in range(config.images_per_prompt)]
+        keys = tuple(sample.key for sample in samples)
+        data = {
+            "stage": "pairs",
+            "version": VERSIONS["pairs"],
+            "prompts": table.sha256,
+            "models": models,
+            "samples": keys,
+            "rewards": scores,
+            "label_with": self.registry.describe(aggregation),
+            "form": config.form,
+        }
+        stage = PairsStage(
+            key=content_key(data),
+            label=f"form pairs from images of {table.name}",
+            inputs=(*keys, *(key for some in scores.values() for key in some)),
+            prompts=table,
+            models=tuple(models),
+            samples=keys,
+            rewards=scores,
+            label_with=aggregation,
+            form=config.form,
+        )
+        return GeneratedPairs(stage=self._keep(stage))
+
     @cached_property
+    def set_count(self) -> int:
+        return self.pairs.count() if self._published_pairs is None else self._published_pairs
+
+    @property
     def pair_count(self) -> int:
-        return self.pairs.count()
+        return min(self.set_count, self.recipe.filters.max_pairs or self.set_count)
+
+    @cached_property
+    def _published_pairs(self) -> int | None:
+        return self._published(self._pairs_name, self.pairs)
 
     @cached_property
     def _pairs_name(self) -> str:
@@ -250,6 +251,10 @@ class _Builder:
 
     @cached_property
     def _pairs_data(self) -> dict[str, Any]:
+        if isinstance(self.pairs, GeneratedPairs):
+            return {"name": self.pairs.name, "fingerprint": self.pairs.fingerprint()}
+        if self._published_pairs is not None:
+            return {"name": self._pairs_name, "fingerprint": "absent"}
         return self.registry.describe(self.pairs)
 
     def cells(self) -> Iterator[Cell]:
@@ -258,30 +263,34 @@ class _Builder:
         for text in self.recipe.methods:
             method = self.registry.build("methods", text)
             methods[spec_text(method)] = method
-        untrained = {n: m for n, m in methods.items() if m.passes(1) is None}
-        if not untrained:
-            name = _baseline(self.registry)
-            untrained = {name: self.registry.build("methods", name)}
-        for name, method in sorted(untrained.items()):
-            yield self._cell(name, method, None)
-        for name, method in sorted(methods.items()):
-            if name not in untrained:
+        if not any(method.baseline for method in methods.values()):
+            name = baseline(self.registry)
+            methods[name] = self.registry.build("methods", name)
+        for name, method in sorted(methods.items(), key=lambda m: (not m[1].baseline, m[0])):
+            if method.passes(1) is None:
+                yield self._cell(name, method, None)
+            else:
                 for seed in sorted(set(self.recipe.seeds)):
                     yield self._cell(name, method.resolved(self.backbone.family), seed)
 
     def _cell(self, name: str, method: Method, seed: int | None) -> Cell:
         in_loop = method.label_scorers(self.pool)
-        train = None if seed is None else self._train(name, method, seed, in_loop)
+        train = None
+        if seed is not None:
+            train = self._train(name, method, seed, in_loop)
+            in_loop = tuple(dict.fromkeys((*in_loop, *self.pairs.labelled_by())))
         samples = {
-            (table.name, image_seed): self._sample(name, seed, train, table, image_seed)
+            (table.name, image_seed): self._sample(
+                name, method, seed, train, table, image_seed, self.backbone
+            )
             for table in self.tables
             for image_seed in self.recipe.sampling.image_seeds
         }
         scores = {
-            (table.name, image_seed, scorer): self._score(
-                samples[table.name, image_seed], table, scorer
+            (table.name, image_seed, name): self._score(
+                samples[table.name, image_seed], table, name, scorer
             )
-            for scorer in self.scorers
+            for name, scorer in self.scorers.items()
             for table in self.tables
             for image_seed in self.recipe.sampling.image_seeds
         }
@@ -300,13 +309,15 @@ class _Builder:
             "stage": "inspect",
             "version": VERSIONS["inspect"],
             "pairs": self._pairs_data,
+            "filters": self.recipe.filters.model_dump(),
             "max_broken_share": self.recipe.max_broken_share,
         }
         stage = InspectStage(
             key=content_key(data),
             label=f"inspect {self._pairs_name}",
+            inputs=(self.pairs.stage.key,) if isinstance(self.pairs, GeneratedPairs) else (),
             pairs=self.pairs,
-            pair_count=self.pair_count,
+            pair_count=self.set_count,
         )
         return self._keep(stage)
 
@@ -317,6 +328,7 @@ class _Builder:
             "version": VERSIONS["encode"],
             "backbone": self._backbone_data,
             "pairs": usable,
+            "framing": self.recipe.framing.model_dump(),
         }
         stage = EncodeStage(
             key=content_key(data),
@@ -329,12 +341,7 @@ class _Builder:
         return self._keep(stage)
 
     def _rewards(self, name: str) -> RewardsStage:
-        scorer: Scorer = self.registry.build("scorers", name)
-        if scorer.held_out:
-            raise BenchError(
-                f"scorer {name!r} is held out: it may score images but never label pairs; "
-                f"take it out of label_scorers"
-            )
+        scorer = self._label_scorer(name)
         usable = self._inspect().key
         data = {
             "stage": "rewards",
@@ -353,6 +360,16 @@ class _Builder:
         )
         return self._keep(stage)
 
+    def _label_scorer(self, name: str) -> Scorer:
+        # The pool's own object knows options that are not in its name.
+        scorer = self._label_scorers.get(name) or self.registry.build("scorers", name)
+        if scorer.held_out:
+            raise BenchError(
+                f"scorer {name!r} is held out: it may score images but never label pairs; "
+                f"take it out of label_scorers"
+            )
+        return scorer
+
     def _keep(self, stage: _Labelling) -> _Labelling:
         """The stage, once for all cells that need it."""
         self.labelling.setdefault(stage.key, stage)
@@ -362,7 +379,7 @@ class _Builder:
         encode = self._encode()
         rewards = {scorer: self._rewards(scorer).key for scorer in in_loop}
         training = self.recipe.training
-        budget = training.model_dump(exclude={"micro_batch_size", "checkpoint_every"})
+        budget = training.model_dump(exclude=SPEED_ONLY)
         data = {
             "stage": "train",
             "version": VERSIONS["train"],
@@ -379,7 +396,6 @@ class _Builder:
             inputs=(encode.key, *rewards.values()),
             method=method,
             seed=seed,
-            pairs=self.pairs,
             encode=encode.key,
             rewards=rewards,
             steps=training.steps,
@@ -389,16 +405,21 @@ class _Builder:
     def _sample(
         self,
         name: str,
+        method: Method,
         seed: int | None,
         train: TrainStage | None,
         table: PromptTable,
         image_seed: int,
+        backbone: Backbone,
     ) -> SampleStage:
         sampling = self.recipe.sampling
+        weights: Any = train.key if train else self.registry.describe(backbone)
+        if not train and not method.baseline:
+            weights = {"backbone": weights, "method": self.registry.describe(method)}
         data = {
             "stage": "sample",
             "version": VERSIONS["sample"],
-            "weights": train.key if train else self._backbone_data,
+            "weights": weights,
             "prompts": content_key({"texts": table.texts}),
             "image_seed": image_seed,
             "scheduler": sampling.scheduler,
@@ -406,18 +427,22 @@ class _Builder:
             "guidance": sampling.guidance,
         }
         who = name if seed is None else f"{name}, seed {seed}"
+        which = f", image seed {image_seed}" if image_seed else ""
         return SampleStage(
             key=content_key(data),
-            label=f"sample {table.name} from {who}",
+            label=f"sample {table.name} from {who}{which}",
             inputs=(train.key,) if train else (),
+            backbone=backbone,
+            method=method,
             checkpoint=train.key if train else None,
             prompts=table,
             image_seed=image_seed,
             steps=sampling.steps,
         )
 
-    def _score(self, sample: SampleStage, table: PromptTable, name: str) -> ScoreStage:
-        scorer = self.scorers[name]
+    def _score(
+        self, sample: SampleStage, table: PromptTable, name: str, scorer: Scorer
+    ) -> ScoreStage:
         data = {
             "stage": "score",
             "version": VERSIONS["score"],
@@ -448,7 +473,12 @@ def _ordered(cells: Sequence[Cell], labelling: Mapping[str, Stage]) -> tuple[Sta
     return tuple(stages.values())
 
 
-def _baseline(registry: Registry) -> str:
+def baseline(registry: Registry) -> str:
+    """The name of the method that is the untouched backbone.
+
+    Raises:
+        BenchError: there is none.
+    """
     names = [e.cls.name for e in registry.entries("methods")]
     for name in names:
         entry = registry.get("methods", name)
@@ -457,24 +487,26 @@ def _baseline(registry: Registry) -> str:
     raise BenchError("no method is marked as the untouched backbone (`baseline = True`)")
 
 
-def _prompt_tables(registry: Registry, recipe: Recipe) -> tuple[PromptTable, ...]:
-    tables = []
-    for text in recipe.prompts:
-        prompt_set: PromptSet = _named_or_path(registry, "prompt_sets", text)
-        prompts = prompt_set.load()
-        if not prompts:
-            raise BenchError(f"prompt set {text!r} holds no prompt")
-        table = PromptTable.of(_short(text), prompts)
-        tables.append(stratified(table, recipe.limit) if recipe.limit else table)
-    names = [t.name for t in tables]
-    if len(set(names)) < len(names):
-        raise BenchError(f"two prompt sets share one name: {', '.join(names)}")
-    return tuple(tables)
+def _placeholders(name: str, count: int) -> tuple[Prompt, ...]:
+    """Stand for the prompts of a set that is not here."""
+    return tuple(Prompt(f"prompt {i} of {name}", {}) for i in range(count))
+
+
+def _merged(tables: Sequence[PromptTable]) -> PromptTable:
+    """The distinct prompts of several sets as one."""
+    groups = {text: table.groups[i] for table in tables for i, text in enumerate(table.texts)}
+    return PromptTable(
+        name="+".join(table.name for table in tables),
+        texts=tuple(groups),
+        groups=tuple(groups.values()),
+    )
 
 
 def _short(text: str) -> str:
-    """What a named or located set is called in tables: a path's last part."""
-    return Path(text).name if Path(text).exists() else text
+    """What a named or located set is called in tables: of every path its last part."""
+    if Path(text).exists():
+        return Path(text).name
+    return re.sub(r"(?<==)[^,\[\]]*/(?=[^/,\[\]]+)", "", text)
 
 
 def stratified(table: PromptTable, limit: int) -> PromptTable:
@@ -502,19 +534,23 @@ def stratified(table: PromptTable, limit: int) -> PromptTable:
     )
 
 
-def _named_or_path(registry: Registry, kind: Kind, text: str) -> Any:
+def named_or_path(registry: Registry, kind: Kind, text: str) -> Any:
     """A plugin by its spec; an existing path goes to the plugin that reads such files."""
-    path = Path(text)
     known = {e.cls.name for e in registry.entries(kind)}
-    if text in known or not (path.exists() or "/" in text):
+    named = re.split(r"[\[:]", text, maxsplit=1)[0] in known
+    if named or not (Path(text).exists() or "/" in text or Path(text).suffix):
         return registry.build(kind, text)
+    return _reader(registry, kind, Path(text))
+
+
+def _reader(registry: Registry, kind: Kind, path: Path) -> Any:
     if not path.exists():
-        raise BenchError(f"{noun(kind)} {text!r}: there is no such file or folder")
+        raise BenchError(f"{noun(kind)} {str(path)!r}: there is no such file or folder")
     readers = [e.cls for e in registry.entries(kind) if _reads(e.cls, path)]
     if not readers:
-        raise BenchError(f"{noun(kind)} {text!r}: no plugin reads such files")
+        raise BenchError(f"{noun(kind)} {str(path)!r}: no plugin reads such files")
     return readers[0](path=str(path))  # type: ignore[call-arg]
 
 
 def _reads(cls: type[Plugin], path: Path) -> bool:
-    return issubclass(cls, PromptSet | PreferenceSet) and cls.reads(path)
+    return issubclass(cls, Backbone | PromptSet | PreferenceSet) and cls.reads(path)

@@ -8,7 +8,7 @@ planning builds them: import torch, diffusers and the like inside the methods th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
@@ -47,21 +47,27 @@ def option(
     lt: float | None = None,
     le: float | None = None,
     in_key: bool = True,
+    in_name: bool = True,
 ) -> Any:
     """Declare an option: a dataclass field with documentation and bounds.
 
     The annotation gives the type (int, float, bool, str, `Literal[...]`, `X | None`,
     `tuple[str, ...]`); without a default the option must be given. `in_key=False` marks what
-    changes no result by itself, such as a path whose content `fingerprint` covers.
+    changes no result by itself, such as a path whose content `fingerprint` covers;
+    `in_name=False` what does not even make it another plugin, such as where its work is done.
     """
     bounds = {k: v for k, v in (("gt", gt), ("ge", ge), ("lt", lt), ("le", le)) if v is not None}
     return dataclasses.field(
-        default=default, metadata={"doc": doc, "bounds": bounds, "in_key": in_key}
+        default=default,
+        metadata={"doc": doc, "bounds": bounds, "in_key": in_key, "in_name": in_name},
     )
 
 
-def uses(kind: Kind, default: str, doc: str = "") -> Any:
-    """Declare an option that names another plugin; the instance holds the plugin itself."""
+def uses(kind: Kind, default: Any = dataclasses.MISSING, doc: str = "") -> Any:
+    """Declare an option that names another plugin; the instance holds the plugin itself.
+
+    Without a default, a spec such as "human", the option must be given.
+    """
     return dataclasses.field(default=default, metadata={"doc": doc, "kind": kind})
 
 
@@ -99,6 +105,19 @@ class Scorer(Plugin):
 
     held_out: ClassVar[bool] = False
     """True: knows what no training stage may read, so it may never label pairs."""
+
+    isolate: bool = option(
+        False, "run it in a worker process of its own", in_key=False, in_name=False
+    )
+
+    def obstacle(self) -> str:
+        """Why it could not be loaded now, with the remedy, or ""; cheap enough for a plan."""
+        return ""
+
+    @property
+    def seconds_per_image(self) -> float:
+        """Rough seconds of one image on the hardware it is meant for, for first plans."""
+        return 0.004
 
     def load(self, device: str) -> LoadedScorer:
         """Read the weights onto `device` ("cpu", "cuda", ...)."""
@@ -205,14 +224,43 @@ class Method(Plugin):
         """Expected network passes of training on `pairs_seen` pairs; None: no training."""
         raise NotImplementedError
 
+    def model(self, backbone: Policy) -> Policy:
+        """The model whose images stand for a method without training: `backbone`, changed or not.
+
+        Called with the untouched backbone, and only where `passes` is None.
+        """
+        return backbone
+
     def train(self, setup: TrainingSetup) -> TrainingOutcome:
         """Train `setup.policy.denoiser` in place; called only where `passes` is not None."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelSize:
+    """What a backbone needs of a GPU, for the plan's estimates."""
+
+    denoiser: float
+    """Weights that training changes, in millions."""
+    encoders: float
+    """Weights of text encoders and VAE, in millions."""
+    adapted: float
+    """Weights that one LoRA rank adds, in millions."""
+    activations_gb: float
+    """Rough GB (10^9 bytes) that one image's backward pass holds in 16-bit precision."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Backbone(Plugin):
     """A text-to-image model that methods start from."""
+
+    licence: ClassVar[str] = "unknown"
+    """Of the weights, for model cards: an SPDX identifier or the licence's own name."""
+
+    @classmethod
+    def reads(cls, path: Path) -> bool:
+        """Whether this plugin (with option `path`) reads the folder."""
+        return False
 
     @property
     def family(self) -> str:
@@ -229,39 +277,71 @@ class Backbone(Plugin):
         """Rough seconds of one network pass on the hardware it is meant for, for first plans."""
         raise NotImplementedError
 
+    @property
+    def size(self) -> ModelSize | None:
+        """How large it is, without reading it; None: not known, so no memory is estimated."""
+        return None
+
     def load(self, device: str) -> Policy:
-        """Read the weights onto `device`."""
+        """The model on `device`; parts may be read when they are first used."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferencePairs:
-    """N pairs of encoded images under one caption each."""
+class PreferencePair:
+    """Two encoded images under one caption."""
 
-    captions: tuple[str, ...]
-    images_0: tuple[bytes, ...]
-    images_1: tuple[bytes, ...]
-    human: np.ndarray
-    """float64 [N]: `label_0`; 1 image 0 preferred, 0 image 1, 0.5 tie."""
-    source: str
-    """Where the rows come from, for messages that name a row."""
+    row: int
+    """Position in the preference set, from 0."""
+    caption: str
+    image_0: bytes
+    image_1: bytes
+    human: float
+    """Share of people who prefer image 0: 1 image 0, 0 image 1, 0.5 tie."""
+    model_0: str = ""
+    """The model that drew image 0, if known."""
+    model_1: str = ""
+    problem: str = ""
+    """Why an image cannot be had ("jpg_1: there is no file x.jpg"); the pair counts as broken."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceSet(Plugin):
-    """Pairs of images with human labels."""
+    """Pairs of images with human labels, read as a stream."""
 
     @classmethod
     def reads(cls, path: Path) -> bool:
         """Whether this plugin (with option `path`) reads the file or folder."""
         return False
 
+    @property
+    def source(self) -> str:
+        """Where the pairs come from, for messages that name a row."""
+        return self.name
+
     def count(self) -> int:
         """How many pairs there are, without reading the images."""
         raise NotImplementedError
 
-    def load(self) -> PreferencePairs:
-        """Read and check all rows."""
+    def expected(self) -> int | None:
+        """The published number of pairs, while `count` would have to ask the network.
+
+        None: it would not, or nobody has published one. Plans that are only printed use it.
+        """
+        return None
+
+    def labelled_by(self) -> tuple[str, ...]:
+        """The scorers whose rewards made the labels: in-loop for whatever trains on them."""
+        return ()
+
+    def read(self, rows: Iterable[int] | None = None) -> Iterator[PreferencePair]:
+        """The pairs at the given ascending positions, or all, in order.
+
+        Nothing but the pairs at hand is held in memory, and nothing that no row needs is read.
+
+        Raises:
+            BenchError: the file is not what it should be; names the row.
+        """
         raise NotImplementedError
 
 
@@ -285,6 +365,13 @@ class PromptSet(Plugin):
     def load(self) -> tuple[Prompt, ...]:
         """All prompts in file order; duplicates stay rows of their own."""
         raise NotImplementedError
+
+    def expected(self) -> int | None:
+        """The published number of prompts, while `load` would have to download them.
+
+        None: it would not, or nobody has published one. Plans that are only printed use it.
+        """
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,60 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class PairFilters(_Strict):
+    """Which pairs of the preference set are used; all by default."""
+
+    ties: Literal["keep", "drop"] = Field(
+        default="keep", description="pairs that people tied; labels may still drop what is kept"
+    )
+    same_model: bool = Field(
+        default=False, description="only pairs whose two images come from the same known model"
+    )
+    min_resolution: int | None = Field(
+        default=None, ge=1, description="pixels that the shorter side of both images must have"
+    )
+    per_prompt: int | None = Field(
+        default=None, ge=1, description="at most this many pairs a caption, the first ones"
+    )
+    max_pairs: int | None = Field(
+        default=None, ge=1, description="the first pairs that pass everything else"
+    )
+
+
+class Framing(_Strict):
+    """How a pair's image becomes a training image: scaled to the shorter side, then cropped."""
+
+    crop: Literal["center", "random"] = Field(
+        default="center", description="random: one place an image, drawn from the set and row"
+    )
+    flip: bool = Field(
+        default=False, description="mirror half of the images anew at every step, at random"
+    )
+
+
+class GenerateConfig(_Strict):
+    """Preference pairs made from a model's own images, for `pairs: generated`.
+
+    The images are sampled as `sampling` says and labelled by `label_with` from the rewards of
+    the recipe's `label_scorers`.
+    """
+
+    prompts: tuple[str, ...] = Field(min_length=1, description="prompt sets or their files")
+    limit: int | None = Field(
+        default=None, ge=1, description="prompts a set, stratified by group; none: all"
+    )
+    backbones: tuple[str, ...] = Field(
+        default=(), description="the models that draw; none: the recipe's backbone"
+    )
+    images_per_prompt: int = Field(default=4, ge=2, description="of each model")
+    label_with: str = Field(
+        default="average[normalise=zscore]", description="the aggregation that decides"
+    )
+    form: Literal["best-worst", "adjacent", "all"] = Field(
+        default="best-worst", description="which of a prompt's images are paired"
+    )
+
+
 class TrainingConfig(_Strict):
     """What every trained method gets alike."""
 
@@ -33,9 +87,29 @@ class TrainingConfig(_Strict):
     empty_prompt_share: float = Field(
         default=0.1, ge=0, le=1, description="share of pairs trained without their prompt"
     )
+    optimizer: Literal["adamw", "adamw8bit", "adafactor"] = Field(
+        default="adamw", description="adamw8bit needs bitsandbytes; Adafactor without scaling"
+    )
+    lora_rank: int | None = Field(
+        default=None, ge=1, description="train a LoRA of this rank; none: all weights"
+    )
+    lora_alpha: float | None = Field(default=None, gt=0, description="none: the rank")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="of the passes (autocast); trained weights are float32"
+    )
+    tf32: bool = Field(default=False, description="TF32 matrix products on GPUs that have them")
+    gradient_checkpointing: bool = Field(
+        default=False, description="compute activations again instead of holding them"
+    )
+    compile: bool = Field(default=False, description="torch.compile the denoiser's blocks")
     checkpoint_every: int = Field(
         default=25, ge=1, description="steps between states that an interrupted training resumes"
     )
+
+    def micro_batch(self, processes: int) -> int:
+        """Pairs that one of the processes holds at a time: at most its share of the batch."""
+        share = -(-self.batch_size // processes)
+        return min(self.micro_batch_size or share, share)
 
 
 class SamplingConfig(_Strict):
@@ -50,6 +124,7 @@ class SamplingConfig(_Strict):
     batch_size: int = Field(
         default=32, ge=1, description="prompts sampled at a time; changes no image"
     )
+    compile: bool = Field(default=False, description="torch.compile the denoiser's blocks")
 
 
 class Recipe(_Strict):
@@ -57,7 +132,7 @@ class Recipe(_Strict):
 
     name: str
     backbone: str
-    pairs: str = Field(description="preference set")
+    pairs: str = Field(description="preference set or its file; `generated`: see `generate`")
     prompts: tuple[str, ...] = Field(min_length=1, description="prompt sets or their files")
     scorers: tuple[str, ...] = Field(min_length=1, description="rate the images")
     label_scorers: tuple[str, ...] = Field(
@@ -65,6 +140,11 @@ class Recipe(_Strict):
     )
     methods: tuple[str, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="train seeds")
+    generate: GenerateConfig | None = Field(
+        default=None, description="how the pairs of `pairs: generated` are made"
+    )
+    filters: PairFilters = PairFilters()
+    framing: Framing = Framing()
     training: TrainingConfig
     sampling: SamplingConfig
     limit: int | None = Field(
@@ -90,6 +170,22 @@ def load(registry: Registry, source: str, overrides: Mapping[str, object] | None
     Raises:
         BenchError: unknown preset or key, wrong type, unreadable file.
     """
+    data, where = _read(registry, source)
+    for key, value in (overrides or {}).items():
+        _override(data, key, value)
+    return validate(data, where)
+
+
+def _read(
+    registry: Registry, source: str, below: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], str]:
+    """The keys of a recipe and of what it extends, and how messages call it.
+
+    Args:
+        registry: where preset names are looked up.
+        source: a preset's name or the path of a YAML file.
+        below: the recipes that extend this one, directly or not.
+    """
     path = Path(source)
     if path.suffix in (".yaml", ".yml") or "/" in source:
         try:
@@ -105,20 +201,32 @@ def load(registry: Registry, source: str, overrides: Mapping[str, object] | None
         raise BenchError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise BenchError(f"{where}: expected a mapping of recipe keys at the top")
-    data.setdefault("name", name)
-    for key, value in (overrides or {}).items():
-        _override(data, key, value)
-    return validate(data, where)
+    base = data.pop("extends", None)
+    if base is not None:
+        if not isinstance(base, str):
+            raise BenchError(f"{where}: extends: expected a preset's name or a file, not {base!r}")
+        if base in (*below, source):
+            chain = " -> ".join((*below, source, base))
+            raise BenchError(f"{where}: extends itself ({chain})")
+        data = _merged(_read(registry, base, (*below, source))[0], data)
+    return {"name": name, **data}, where
+
+
+def _merged(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """`data` over `base`: blocks key by key, everything else as a whole; never the name."""
+    merged = {key: value for key, value in base.items() if key != "name"} | data
+    for block in BLOCKS:
+        lower, upper = base.get(block), data.get(block)
+        if isinstance(lower, dict) and isinstance(upper, dict):
+            merged[block] = lower | upper
+    return merged
 
 
 def validate(data: Mapping[str, object], where: str) -> Recipe:
     """The recipe that plain data describes; `where` opens every error message."""
-    prepared = dict(data)
-    for key, value in data.items():
-        if key in _SINGLE:
-            prepared[key] = spec_to_text(_spec(value, f"{where}: {key}"))
-        elif key in _LISTS:
-            prepared[key] = _spec_list(value, f"{where}: {key}")
+    prepared = _with_spec_texts(data, where)
+    if isinstance(block := data.get("generate"), Mapping):
+        prepared["generate"] = _with_spec_texts(block, f"{where}: generate")
     try:
         return Recipe.model_validate(prepared)
     except pydantic.ValidationError as error:
@@ -134,13 +242,33 @@ def validate(data: Mapping[str, object], where: str) -> Recipe:
         raise BenchError(f"{where}: {'.'.join(location)}: {problem}") from error
 
 
-_SINGLE = ("backbone", "pairs")
-_LISTS = ("prompts", "scorers", "label_scorers", "methods")
+_SINGLE = ("backbone", "pairs", "label_with")
+_LISTS = ("prompts", "scorers", "label_scorers", "methods", "backbones")
+
+
+def _with_spec_texts(data: Mapping[str, object], where: str) -> dict[str, object]:
+    """The data with every spec in its text form."""
+    prepared = dict(data)
+    for key, value in data.items():
+        if key in _SINGLE:
+            prepared[key] = spec_to_text(_spec(value, f"{where}: {key}"))
+        elif key in _LISTS:
+            prepared[key] = _spec_list(value, f"{where}: {key}")
+    return prepared
+
+
+BLOCKS: Mapping[str, type[BaseModel]] = {
+    "generate": GenerateConfig,
+    "filters": PairFilters,
+    "framing": Framing,
+    "training": TrainingConfig,
+    "sampling": SamplingConfig,
+}
+"""The keys of a recipe that have keys of their own."""
 
 
 def _owner(location: list[str]) -> type[BaseModel]:
-    blocks: dict[str, type[BaseModel]] = {"training": TrainingConfig, "sampling": SamplingConfig}
-    return blocks.get(location[0], Recipe) if location else Recipe
+    return BLOCKS.get(location[0], Recipe) if location else Recipe
 
 
 def _override(data: dict[str, Any], key: str, value: object) -> None:

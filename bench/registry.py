@@ -23,7 +23,7 @@ import pluggy
 from bench import hookspecs, protocols
 from bench.errors import BenchError, UnknownNameError
 from bench.protocols import Kind, Plugin
-from bench.specs import Spec, parse
+from bench.specs import REQUIRED, Spec, parse
 
 GROUP = "bench"
 DISABLED_VARIABLE = "BENCH_DISABLED_PLUGINS"
@@ -49,7 +49,7 @@ _SINGULAR: Mapping[Kind, str] = {
     "preference_sets": "preference set",
     "prompt_sets": "prompt set",
 }
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def noun(kind: Kind) -> str:
@@ -164,6 +164,7 @@ class Registry:
             spec = parse(spec)
         entry = self.get(kind, spec.name)
         fields = {f.name: f for f in _options(entry.cls)}
+        spec = _name_required(spec, entry, list(fields.values()))
         for key in spec.options:
             if key not in fields:
                 raise UnknownNameError(f"option of {noun(kind)} {spec.name!r}", key, fields)
@@ -239,6 +240,8 @@ def spec_text(plugin: Plugin) -> str:
     """The shortest spec that builds the plugin: its name and the options that differ."""
     parts = []
     for field in _options(type(plugin)):
+        if not field.metadata.get("in_name", True):
+            continue
         value = getattr(plugin, field.name)
         if isinstance(value, Plugin):
             text = spec_text(value)
@@ -322,6 +325,21 @@ def _origin(entry: Entry) -> str:
 
 def _options(cls: type[Plugin]) -> list[dataclasses.Field[Any]]:
     return [f for f in dataclasses.fields(cls) if f.init]
+
+
+def _name_required(spec: Spec, entry: Entry, fields: Sequence[dataclasses.Field[Any]]) -> Spec:
+    """The spec with the value of `name:value` under the name of the required option."""
+    if REQUIRED not in spec.options:
+        return spec
+    required = [f.name for f in fields if f.default is dataclasses.MISSING]
+    value = spec.options[REQUIRED]
+    if len(required) != 1:
+        raise BenchError(
+            f"{spec.name}:{value}: {noun(entry.kind)} {spec.name!r} has {len(required)} required "
+            f"options, so the short form does not say which one is meant; write "
+            f"{spec.name}[option={value}]"
+        )
+    return Spec(spec.name, {required[0]: value})
 
 
 def _typed(shown: str, hint: object, field: dataclasses.Field[Any], raw: object) -> object:

@@ -1,4 +1,7 @@
-"""The little language of plugin specs: `name[option=value,other=name[option=value]]`."""
+"""The little language of plugin specs: `name[option=value,other=name[option=value]]`.
+
+`name:value` is short for a plugin with one required option: `pretrained:owner/model`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from bench.errors import BenchError
+
+REQUIRED = ":"
+"""In a spec's options: the plugin's required option, whatever its name."""
 
 RawValue: TypeAlias = "str | int | float | bool | list[str] | Spec | None"
 
@@ -44,9 +50,10 @@ def parse(value: str | Mapping[str, object]) -> Spec:
         return _parse_mapping(value)
     text = value.strip()
     if "[" not in text:
-        if not text or "]" in text or "=" in text:
+        name, colon, given = text.partition(":")
+        if not name or "]" in text or "=" in name or (colon and not given):
             raise BenchError(f"{value!r} is not of the form name[option=value,...]")
-        return Spec(text, {})
+        return Spec(name, {REQUIRED: given} if colon else {})
     name, _, rest = text.partition("[")
     if not name or not rest.endswith("]"):
         raise BenchError(f"{value!r} is not of the form name[option=value,...]")

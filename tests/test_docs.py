@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from bench import hookspecs
-from bench.recipe import Recipe, SamplingConfig, TrainingConfig, load
+from bench.recipe import BLOCKS, Recipe, load
 from bench.registry import BASES, default_registry
 
 ROOT = Path(__file__).parents[1]
@@ -22,12 +22,10 @@ def _blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize(
-    ("model", "prefix"),
-    [(Recipe, ""), (TrainingConfig, "training."), (SamplingConfig, "sampling.")],
-)
-def test_every_recipe_key_is_documented(model: type[BaseModel], prefix: str) -> None:
-    keys = {prefix + name for name in model.model_fields} - {"training", "sampling"}
+@pytest.mark.parametrize("block", ["", *BLOCKS])
+def test_every_recipe_key_is_documented(block: str) -> None:
+    model: type[BaseModel] = BLOCKS.get(block, Recipe)
+    keys = {f"{block}.{name}" if block else name for name in model.model_fields} - BLOCKS.keys()
     documented = set(re.findall(r"^\| `([\w.]+)` \|", RECIPE, flags=re.MULTILINE))
     assert keys <= documented
 

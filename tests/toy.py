@@ -79,7 +79,7 @@ class Faulty(Scorer):
     """A scorer that fails in one of several ways."""
 
     name: ClassVar[str] = "faulty"
-    how: str = option("raise", "raise, clear, nan or shape")
+    how: str = option("raise", "raise, clear, memory, nan or shape")
 
     def load(self, device: str) -> Faulty:
         return self
@@ -90,6 +90,10 @@ class Faulty(Scorer):
                 raise ZeroDivisionError("deep inside")
             case "clear":
                 raise BenchError("the weights are missing; fetch them")
+            case "memory":
+                import torch
+
+                torch.empty(2**50)
             case "nan":
                 return np.full(len(images), np.nan)
         return np.zeros(len(images) + 1)

@@ -96,7 +96,7 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a cell took; seconds of wall clock."""
+    """What a cell took; seconds of one device (wall clock times processes)."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
     label_seconds: float

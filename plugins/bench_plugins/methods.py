@@ -55,6 +55,7 @@ class SupervisedFineTuning(PairMethod):
         # The Diffusion-DPO paper (2311.12908) says 1e-9; times the 1000 by which its other
         # rates and its code differ (above). That factor for SFT is our reading.
         "sd1": {"beta": 1.0, "learning_rate": 1e-6},
+        "sd2": {"beta": 1.0, "learning_rate": 1e-6},
         # Our own choice, as for sd1. The paper found that SFT on Pick-a-Pic hurts SDXL.
         "sdxl": {"beta": 1.0, "learning_rate": 1e-6},
     }
@@ -73,6 +74,8 @@ class DiffusionDpo(PairMethod):
         # Official launchers: beta_dpo 5000, lr 1e-8 scaled by 16 x 1 x 128 = 2048 pairs. The
         # paper: beta 2000 for its main SD 1.5 result, lr 2000/beta * 2.048e-8.
         "sd1": {"beta": 5000.0, "learning_rate": 2.048e-5},
+        # No published SD 2.1 run is known to us: as for SD 1.5.
+        "sd2": {"beta": 5000.0, "learning_rate": 2.048e-5},
         # Official launchers and, for beta, the paper. They use Adafactor; we use AdamW.
         "sdxl": {"beta": 5000.0, "learning_rate": 2.048e-5},
     }
@@ -92,6 +95,8 @@ class Smpo(PairMethod):
         "shapes": {"beta": 2000.0, "learning_rate": 2e-5},
         # Official code: beta 2000, lr 1e-8 scaled by 8 x 1 x 128 = 1024 pairs; gamma is 10.
         "sd1": {"beta": 2000.0, "learning_rate": 1.024e-5},
+        # No published SD 2.1 run is known to us: as for SD 1.5.
+        "sd2": {"beta": 2000.0, "learning_rate": 1.024e-5},
         # Official code: beta 5000, same rate. It uses Adafactor; we use AdamW.
         "sdxl": {"beta": 5000.0, "learning_rate": 1.024e-5},
     }
@@ -116,6 +121,7 @@ class BalancedDpo(PairMethod):
         "shapes": {"beta": 2000.0, "learning_rate": 1e-5},
         # Our own choice, the same as for `dpo`, so that only labels and reference differ.
         "sd1": {"beta": 5000.0, "learning_rate": 2.048e-5},
+        "sd2": {"beta": 5000.0, "learning_rate": 2.048e-5},
         "sdxl": {"beta": 5000.0, "learning_rate": 2.048e-5},
     }
 

@@ -8,7 +8,8 @@ import pytest
 from bench import plan as planning
 from bench.errors import BenchError
 from bench.leaderboard.results import PromptTable
-from bench.plan import Plan, stratified
+from bench.plan import stratified
+from bench.stages import Plan
 from tests import toy
 
 

@@ -16,9 +16,9 @@ import pytest
 from rich.console import Console
 
 from bench import plan as planning
-from bench.plan import Plan
 from bench.progress import Progress
 from bench.runner import Runner, status
+from bench.stages import Plan
 from bench.store import Store
 from tests import toy
 

@@ -88,6 +88,61 @@ def test_unknown_preset_and_missing_file() -> None:
         load(default_registry(), "nowhere/x.yaml")
 
 
+def test_a_recipe_starts_from_the_one_it_extends(tmp_path: Path) -> None:
+    text = "extends: shapes\nmethods: [sft]\ntraining: {steps: 7}\nlimit: 3\n"
+    recipe, base = (
+        load(default_registry(), _file(tmp_path, text)),
+        load(default_registry(), "shapes"),
+    )
+    changed = {"name": "mine", "methods": ("sft",), "limit": 3}
+    training = base.training.model_copy(update={"steps": 7})
+    assert recipe == base.model_copy(update={**changed, "training": training})
+    assert "extends" not in recipe.to_yaml()
+
+
+def test_the_nearest_of_several_extensions_wins(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(MINIMAL.replace("steps: 3", "steps: 3, warmup_steps: 1"))
+    (tmp_path / "middle.yaml").write_text(
+        f"name: theirs\nextends: {tmp_path / 'base.yaml'}\n"
+        "training: {steps: 4, warmup_steps: 2}\n"
+    )
+    text = f"extends: {tmp_path / 'middle.yaml'}\ntraining: {{steps: 5}}\n"
+    overrides = {"training.batch_size": 9}
+    recipe = load(default_registry(), _file(tmp_path, text), overrides)
+    training = recipe.training
+    assert recipe.name == "mine"
+    assert (training.steps, training.warmup_steps, training.batch_size) == (5, 2, 9)
+
+
+def test_a_spec_with_options_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(MINIMAL.replace("pairs: shapes", "pairs: {a: {x: 1}}"))
+    text = f"extends: {tmp_path / 'base.yaml'}\npairs: {{b: {{y: 2}}}}\n"
+    assert load(default_registry(), _file(tmp_path, text)).pairs == "b[y=2]"
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("mine.yaml", r"extends itself \(.*mine\.yaml -> .*mine\.yaml\)"),
+        ("other.yaml", r"extends itself \(.*mine\.yaml -> .*other\.yaml -> .*mine\.yaml\)"),
+        ("gone.yaml", r"gone\.yaml: cannot be read"),
+    ],
+)
+def test_what_cannot_be_extended(tmp_path: Path, base: str, message: str) -> None:
+    (tmp_path / "other.yaml").write_text(f"extends: {tmp_path / 'mine.yaml'}\n")
+    with pytest.raises(BenchError, match=message):
+        load(default_registry(), _file(tmp_path, f"extends: {tmp_path / base}\n"))
+
+
+def test_mistakes_in_what_is_extended_are_named(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=r"unknown recipe 'shape'\. Did you mean 'shapes'"):
+        load(default_registry(), _file(tmp_path, "extends: shape\n"))
+    with pytest.raises(
+        BenchError, match=r"extends: expected a preset's name or a file, not \['sha"
+    ):
+        load(default_registry(), _file(tmp_path, "extends: [shapes]\n"))
+
+
 def test_override_of_a_key_without_keys() -> None:
     with pytest.raises(BenchError, match=r"'pairs' holds no keys"):
         load(default_registry(), "shapes", {"pairs.x": 1})

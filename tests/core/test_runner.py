@@ -4,6 +4,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from bench import outputs
 from bench import plan as planning
 from bench.errors import BenchError
 from bench.leaderboard import tables
-from bench.plan import Plan
 from bench.progress import Progress
 from bench.runner import Runner, RunOutcome, clear_io_errors, status
+from bench.stages import Plan
 from bench.store import Store
+from bench.work import memory_remedy
 from tests import toy
 
 
@@ -114,9 +116,7 @@ def test_interrupted_anywhere_it_ends_with_the_same_bytes(
     folder: Path, finished: Store, tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stop at every second of the atomic writes, the moments at which progress is saved."""
-    from bench import runner
     from bench import store as stores
-    from bench.evaluation import scoring
 
     store, count, real = Store(tmp_path / "store"), [0], stores.write_atomic
 
@@ -128,8 +128,9 @@ def test_interrupted_anywhere_it_ends_with_the_same_bytes(
                 raise _Killed
         real(path, data)
 
-    for module in (runner, stores, scoring):
-        monkeypatch.setattr(module, "write_atomic", write)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("bench.") and getattr(module, "write_atomic", None) is real:
+            monkeypatch.setattr(module, "write_atomic", write)
     with pytest.raises(_Killed):
         _run(_plan(folder), store)
     monkeypatch.undo()
@@ -164,6 +165,7 @@ def test_a_diverging_cell_fails_alone(folder: Path, tmp_path: Path) -> None:
     [
         ("raise", "ZeroDivisionError: deep inside (traceback: "),
         ("clear", "the weights are missing; fetch them"),
+        ("memory", "out of memory; free some, or choose a half-precision dtype"),
         ("nan", "scorer 'faulty' gave no finite score for image 0"),
         ("shape", "scorer 'faulty' gave shape (6,) for 5 images"),
     ],
@@ -180,12 +182,29 @@ def test_a_failing_scorer_leaves_a_gap(
     assert "–" in tables.render_markdown(built)
 
 
+def test_running_out_of_memory_names_what_to_change(folder: Path) -> None:
+    plan = _plan(folder)
+    remedies = {stage.name: memory_remedy(stage, plan) for stage in plan.stages}
+    for option in (
+        "training.micro_batch_size=2",
+        "training.gradient_checkpointing=true",
+        "training.precision=bf16",
+        "training.lora_rank=16",
+    ):
+        assert f"--set {option}" in remedies["train"]
+    assert "--set sampling.batch_size=1 " in remedies["sample"]
+    half = _plan(folder, training={"precision": "bf16", "lora_rank": 4})
+    train = next(stage for stage in half.stages if stage.name == "train")
+    assert "precision" not in memory_remedy(train, half)
+    assert "lora" not in memory_remedy(train, half)
+
+
 def test_broken_pairs_are_counted_named_and_skipped(folder: Path, tmp_path: Path) -> None:
     pairs = toy.write_pairs(tmp_path / "pairs.parquet", count=12, broken=[3])
     store, said = Store(tmp_path / "store"), list[str]()
     plan = _plan(folder, pairs=str(pairs), max_broken_share=0.1)
     assert not _run(plan, store, said.append).failures
-    assert any("1 of 12 pairs skipped" in t and "row 3 (jpg_1: cannot" in t for t in said)
+    assert any("1 of 12 pairs skipped" in t and "row 3 (image_1: cannot" in t for t in said)
     train = next(s for s in plan.stages if s.name == "train")
     artefact = store.find("train", train.key)
     assert artefact is not None
@@ -195,7 +214,7 @@ def test_broken_pairs_are_counted_named_and_skipped(folder: Path, tmp_path: Path
 def test_too_many_broken_pairs_are_an_error(folder: Path, tmp_path: Path) -> None:
     pairs = toy.write_pairs(tmp_path / "pairs.parquet", count=12, broken=[3, 4])
     plan = _plan(folder, pairs=str(pairs), max_broken_share=0.1)
-    with pytest.raises(BenchError, match=r"2 of 12 pairs.*10\.0%.*row 3 \(jpg_1: .*row 4"):
+    with pytest.raises(BenchError, match=r"2 of 12 pairs.*10\.0%.*row 3 \(image_1: .*row 4"):
         _run(plan, Store(tmp_path / "store"))
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bench.errors import BenchError
-from bench.specs import Spec, parse, split_list
+from bench.specs import REQUIRED, Spec, parse, split_list
 
 
 def test_plain_name() -> None:
@@ -34,3 +34,10 @@ def test_malformed_specs_are_refused_with_the_text(text: str) -> None:
 def test_an_option_given_twice_is_refused() -> None:
     with pytest.raises(BenchError, match="'beta' is given twice"):
         parse("smpo[beta=1,beta=2]")
+
+
+def test_the_short_form_gives_the_required_option() -> None:
+    assert parse("pretrained:owner/model") == Spec("pretrained", {REQUIRED: "owner/model"})
+    assert parse("pretrained:./a:b.pth") == Spec("pretrained", {REQUIRED: "./a:b.pth"})
+    with pytest.raises(BenchError, match="not of the form"):
+        parse("pretrained:")
