@@ -88,10 +88,10 @@ class EncodedPairs:
         chosen = {
             name: np.asarray(array[prompts.numpy()]) for name, array in self.conditions.items()
         }
-        return {
-            name: torch.from_numpy(rows.astype(np.float32) if rows.dtype.kind == "f" else rows)
-            for name, rows in chosen.items()
-        }
+        # Copied into torch's own memory: it is aligned alike in every run, and matrix products may
+        # depend on that in their last bits.
+        tensors = {name: torch.from_numpy(rows).clone() for name, rows in chosen.items()}
+        return {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
 
 
 def encode(

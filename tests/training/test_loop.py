@@ -326,7 +326,8 @@ def test_mirrored_views_are_shown_in_turn(tmp_path: Path, loss: Loss) -> None:
 
     plain, same, other = toy_setup(tmp_path / "plain"), setup("same", 1.0), setup("other", -1.0)
     first, second, third = (train(s, loss=loss) for s in (plain, same, other))
-    assert first == second
+    # Not compared as they are: without a logit the reports hold NaN.
+    assert repr(first) == repr(second)
     assert same_bytes(weights(plain), weights(same))
     assert not same_bytes(weights(plain), weights(other))
     assert first.passes == third.passes
