@@ -27,16 +27,11 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     Raises:
         BenchError: a process other than the main one, which reports its own failures, ended.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     threads = max(1, (os.cpu_count() or 1) // processes)
     shared = {
         "OMP_NUM_THREADS": str(threads),
         **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(processes),
+        **meeting_point(processes),
     }
     running = [
         subprocess.Popen(
@@ -52,6 +47,18 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+
+
+def meeting_point(processes: int) -> dict[str, str]:
+    """The variables by which N processes on this machine find each other, on a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(processes),
+    }
 
 
 def _wait(running: Sequence[subprocess.Popen[bytes]]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import textwrap
@@ -11,19 +10,15 @@ from pathlib import Path
 import pytest
 
 from bench.distributed import ALONE, World
+from bench.launch import meeting_point
 
 ROOT = Path(__file__).parents[2]
 
 
 def _run(script: str, processes: int = 2) -> list[str]:
     """Standard output of the script in each process."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     shared = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "WORLD_SIZE": str(processes),
+        **meeting_point(processes),
         "OMP_NUM_THREADS": "1",
         "PATH": "",
     }

@@ -23,6 +23,7 @@ from bench.preferences.generate_command import generate
 from bench.recipe import GenerateConfig
 from bench.registry import default_registry
 from tests import toy
+from tests.commands import Bench, in_folder
 from tests.tiny import save_tiny_pipeline
 
 SHAPES = (
@@ -41,22 +42,9 @@ SHAPES = (
 @pytest.fixture
 def bench(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
+) -> Bench:
     """Runs a command in this process, in an empty folder; its exit code and what it printed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bench", *arguments])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        return int(code), printed.out, printed.err
-
-    return run
+    return in_folder(tmp_path, monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")

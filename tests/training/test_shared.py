@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from bench_plugins.references import Ema, HardCopy
 
 from bench.distributed import ALONE, World
+from bench.launch import meeting_point
 from bench.training import gradients
 from bench.training.setup import TrainingSetup
 from tests.training.conftest import exit_code, forked, tiny_setup, toy_setup, train
@@ -56,9 +56,6 @@ def work(pipeline: Path, folder: Path, world: World) -> None:
 def two(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left."""
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
 
     def share() -> None:
         # Small enough that the gradients need several.
@@ -68,7 +65,7 @@ def two(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         work(pipeline, folder, world)
         world.close()
 
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    shared = meeting_point(2)
     running = [forked(share, RANK=str(rank), **shared) for rank in range(2)]
     assert [exit_code(pid) for pid in running] == [0, 0]
     return folder

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from bench import Scorer, hookimpl, hub, option
 from bench.isolation.environments import EnvironmentSpec
 from bench.isolation.scorer import IsolatedScorer
-from bench_plugins.reward_models.assets import Asset
+from bench_plugins.reward_models.assets import Asset, revision_option, source_option
 from bench_plugins.reward_models.plugin import BERT_VOCABULARY, HPS_V2, HPS_V2_1, IMAGE_REWARD
 
 _ADAPTERS = Path(__file__).parent / "adapters"
@@ -43,14 +43,6 @@ _HPSV2 = EnvironmentSpec(
 )
 
 
-def _source(asset: Asset) -> Any:
-    return option(asset.source, f"Hub id, folder or file: {asset.filename}", in_key=False)
-
-
-def _revision(asset: Asset) -> Any:
-    return option(asset.revision, f"commit, branch or tag of {asset.source}", in_key=False)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Published(IsolatedScorer):
     """A published package with files of its own."""
@@ -79,8 +71,8 @@ class HPSv2Official(_Published):
     name: ClassVar[str] = "hpsv2-official"
     environment: ClassVar[EnvironmentSpec] = _HPSV2
     original: ClassVar[Asset] = HPS_V2
-    weights: str = _source(HPS_V2)
-    revision: str = _revision(HPS_V2)
+    weights: str = source_option(HPS_V2)
+    revision: str = revision_option(HPS_V2)
 
     def assets(self) -> Mapping[str, Asset]:
         """The checkpoint; LAION's base is not needed."""
@@ -130,11 +122,11 @@ class ImageRewardOfficial(_Published):
 
     name: ClassVar[str] = "image_reward-official"
     environment: ClassVar[EnvironmentSpec] = _IMAGE_REWARD
-    weights: str = _source(IMAGE_REWARD)
-    revision: str = _revision(IMAGE_REWARD)
-    med_config: str = _source(_MED_CONFIG)
-    vocabulary: str = _source(BERT_VOCABULARY)
-    vocabulary_revision: str = _revision(BERT_VOCABULARY)
+    weights: str = source_option(IMAGE_REWARD)
+    revision: str = revision_option(IMAGE_REWARD)
+    med_config: str = source_option(_MED_CONFIG)
+    vocabulary: str = source_option(BERT_VOCABULARY)
+    vocabulary_revision: str = revision_option(BERT_VOCABULARY)
 
     def assets(self) -> Mapping[str, Asset]:
         """The network, its configuration, and BERT's vocabulary."""
@@ -189,8 +181,8 @@ class HPSv3(IsolatedScorer):
 
     name: ClassVar[str] = "hpsv3"
     environment: ClassVar[EnvironmentSpec] = _HPSV3
-    weights: str = _source(_HPSV3_WEIGHTS)
-    revision: str = _revision(_HPSV3_WEIGHTS)
+    weights: str = source_option(_HPSV3_WEIGHTS)
+    revision: str = revision_option(_HPSV3_WEIGHTS)
     base: str = option(
         "Qwen/Qwen2-VL-7B-Instruct",
         "Hub id or folder: configuration, tokenizer, preprocessing (no weights)",

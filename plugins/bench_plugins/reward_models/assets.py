@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from bench import hub
+from bench import hub, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,3 +48,13 @@ class Asset:
         if self.sha256:
             return self.sha256
         return f"{hub.fingerprint(self.source, revision=self.revision)}/{self.filename}"
+
+
+def source_option(asset: Asset) -> Any:
+    """The option that says where a scorer's file comes from."""
+    return option(asset.source, f"Hub id, folder or file: {asset.filename}", in_key=False)
+
+
+def revision_option(asset: Asset) -> Any:
+    """The option that says which commit of its Hub id."""
+    return option(asset.revision, f"commit, branch or tag of {asset.source}", in_key=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bench import BenchError, Scorer, hookimpl, option
 from bench_plugins.reward_models.architectures import (
@@ -18,7 +18,7 @@ from bench_plugins.reward_models.architectures import (
     BlipSize,
     Format,
 )
-from bench_plugins.reward_models.assets import Asset
+from bench_plugins.reward_models.assets import Asset, revision_option, source_option
 
 if TYPE_CHECKING:
     import torch
@@ -74,14 +74,6 @@ AESTHETIC_HEAD = Asset(
 )
 
 _PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-
-
-def _source(asset: Asset) -> Any:
-    return option(asset.source, f"Hub id, folder or file: {asset.filename}", in_key=False)
-
-
-def _revision(asset: Asset) -> Any:
-    return option(asset.revision, f"commit, branch or tag of {asset.source}", in_key=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +155,8 @@ class PickScore(_ClipScorer):
     original: ClassVar[Asset] = PICKSCORE
     weights_format: ClassVar[Format] = "transformers"
     texts: ClassVar[Format] = "transformers"
-    weights: str = _source(PICKSCORE)
-    revision: str = _revision(PICKSCORE)
+    weights: str = source_option(PICKSCORE)
+    revision: str = revision_option(PICKSCORE)
 
     def _factor(self, towers: Towers) -> float:
         return towers.scale
@@ -186,8 +178,8 @@ class HPSv2(_ClipScorer):
     name: ClassVar[str] = "hpsv2"
     architecture: ClassVar[str] = CLIP_H
     original: ClassVar[Asset] = HPS_V2
-    weights: str = _source(HPS_V2)
-    revision: str = _revision(HPS_V2)
+    weights: str = source_option(HPS_V2)
+    revision: str = revision_option(HPS_V2)
     antialias: bool = option(
         True, "scale images as torchvision 0.17 and newer do; false: as 0.16 and older did"
     )
@@ -219,8 +211,8 @@ class ClipH14(_ClipScorer):
     name: ClassVar[str] = "clip-h14"
     architecture: ClassVar[str] = CLIP_H
     original: ClassVar[Asset] = LAION_CLIP_H
-    weights: str = _source(LAION_CLIP_H)
-    revision: str = _revision(LAION_CLIP_H)
+    weights: str = source_option(LAION_CLIP_H)
+    revision: str = revision_option(LAION_CLIP_H)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,8 +226,8 @@ class ClipL14(_ClipScorer):
     architecture: ClassVar[str] = CLIP_L
     original: ClassVar[Asset] = OPENAI_CLIP_L
     weights_format: ClassVar[Format] = "transformers"
-    weights: str = _source(OPENAI_CLIP_L)
-    revision: str = _revision(OPENAI_CLIP_L)
+    weights: str = source_option(OPENAI_CLIP_L)
+    revision: str = revision_option(OPENAI_CLIP_L)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,10 +239,10 @@ class Aesthetic(_RewardScorer):
 
     name: ClassVar[str] = "aesthetic"
     architecture: ClassVar[str] = CLIP_L
-    weights: str = _source(AESTHETIC_HEAD)
-    revision: str = _revision(AESTHETIC_HEAD)
-    clip: str = _source(OPENAI_CLIP_L)
-    clip_revision: str = _revision(OPENAI_CLIP_L)
+    weights: str = source_option(AESTHETIC_HEAD)
+    revision: str = revision_option(AESTHETIC_HEAD)
+    clip: str = source_option(OPENAI_CLIP_L)
+    clip_revision: str = revision_option(OPENAI_CLIP_L)
 
     def assets(self) -> tuple[Asset, ...]:
         """The head, and the CLIP that it stands on."""
@@ -287,10 +279,10 @@ class ImageReward(_RewardScorer):
 
     name: ClassVar[str] = "image_reward"
     size: ClassVar[BlipSize] = BLIP_LARGE
-    weights: str = _source(IMAGE_REWARD)
-    revision: str = _revision(IMAGE_REWARD)
-    vocabulary: str = _source(BERT_VOCABULARY)
-    vocabulary_revision: str = _revision(BERT_VOCABULARY)
+    weights: str = source_option(IMAGE_REWARD)
+    revision: str = revision_option(IMAGE_REWARD)
+    vocabulary: str = source_option(BERT_VOCABULARY)
+    vocabulary_revision: str = revision_option(BERT_VOCABULARY)
 
     def assets(self) -> tuple[Asset, ...]:
         """The network and BERT's vocabulary; no med_config.json, no BERT weights."""
