@@ -11,6 +11,7 @@ Each needs about 10 GB of memory and 4 GB of disk.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import tempfile
 import time
@@ -29,16 +30,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hpsv2", help="python of the environment of hpsv2")
     parser.add_argument("--image-reward", help="python of the environment of image-reward")
+    parser.add_argument("--dtype", default="fp32", help="precision of this project's scorer")
     given = parser.parse_args()
     torch.set_num_threads(THREADS)
     for scorer in ("hpsv2", "image_reward"):
         python = getattr(given, ENVIRONMENT[scorer])
         if python:
             with tempfile.TemporaryDirectory() as place:
-                measure(scorer, python, Path(place))
+                measure(scorer, python, Path(place), given.dtype)
 
 
-def measure(scorer: str, python: str, folder: Path) -> None:
+def measure(scorer: str, python: str, folder: Path, dtype: str) -> None:
     case = cases.make(scorer, folder, full=True)
     images = [material.picture(f"{scorer}-{i}", 512, 512) for i in range(PAIRS)]
     paths = [folder / f"{i}.png" for i in range(PAIRS)]
@@ -48,7 +50,7 @@ def measure(scorer: str, python: str, folder: Path) -> None:
 
     official = Official(python, scorer, case.request, folder, THREADS)
     started = time.perf_counter()
-    model = case.scorer.load("cpu")
+    model = dataclasses.replace(case.scorer, dtype=dtype).load("cpu")
     load_seconds = time.perf_counter() - started
     theirs, ours, their_seconds, our_seconds = [], [], [], []
     for at in range(0, PAIRS, TURN):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -128,8 +130,14 @@ def test_antialias_is_an_option_that_counts(case):
     assert abs(smooth - rough) > 1e-3
 
 
-@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
-def test_half_precision_needs_a_gpu(dtype, case):
-    scorer = case("hpsv2").scorer
-    with pytest.raises(BenchError, match=rf"hpsv2\[dtype={dtype}\] needs a GPU"):
-        type(scorer)(weights=scorer.weights, dtype=dtype).load("cpu")
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_half_precision_is_near_full_precision(scorer, case, model):
+    full, plugin = model(scorer).score(IMAGES, PROMPTS), case(scorer).scorer
+    half = dataclasses.replace(plugin, dtype="bf16").load("cpu").score(IMAGES, PROMPTS)
+    assert 0 < np.abs(half - full).max() < 0.25 * full.std()
+
+
+def test_fp16_needs_a_gpu(case):
+    plugin = dataclasses.replace(case("hpsv2").scorer, dtype="fp16")
+    with pytest.raises(BenchError, match=r"hpsv2\[dtype=fp16\] needs a GPU; use fp32 or bf16"):
+        plugin.load("cpu")

@@ -81,14 +81,13 @@ class Towers:
 
     def read(self, prompts: Sequence[str]) -> Tensor:
         """Texts as unit vectors, float32 [N, width]."""
-        clip, length = self.clip, self.clip.context_length
+        clip, limit = self.clip, self.clip.context_length
         kept = [
-            split if len(split) <= length else [*split[: length - 1], split[-1]]
+            split if len(split) <= limit else [*split[: limit - 1], split[-1]]
             for split in self.split(prompts)
         ]
-        if self.device == "cpu":
-            # Attention is causal: what would follow the end of a text cannot change it.
-            length = max(map(len, kept))
+        # Attention is causal: what would follow the end of the longest text changes none.
+        length = max(map(len, kept))
         tokens = torch.tensor([[*text, *[0] * (length - len(text))] for text in kept])
         tokens = tokens.to(self.device)
         states = clip.token_embedding(tokens) + clip.positional_embedding[:length]

@@ -79,7 +79,7 @@ _PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 @dataclass(frozen=True, kw_only=True)
 class _RewardScorer(Scorer):
     dtype: Literal["fp32", "fp16", "bf16"] = option(
-        "fp32", "precision of the weights; fp16 and bf16 need a GPU"
+        "fp32", "precision of the weights; fp16 needs a GPU"
     )
 
     @property
@@ -98,8 +98,8 @@ class _RewardScorer(Scorer):
     def _precision(self, device: str) -> torch.dtype:
         import torch
 
-        if self.dtype != "fp32" and device == "cpu":
-            raise BenchError(f"{self.name}[dtype={self.dtype}] needs a GPU; use fp32 on a CPU")
+        if self.dtype == "fp16" and device == "cpu":
+            raise BenchError(f"{self.name}[dtype=fp16] needs a GPU; use fp32 or bf16 on a CPU")
         precision: torch.dtype = getattr(torch, _PRECISIONS[self.dtype])
         return precision
 
