@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,6 +95,24 @@ class LoadedScorer(Protocol):
 
         Returns:
             float64 [N], higher is better; must not depend on the batch or its order.
+        """
+        ...
+
+
+@runtime_checkable
+class DifferentiableScorer(LoadedScorer, Protocol):
+    """A loaded scorer that gradients of the reward can be taken of."""
+
+    def score_pixels(self, pixels: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Rate image i under prompt i, differentiably.
+
+        Args:
+            pixels: [N, 3, H, W] in [0, 1] on the scorer's device.
+            prompts: N prompts.
+
+        Returns:
+            float32 [N], equal to `score` of the same images within a tolerance that the scorer
+            states.
         """
         ...
 

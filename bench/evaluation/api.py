@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from PIL.Image import Image
+    from torch import Tensor
 
-    AnyImage: TypeAlias = "Image | str | PathLike[str] | bytes"
+    AnyImage: TypeAlias = "Image | Tensor | str | PathLike[str] | bytes"
     AnyScorer: TypeAlias = "str | Scorer | LoadedScorer"
 
 
@@ -34,7 +35,8 @@ def score(
     Files are read and decoded beside the scorer, so they need not fit into memory.
 
     Args:
-        images: N images of any size and mode: PIL images, paths of files, or encoded bytes.
+        images: N images of any size and mode: PIL images, paths of files, encoded bytes, or
+            tensors [3, H, W], uint8 or floats in [0, 1] (also one tensor [N, 3, H, W]).
         prompts: N prompts.
         scorers: specs ("hpsv2.1", "pickscore[dtype=fp16]") or scorer plugins; or a mapping from
             column names to such or to loaded scorers, which stay loaded from call to call:

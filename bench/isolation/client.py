@@ -26,6 +26,7 @@ from bench.isolation.environments import clean_variables, in_words, log_file, lo
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
+    from torch import Tensor
 
 _LOOK_SECONDS = 1.0
 """How often a silent worker is looked after; an answer wakes the parent at once."""
@@ -73,7 +74,7 @@ class Worker:
         self._process: _Process | None = None
         self._running()
 
-    def score(self, images: Sequence[Image], prompts: Sequence[str]) -> np.ndarray:
+    def score(self, images: Sequence[Image | Tensor], prompts: Sequence[str]) -> np.ndarray:
         """Rate image i under prompt i; float64 [N].
 
         Raises:
@@ -107,7 +108,7 @@ class Worker:
             self._process.end()
         self._process = None
 
-    def _score(self, images: Sequence[Image], prompts: Sequence[str]) -> list[float]:
+    def _score(self, images: Sequence[Image | Tensor], prompts: Sequence[str]) -> list[float]:
         process = self._running()
         sizes = process.images.write(images)
         request = {"do": "score", "sizes": sizes, "prompts": list(prompts)}
@@ -289,20 +290,20 @@ class _Images:
             self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         self._memory: mmap.mmap | None = None
 
-    def write(self, images: Sequence[Image]) -> list[tuple[int, int]]:
+    def write(self, images: Sequence[Image | Tensor]) -> list[tuple[int, int]]:
         """Put the images into the file, which grows as needed; gives widths and heights."""
-        images = [upright_rgb(image) for image in images]
-        needed = sum(i.width * i.height for i in images) * worker.BYTES_PER_PIXEL
+        pictures = [upright_rgb(image) for image in images]
+        needed = sum(i.width * i.height for i in pictures) * worker.BYTES_PER_PIXEL
         if needed and (self._memory is None or len(self._memory) < needed):
             self.file.truncate(needed)
             self._memory = mmap.mmap(self.file.fileno(), needed)
         start = 0
-        for image in images:
-            data = image.tobytes()
+        for picture in pictures:
+            data = picture.tobytes()
             if self._memory:
                 self._memory[start : start + len(data)] = data
             start += len(data)
-        return [image.size for image in images]
+        return [picture.size for picture in pictures]
 
 
 def _kill(

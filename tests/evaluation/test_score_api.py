@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import bench
@@ -38,6 +39,32 @@ def test_images_may_be_pictures_paths_or_bytes(tmp_path: Path) -> None:
     assert found["channel"].tolist() == [10, 20, 30, 40, 40]
     assert found["channel[index=2]"].tolist() == [2, 20, 2, 2, 2]
     assert found["channel"].dtype == np.float64
+
+
+def test_tensors_are_images() -> None:
+    floats = torch.full((2, 3, 2, 2), 30 / 255)
+    floats[1] = 1
+    assert bench.score(floats, ["a"] * 2, ["channel"], device="cpu")["channel"].tolist() == [
+        30,
+        255,
+    ]
+    whole = torch.full((1, 2, 3), 7, dtype=torch.uint8)
+    assert bench.score([whole], ["a"], ["channel"], device="cpu")["channel"].tolist() == [7]
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.full((3, 2, 2), 1.5), r"image 0: a tensor with values from 1\.5 to 1\.5, not in"),
+        (torch.full((3, 2, 2), float("nan")), "image 0: a tensor with values from nan to nan"),
+        (torch.zeros(2, 2, 3), r"image 0: a tensor of shape \(2, 2, 3\) instead of \[3, height"),
+        (torch.zeros(3, 2, 2, dtype=torch.int64), "image 0: a tensor of torch.int64: give uint8"),
+        (np.zeros((2, 2, 3)), "image 0: neither a PIL image nor a tensor but ndarray"),
+    ],
+)
+def test_other_arrays_are_refused(image: object, message: str) -> None:
+    with pytest.raises(BenchError, match=message):
+        bench.score([image], ["a"], ["channel"], device="cpu")
 
 
 def test_more_images_than_fit_into_a_chunk_stay_in_order() -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
-from bench import BenchError
+from bench import BenchError, DifferentiableScorer
 from tests.reward_models import cases, material
 
 SCORERS = tuple(cases.TOLERANCE)
@@ -67,9 +67,11 @@ def test_pixels_are_scored_as_images(scorer, model):
     images = [material.pictures()["wide"], material.pictures()["wide"].rotate(180)]
     prompts = [PROMPTS[0], PROMPTS[1]]
     pixels = torch.stack([to_tensor(image) for image in images])
+    assert isinstance(model(scorer), DifferentiableScorer)
     found = model(scorer).score_pixels(pixels, prompts)
     assert found.dtype == torch.float32
     expected = model(scorer).score(images, prompts)
+    assert (model(scorer).score(pixels, prompts) == expected).all()
     assert np.abs(found.numpy() - expected).max() <= PIXELS_TOLERANCE[scorer]
 
 

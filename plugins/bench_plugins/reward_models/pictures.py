@@ -30,8 +30,8 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 class Preprocessing(Protocol):
     """From images or pixels to normalised pictures."""
 
-    def of_image(self, image: Image) -> Tensor:
-        """One image of any size and mode -> float32 [3, SIZE, SIZE] on the CPU."""
+    def of_image(self, image: Image | Tensor) -> Tensor:
+        """One image as `upright_rgb` takes it -> float32 [3, SIZE, SIZE] on the CPU."""
         ...
 
     def of_pixels(self, pixels: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class ShortestSide:
     """Where an odd number of pixels is cut off, half of it is rounded to the even neighbour
     (torchvision: CLIP, ImageReward) or down (transformers: PickScore)."""
 
-    def of_image(self, image: Image) -> Tensor:
+    def of_image(self, image: Image | Tensor) -> Tensor:
         """Exactly the 8-bit pixels that the official code sees."""
         rgb = upright_rgb(image)
         width, height = self._scaled(*rgb.size)
@@ -84,7 +84,7 @@ class LongestSide:
     antialias: bool
     """False scales as the official code did under torchvision 0.16 and older."""
 
-    def of_image(self, image: Image) -> Tensor:
+    def of_image(self, image: Image | Tensor) -> Tensor:
         """The same as `of_pixels`."""
         return self.of_pixels(_tensor(upright_rgb(image))[None])[0]
 

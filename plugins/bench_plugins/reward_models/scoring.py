@@ -46,11 +46,12 @@ class RewardModel:
         self.device = device
         self.batch = batch_size(device)
 
-    def score(self, images: Sequence[Image], prompts: Sequence[str]) -> np.ndarray:
+    def score(self, images: Sequence[Image | Tensor], prompts: Sequence[str]) -> np.ndarray:
         """Rate image i under prompt i.
 
         Args:
-            images: N images of any size and mode; EXIF rotation is applied.
+            images: N images of any size and mode, upright by their EXIF data; or tensors
+                [3, H, W], uint8 or floats in [0, 1].
             prompts: N prompts; of those that `overlong` names the end is not seen.
 
         Returns:
@@ -96,7 +97,7 @@ class RewardModel:
         place = {prompt: row for row, prompt in enumerate(distinct)}
         return texts, torch.tensor([place[p] for p in prompts], device=texts.device)
 
-    def _prepared(self, images: Sequence[Image]) -> Iterator[tuple[int, Tensor]]:
+    def _prepared(self, images: Sequence[Image | Tensor]) -> Iterator[tuple[int, Tensor]]:
         """Batches and where they start; the next one is made while one is rated."""
         pictures = ahead(self.preprocessing.of_image, images, depth=self.batch)
         for at in range(0, len(images), self.batch):
