@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 
 from bench import cli
+from bench.diffusion.checkpoints import LORA_FILE
 from bench.diffusion.sampling import initial_latent, solver
 from tests import toy
 from tests.tiny import save_tiny_sd1, save_tiny_sd2, save_tiny_sdxl
@@ -71,7 +72,7 @@ def _plain_diffusers(folder: Path, family: str, checkpoint: Path, prompt: str) -
     if (checkpoint / "unet").is_dir():
         pipeline.unet = UNet2DConditionModel.from_pretrained(checkpoint, subfolder="unet")
     else:
-        pipeline.load_lora_weights(checkpoint)
+        pipeline.load_lora_weights(checkpoint, weight_name=LORA_FILE)
     config = dict(pipeline.scheduler.config)
     pipeline.scheduler = type(solver("ddim", config)).from_config(config, clip_sample=False)
     pipeline.set_progress_bar_config(disable=True)

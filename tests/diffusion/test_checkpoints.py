@@ -120,7 +120,7 @@ def test_an_adapter_gives_the_same_image_in_plain_diffusers(family: Family, tmp_
     assert not torch.allclose(answers(again), untouched, atol=0.01)
 
     pipeline = family.diffusers()
-    pipeline.load_lora_weights(tmp_path)
+    pipeline.load_lora_weights(tmp_path, weight_name=LORA_FILE)
     assert pipeline.unet.peft_config["default_0"].lora_alpha == 2.0
     difference = (diffusers_pixels(pipeline, policy) - pixels(again)).abs()
     assert float(difference.max()) < LARGEST_DIFFERENCE
@@ -136,7 +136,7 @@ def test_an_adapter_has_the_dtype_that_it_has_in_the_pipeline(
     assert {w.dtype for w in load_file(tmp_path / LORA_FILE).values()} == {torch.float32}
     policy, pipeline = family.load(dtype=dtype), family.diffusers(dtype=dtype)
     policy.load_checkpoint(tmp_path)
-    pipeline.load_lora_weights(tmp_path)
+    pipeline.load_lora_weights(tmp_path, weight_name=LORA_FILE)
     theirs = {w.dtype for name, w in pipeline.unet.named_parameters() if "lora" in name}
     assert {w.dtype for w in lora.parameters(policy.denoiser)} == theirs == {dtype}
 
