@@ -9,6 +9,7 @@ does pieces r, r + W, ...; so the number of processes changes no result.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,7 +57,8 @@ class World:
         if not dist.is_initialized():
             # gloo carries objects and CPU tensors; nccl the gradients on GPUs.
             backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-            dist.init_process_group(backend, timeout=TIMEOUT)
+            with _standard_output_on_standard_error():
+                dist.init_process_group(backend, timeout=TIMEOUT)
 
     def close(self) -> None:
         """Leave the group."""
@@ -122,6 +124,19 @@ class World:
 
         for tensor in tensors:
             dist.all_reduce(tensor)
+
+
+@contextmanager
+def _standard_output_on_standard_error() -> Iterator[None]:
+    """Standard output is for results, and gloo of torch 2.8 and 2.9 prints there as it connects."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 ALONE = World()
