@@ -94,7 +94,7 @@ def _scores(cell: CellResult, row: Row) -> Sequence[str]:
 
 def _usage(base: BaseModel, adapter: bool) -> Sequence[str]:
     load = (
-        'pipeline.load_lora_weights(\n'
+        "pipeline.load_lora_weights(\n"
         '    "this folder", weight_name="pytorch_lora_weights.safetensors"\n)'
         if adapter
         else "pipeline.unet = UNet2DConditionModel.from_pretrained(\n"
