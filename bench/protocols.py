@@ -90,7 +90,8 @@ class LoadedScorer(Protocol):
         """Rate image i under prompt i.
 
         Args:
-            images: N RGB images of any size.
+            images: N upright images of mode RGB, of any size. Core gives no others: it converts
+                tensors, other modes and EXIF rotation before it asks a scorer.
             prompts: N prompts.
 
         Returns:

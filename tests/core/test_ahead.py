@@ -26,6 +26,13 @@ def test_items_come_in_order_and_are_made_beside_their_user() -> None:
     assert sorted(made) == [0, 1, 2, 3, 4]
 
 
+def test_the_call_itself_begins() -> None:
+    begun = threading.Event()
+    stream = ahead(lambda _: begun.set(), range(1), depth=1)
+    assert begun.wait(timeout=10)
+    assert list(stream) == [None]
+
+
 def test_no_more_than_the_depth_is_taken_from_the_source() -> None:
     taken = []
 

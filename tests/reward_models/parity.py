@@ -7,8 +7,8 @@ Build the two environments of the official packages (see docs/scorers.md), then
     python -m tests.reward_models.parity --hpsv2 ... --image-reward ... --write
 
 compares at reduced width, at full size (12 GB of memory, 8 GB of disk, some minutes), or writes
-the golden files that the test suite compares with. `clip-h14` needs no environment of its own: the
-official code is open_clip.
+the golden files that the test suite compares with. `clip-h14` needs no environment of its own and
+no golden file, since its official code is open_clip, which this process has: it is always compared.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import torch
 
 from tests.reward_models import cases, material
@@ -36,6 +37,9 @@ ENVIRONMENT = {
 }
 """Scorer -> the environment that holds its official code: image-reward pulls in clip and
 transformers 4, which PickScore's published code was written for."""
+
+OWN = "clip-h14"
+"""The scorer whose official code this process has."""
 
 
 class Official:
@@ -94,18 +98,48 @@ def difference(scorer: str, ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(apart.max())
 
 
-def compare(python: str, scorer: str, *, full: bool, write: bool) -> bool:
-    """Print the difference; whether it is within the bar."""
+def official_scores(
+    python: str, scorer: str, request: Mapping[str, Any], folder: Path
+) -> tuple[list[float], dict[str, str]]:
+    """Of all pairs, and the versions of the packages that gave them."""
+    official = Official(python, scorer, request, folder)
+    scores = []
+    for name, image, prompt in material.pairs():
+        path = folder / f"{name}.png"
+        image.save(path)
+        scores.append(official.rate(path, prompt)[0])
+    official.close()
+    return scores, official.versions
+
+
+def open_clips_scores(weights: str, architecture: str) -> list[float]:
+    """Of all pairs, by open_clip itself."""
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        architecture, pretrained=weights, precision="fp32"
+    )
+    model.eval()
+    read = open_clip.get_tokenizer(architecture)
+    scores = []
+    with torch.no_grad():
+        for _, image, prompt in material.pairs():
+            seen = model.encode_image(preprocess(image)[None], normalize=True)
+            told = model.encode_text(read([prompt]), normalize=True)
+            scores.append((seen @ told.T).item())
+    return scores
+
+
+def compare(python: str | None, scorer: str, *, full: bool, write: bool) -> bool:
+    """Print the difference; whether it is within the bar. `python` is None for OWN alone."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         case = cases.make(scorer, folder, full=full)
-        official = Official(python, scorer, case.request, folder)
-        scores = []
-        for name, image, prompt in material.pairs():
-            path = folder / f"{name}.png"
-            image.save(path)
-            scores.append(official.rate(path, prompt)[0])
-        official.close()
+        if python:
+            scores, versions = official_scores(python, scorer, case.request, folder)
+        else:
+            scores, versions = (
+                open_clips_scores(case.request["openai"], case.scorer.architecture),
+                {},
+            )
         images, prompts = zip(*((i, p) for _, i, p in material.pairs()), strict=True)
         model = case.scorer.load("cpu")
         ours = model.score(images, prompts)
@@ -121,9 +155,9 @@ def compare(python: str, scorer: str, *, full: bool, write: bool) -> bool:
         f"score_pixels apart from score {abs(seen - ours[:1]).max():.1e}",
         flush=True,
     )
-    if write:
+    if write and python:
         record = {
-            "versions": official.versions,
+            "versions": versions,
             "weights_sha256": case.sha256,
             "scores": scores,
         }
@@ -144,12 +178,14 @@ def main() -> None:
     if given.full and given.write:
         parser.error("golden files are written at reduced width")
     passed = []
-    for scorer in given.scorers or ENVIRONMENT:
-        python = getattr(given, ENVIRONMENT[scorer])
-        if python:
+    for scorer in given.scorers or (*ENVIRONMENT, OWN):
+        python = None if scorer == OWN else getattr(given, ENVIRONMENT[scorer])
+        if python or scorer == OWN:
             passed.append(compare(python, scorer, full=given.full, write=given.write))
+        else:
+            print(f"{scorer:<13} not compared: no environment was given")
     if not passed or not all(passed):
-        raise SystemExit("not all within their bars" if passed else "no environment was given")
+        raise SystemExit("not all within their bars" if passed else "nothing was compared")
 
 
 if __name__ == "__main__":

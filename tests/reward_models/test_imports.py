@@ -72,6 +72,22 @@ def test_a_broken_torchvision_is_one_sentence_and_plans_go_on(tmp_path):
         assert "pip install --upgrade torch torchvision" in line
 
 
+def test_a_package_that_a_package_misses_gives_the_pip_line():
+    with (
+        pytest.raises(BenchError, match=r"x needs nowhere, .* pip install 'nowhere'"),
+        importing("x", open_clip="open_clip_torch>=3.0"),
+    ):
+        import nowhere  # noqa: F401
+
+
+def test_a_part_that_a_package_misses_is_not_installed_by_itself():
+    with (
+        pytest.raises(BenchError, match=r"json, which cannot be imported .*json\.nowhere"),
+        importing("x", json="json"),
+    ):
+        import json.nowhere  # noqa: F401
+
+
 def test_a_missing_package_gives_the_pip_line():
     with (
         pytest.raises(BenchError, match=r"x needs nowhere, .* pip install 'nowhere-py>=3'"),

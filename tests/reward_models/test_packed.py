@@ -7,7 +7,9 @@ import torch
 from bench_plugins.reward_models import packed
 from torch import nn
 
-pytestmark = pytest.mark.skipif(not packed.available(), reason="this PyTorch has no oneDNN")
+pytestmark = pytest.mark.skipif(
+    not packed.available("cpu", torch.float32), reason="this PyTorch has no oneDNN"
+)
 
 
 class Block(nn.Module):
@@ -42,6 +44,16 @@ def test_values_and_gradients_are_the_same(masked):
     assert "Linear" not in kinds
     for plain, fast in zip(*results, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_16_bits_are_packed_where_the_processor_can(supported, monkeypatch):
+    monkeypatch.setattr(
+        torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported, raising=False
+    )
+    assert packed.available("cpu", torch.bfloat16) == supported
+    assert packed.available("cpu", torch.float32)
+    assert not packed.available("cuda", torch.bfloat16)
 
 
 def test_other_attention_is_refused():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
 import torch
+from bench_plugins.reward_models.pictures import ShortestSide
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
@@ -15,19 +17,11 @@ from tests.reward_models import cases, material
 
 SCORERS = tuple(cases.TOLERANCE)
 IMAGES, PROMPTS = zip(*((image, prompt) for _, image, prompt in material.pairs()), strict=True)
-PIXELS_TOLERANCE = {
-    "hpsv2": 1e-6,
-    "image_reward": 1e-4,
-    "pickscore": 2e-3,
-    "clip-l14": 1e-5,
-    "clip-h14": 1e-5,
-    "aesthetic": 1e-4,
-}
-"""Of `score_pixels` against `score`, as docs/scorers.md states."""
 
 
-def _same(a, b):
-    return np.abs(a - b).max() <= 1e-6 * max(1, np.abs(a).max())
+def _near(found, expected, scores):
+    """Within 1e-6 of the size that the scores have: PickScore's cosines are times 100."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * max(1, np.abs(scores).max()))
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
@@ -39,8 +33,8 @@ def test_scores_do_not_depend_on_batch_order_or_neighbours(scorer, batch, model,
     shuffled = model(scorer).score([IMAGES[i] for i in order], [PROMPTS[i] for i in order])
     alone = model(scorer).score([IMAGES[3]], [PROMPTS[3]])
     assert together.dtype == np.float64
-    assert _same(shuffled, together[order])
-    assert _same(alone, together[3:4])
+    _near(shuffled, together[order], together)
+    _near(alone, together[3:4], together)
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
@@ -64,15 +58,16 @@ def test_nothing_is_scored_as_nothing(scorer, model):
 
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_pixels_are_scored_as_images(scorer, model):
-    images = [material.pictures()["wide"], material.pictures()["wide"].rotate(180)]
-    prompts = [PROMPTS[0], PROMPTS[1]]
+    clean = material.clean_pictures()
+    images = [clean["smooth 501x300"], clean["black and white 501x300"], IMAGES[1]]
+    prompts = PROMPTS[: len(images)]
     pixels = torch.stack([to_tensor(image) for image in images])
     assert isinstance(model(scorer), DifferentiableScorer)
     found = model(scorer).score_pixels(pixels, prompts)
     assert found.dtype == torch.float32
     expected = model(scorer).score(images, prompts)
     assert (model(scorer).score(pixels, prompts) == expected).all()
-    assert np.abs(found.numpy() - expected).max() <= PIXELS_TOLERANCE[scorer]
+    _near(found.numpy(), expected, expected)
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
@@ -137,6 +132,72 @@ def test_half_precision_is_near_full_precision(scorer, case, model):
     full, plugin = model(scorer).score(IMAGES, PROMPTS), case(scorer).scorer
     half = dataclasses.replace(plugin, dtype="bf16").load("cpu").score(IMAGES, PROMPTS)
     assert 0 < np.abs(half - full).max() < 0.25 * full.std()
+
+
+@pytest.mark.parametrize("scorer", ["hpsv2", "pickscore", "clip-l14"])
+def test_long_neighbours_change_no_text_in_half_precision(scorer, case):
+    network = dataclasses.replace(case(scorer).scorer, dtype="bf16").load("cpu").network
+    with torch.no_grad():
+        short, long = (network.read(["a red cat", text])[0] for text in ("a dog", "dog " * 80))
+    torch.testing.assert_close(short, long, rtol=0, atol=1e-6)
+
+
+def test_a_bad_image_is_named_by_its_position(model):
+    with pytest.raises(ValueError, match=r"^image 3: a tensor of shape"):
+        model("hpsv2").score([*IMAGES[:3], torch.zeros(2)], PROMPTS[:4])
+
+
+_NEW = hasattr(torch.backends.cudnn, "conv")
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+@pytest.mark.parametrize(
+    "switch",
+    [torch.backends.cudnn.conv if _NEW else torch.backends.cudnn, torch.backends.cuda.matmul],
+)
+def test_float32_products_are_not_rounded_to_tf32(switch, allowed, model, monkeypatch):
+    name, values = ("fp32_precision", ("ieee", "tf32")) if _NEW else ("allow_tf32", (False, True))
+    network, seen = model("clip-h14").network, []
+    rate = network.rate
+
+    def watched(pictures, texts):
+        seen.append(getattr(switch, name))
+        return rate(pictures, texts)
+
+    monkeypatch.setattr(network, "rate", watched)
+    before = getattr(switch, name)
+    setattr(switch, name, values[allowed])
+    try:
+        model("clip-h14").score(IMAGES[:1], PROMPTS[:1])
+        model("clip-h14").score_pixels(to_tensor(IMAGES[0])[None], PROMPTS[:1])
+        assert getattr(switch, name) == values[allowed]
+    finally:
+        setattr(switch, name, before)
+    assert seen == [values[False]] * 2
+
+
+def test_images_are_prepared_before_texts_are_read(model, monkeypatch):
+    prepared = threading.Event()
+    of_image, read = ShortestSide.of_image, model("clip-h14").network.read
+
+    def watched(recipe, image):
+        prepared.set()
+        return of_image(recipe, image)
+
+    def patient(prompts):
+        assert prepared.wait(timeout=10)
+        return read(prompts)
+
+    monkeypatch.setattr(ShortestSide, "of_image", watched)
+    monkeypatch.setattr(model("clip-h14").network, "read", patient)
+    model("clip-h14").score(IMAGES[:1], PROMPTS[:1])
+
+
+def test_the_aesthetic_score_holds_no_text_tower(model):
+    names = [name for name, _ in model("aesthetic").network.towers.clip.named_parameters()]
+    assert [name for name in names if "transformer" in name or "token" in name] == [
+        name for name in names if name.startswith("visual.transformer")
+    ]
 
 
 def test_fp16_needs_a_gpu(case):

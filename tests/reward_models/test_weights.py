@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -146,9 +147,20 @@ def test_half_precision_leaves_scalars_alone(tmp_path, case):
         "transformers",
         "cpu",
         torch.bfloat16,
+        scaled=True,
     )
-    assert towers.scale == pytest.approx(100, rel=1e-5)
+    assert towers.factor == pytest.approx(100, rel=1e-5)
     assert towers.clip.visual.proj.dtype == torch.bfloat16
+
+
+def test_half_precision_leaves_image_rewards_head_alone(case):
+    scorer = dataclasses.replace(case("image_reward").scorer, dtype="bf16")
+    network = scorer.load("cpu").network
+    written = torch.load(scorer.assets()[0].fetch())["mlp.layers.7.weight"]
+    with torch.no_grad():
+        read = network.head[7:](torch.eye(16)) - network.head[7:](torch.zeros(1, 16))
+    torch.testing.assert_close(read, written.T, rtol=0, atol=1e-6)
+    assert network.vision.embeddings.position_embedding.dtype == torch.bfloat16
 
 
 PINNED = {

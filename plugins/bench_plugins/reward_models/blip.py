@@ -75,7 +75,7 @@ class ImageRewardNetwork:
             dtype: of its encoders' weights.
         """
         self.tokenizer = _tokenizer(vocabulary, size.text["vocab_size"])
-        with importing(user, transformers="transformers>=5.0"):
+        with importing(user, transformers="transformers>=5.6"):
             from transformers import BlipTextConfig, BlipVisionConfig
             from transformers.models.blip.modeling_blip import BlipVisionModel
             from transformers.models.blip.modeling_blip_text import BlipTextModel
@@ -105,10 +105,9 @@ class ImageRewardNetwork:
             dtype=dtype,
             layout={name: _official(name) for name in network.state_dict()},
             ignored=_UNUSED,
+            full=("head.",),
         )
-        network["head"].float()
-        if device == "cpu" and packed.available():
-            packed.pack(network)
+        packed.pack_where_available(network, device, dtype)
         self.vision, self.text, self.head = network["vision"], network["text"], network["head"]
         self.device = device
         self.dtype = dtype

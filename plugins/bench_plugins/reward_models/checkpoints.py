@@ -71,6 +71,7 @@ def load_weights(
     dtype: torch.dtype,
     layout: Mapping[str, Origin] | None = None,
     ignored: Collection[str] = (),
+    full: tuple[str, ...] = (),
 ) -> None:
     """Fill a network that was built on torch's meta device, and freeze it for inference.
 
@@ -81,6 +82,7 @@ def load_weights(
         dtype: what they shall be; scalars stay in float32.
         layout: parameter of the network -> its place in the file; default: the same names.
         ignored: names that the file may hold beside those, and that do not matter.
+        full: how the names of parameters begin that stay in float32.
 
     Raises:
         BenchError: the file cannot be read, or a name is missing, unexpected or of another shape.
@@ -94,7 +96,7 @@ def load_weights(
     for name, origin in layout.items():
         # Taken out of the file's dictionary, so that memory holds one copy of the weights.
         whole = origin.join({part: found.pop(part) for part in origin.names})
-        precision = dtype if whole.ndim else torch.float32
+        precision = torch.float32 if name.startswith(full) or not whole.ndim else dtype
         state[name] = whole.to(device=device, dtype=precision, copy=True).contiguous()
     network.load_state_dict(state, strict=True, assign=True)
     network.eval().requires_grad_(False)

@@ -23,7 +23,7 @@ _POSITION_IDS = tuple(f"{tower}_model.embeddings.position_ids" for tower in ("te
 
 
 class Towers:
-    """Texts and pictures as unit vectors in one space."""
+    """Texts and pictures as unit vectors in one space, and their cosine."""
 
     def __init__(
         self,
@@ -34,6 +34,7 @@ class Towers:
         texts: Format,
         device: str,
         dtype: torch.dtype,
+        scaled: bool = False,
     ) -> None:
         """Read the weights.
 
@@ -45,8 +46,9 @@ class Towers:
             texts: whose rules of cleaning texts apply.
             device: where the towers shall be.
             dtype: of their weights.
+            scaled: ratings are cosines times what they were multiplied by in training.
         """
-        with importing(user, open_clip="open_clip_torch>=3.0", torchvision="torchvision>=0.21"):
+        with importing(user, open_clip="open_clip_torch>=3.0", torchvision="torchvision>=0.23"):
             import open_clip
         with torch.device("meta"):
             self.clip: Any = open_clip.CLIP(**open_clip.get_model_config(architecture))
@@ -62,22 +64,17 @@ class Towers:
             layout=transformers_layout(self.clip) if foreign else None,
             ignored=_POSITION_IDS if foreign else (),
         )
-        if device == "cpu" and packed.available():
-            packed.pack(self.clip)
+        packed.pack_where_available(self.clip, device, dtype)
         self.device = device
         self.dtype = dtype
         # They differ: open_clip, as OpenAI's code, repairs encodings, quotes and HTML entities.
         self.split = _split_as_open_clip if texts == "open_clip" else _split_as_transformers
+        self.factor = float(self.clip.logit_scale.exp()) if scaled else 1.0
 
     @property
     def width(self) -> int:
         """Length of the vectors."""
         return int(self.clip.text_projection.shape[1])
-
-    @property
-    def scale(self) -> float:
-        """What cosines were multiplied by in training."""
-        return float(self.clip.logit_scale.exp())
 
     def read(self, prompts: Sequence[str]) -> Tensor:
         """Texts as unit vectors, float32 [N, width]."""
@@ -86,8 +83,9 @@ class Towers:
             split if len(split) <= limit else [*split[: limit - 1], split[-1]]
             for split in self.split(prompts)
         ]
-        # Attention is causal: what would follow the end of the longest text changes none.
-        length = max(map(len, kept))
+        # Attention is causal: what would follow the end of the longest text changes none. But how
+        # 16 bits are rounded depends on the length, so there it is the same for all texts.
+        length = max(map(len, kept)) if self.dtype == torch.float32 else limit
         tokens = torch.tensor([[*text, *[0] * (length - len(text))] for text in kept])
         tokens = tokens.to(self.device)
         states = clip.token_embedding(tokens) + clip.positional_embedding[:length]
@@ -105,26 +103,9 @@ class Towers:
         length = self.clip.context_length
         return [i for i, split in enumerate(self.split(prompts)) if len(split) > length]
 
-
-class Similarity:
-    """The cosine of picture and text, times a factor."""
-
-    def __init__(self, towers: Towers, factor: float = 1.0) -> None:
-        """`factor` is 1 for plain cosines."""
-        self.towers = towers
-        self.factor = factor
-
-    def read(self, prompts: Sequence[str]) -> Tensor:
-        """Unit vectors [N, width]."""
-        return self.towers.read(prompts)
-
-    def overlong(self, prompts: Sequence[str]) -> list[int]:
-        """Positions of the prompts that are cut."""
-        return self.towers.overlong(prompts)
-
     def rate(self, pictures: Tensor, texts: Tensor) -> Tensor:
-        """[N]."""
-        return self.factor * (self.towers.look(pictures) * texts).sum(dim=-1)
+        """Cosines of pictures [N, 3, H, W] and texts as `read` gives them, times `factor`, [N]."""
+        return self.factor * (self.look(pictures) * texts).sum(dim=-1)
 
 
 class AestheticHead:
@@ -136,6 +117,8 @@ class AestheticHead:
         with torch.device("meta"):
             self.layers = nn.ModuleDict({"layers": linear_stack(towers.width)})
         load_weights(self.layers, head, device=towers.device, dtype=torch.float32)
+        # It never reads a text: 0.5 GB of ViT-L/14.
+        del towers.clip.transformer, towers.clip.token_embedding
 
     def read(self, prompts: Sequence[str]) -> Tensor:
         """Nothing: [N, 0]."""

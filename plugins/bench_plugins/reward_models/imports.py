@@ -24,10 +24,11 @@ def importing(user: str, **pip_names: str) -> Iterator[None]:
     except Exception as error:
         # A torchvision that does not match torch raises RuntimeError, AttributeError and others.
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        if missing in pip_names:
+        # A missing part of a package is no missing package.
+        if missing and "." not in missing:
             raise BenchError(
                 f"{user} needs {missing}, which is not installed: pip install "
-                f"'{pip_names[missing]}'"
+                f"'{pip_names.get(missing, missing)}'"
             ) from error
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise BenchError(

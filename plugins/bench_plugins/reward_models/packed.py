@@ -14,14 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def available() -> bool:
-    """Whether this build of PyTorch has what `pack` needs."""
-    needed = ("_reorder_linear_weight", "_linear_pointwise")
-    return all(hasattr(torch.ops.mkldnn, name) for name in needed)
+def available(device: str, dtype: torch.dtype) -> bool:
+    """Whether this build of PyTorch and this processor can run packed layers of `dtype`."""
+    onednn = torch.ops.mkldnn
+    needed = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
+    if device != "cpu" or not all(hasattr(onednn, name) for name in needed):
+        return False
+    return dtype != torch.bfloat16 or bool(onednn._is_mkldnn_bf16_supported())
+
+
+def pack_where_available(network: nn.Module, device: str, dtype: torch.dtype) -> None:
+    """`pack` a network of `dtype` on `device`, or leave it as it is, which is slower."""
+    if available(device, dtype):
+        pack(network)
 
 
 def pack(network: nn.Module) -> None:
-    """Replace every linear layer and self-attention of a frozen float32 network on the CPU."""
+    """Replace every linear layer and self-attention of a frozen network on the CPU."""
     for name, child in network.named_children():
         if isinstance(child, nn.MultiheadAttention):
             setattr(network, name, PackedSelfAttention(child))

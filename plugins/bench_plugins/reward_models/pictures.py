@@ -8,6 +8,7 @@ images and, differentiably, on tensors of pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, Protocol
 
 import numpy as np
@@ -51,21 +52,28 @@ class ShortestSide:
         """Exactly the 8-bit pixels that the official code sees."""
         rgb = upright_rgb(image)
         width, height = self._scaled(*rgb.size)
-        if rgb.size != (width, height):
-            rgb = rgb.resize((width, height), pil.Resampling.BICUBIC)
         left, top = self._cut(width), self._cut(height)
-        return _normalise(_tensor(rgb.crop((left, top, left + SIZE, top + SIZE))))
+        # Which side is scaled first decides what is rounded. Asked for both at once, Pillow begins
+        # with the width, but since version 13 with the height of tall images.
+        rgb = rgb.resize((width, rgb.height), pil.Resampling.BICUBIC)
+        rgb = rgb.crop((left, 0, left + SIZE, rgb.height))
+        rgb = rgb.resize((SIZE, height), pil.Resampling.BICUBIC)
+        return _normalise(_tensor(rgb.crop((0, top, SIZE, top + SIZE))))
 
     def of_pixels(self, pixels: Tensor) -> Tensor:
         """Pillow's two passes, each rounded to 8 bits; the gradient passes the rounding by."""
         height, width = pixels.shape[-2:]
         new_width, new_height = self._scaled(width, height)
-        if new_width != width:
-            pixels = _eight_bit(_bicubic(pixels, height, new_width))
-        if new_height != height:
-            pixels = _eight_bit(_bicubic(pixels, new_height, new_width))
         left, top = self._cut(new_width), self._cut(new_height)
-        return _normalise(pixels[..., top : top + SIZE, left : left + SIZE])
+        if (new_width, new_height) == (width, height):
+            return _normalise(pixels[..., top : top + SIZE, left : left + SIZE])
+        columns, across = _pillow_weights(width, new_width, left)
+        rows, down = _pillow_weights(height, new_height, top)
+        # This product gives back whole numbers where the pixels are 8-bit values over 255.
+        levels = (pixels[..., rows, columns] * 255).double()
+        levels = _weighted(levels, across)
+        levels = _weighted(levels.mT, down).mT
+        return _normalise(levels.to(pixels.dtype) / 255)
 
     def _scaled(self, width: int, height: int) -> tuple[int, int]:
         if width <= height:
@@ -94,7 +102,9 @@ class LongestSide:
         scale = SIZE / max(height, width)
         if scale != 1:
             height, width = (max(round(side * scale), 1) for side in (height, width))
-            pixels = _bicubic(pixels, height, width, antialias=self.antialias)
+            pixels = F.interpolate(
+                pixels, size=(height, width), mode="bicubic", antialias=self.antialias
+            )
         spare_x, spare_y = SIZE - width, SIZE - height
         left, top = spare_x // 2, spare_y // 2
         return _normalise(F.pad(pixels, (left, spare_x - left, top, spare_y - top)))
@@ -112,13 +122,39 @@ def _normalise(pictures: Tensor) -> Tensor:
     return (pictures - mean) / std
 
 
-def _bicubic(pixels: Tensor, height: int, width: int, *, antialias: bool = True) -> Tensor:
-    return F.interpolate(
-        pixels, size=(height, width), mode="bicubic", align_corners=False, antialias=antialias
-    )
+@lru_cache(maxsize=32)
+def _pillow_weights(length: int, scaled: int, cut: int) -> tuple[slice, np.ndarray]:
+    """How Pillow's bicubic filter scales a line of pixels, of which SIZE are kept.
+
+    `precompute_coeffs` and `normalize_coeffs_8bpc` in Pillow's src/libImaging/Resample.c.
+
+    Args:
+        length: pixels of the line.
+        scaled: pixels of the scaled line.
+        cut: the first of them that is kept.
+
+    Returns:
+        The pixels that count, and their weights, float64 [SIZE, pixels that count]: multiples of
+        2^-22, so that products with 8-bit values are exact.
+    """
+    step = length / scaled
+    spread = max(step, 1.0)
+    centres = (np.arange(cut, cut + SIZE)[:, None] + 0.5) * step
+    first = np.maximum((centres - 2 * spread + 0.5).astype(int), 0)
+    last = np.minimum((centres + 2 * spread + 0.5).astype(int), length)
+    counts = slice(int(first[0, 0]), int(last[-1, 0]))
+    taps = np.arange(counts.start, counts.stop)
+    x = np.abs((taps - centres + 0.5) * (1 / spread))
+    near, far = (1.5 * x - 2.5) * x * x + 1, (((x - 5) * x + 8) * x - 4) * -0.5
+    weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+    weights[(taps < first) | (taps >= last)] = 0
+    weights /= weights.sum(axis=1, keepdims=True)
+    return counts, np.trunc(weights * 2**22 + np.copysign(0.5, weights)) / 2**22
 
 
-def _eight_bit(pixels: Tensor) -> Tensor:
-    clamped = pixels.clamp(0, 1)
-    rounded = (clamped * 255).round() / 255
-    return clamped + (rounded - clamped).detach()
+def _weighted(levels: Tensor, weights: np.ndarray) -> Tensor:
+    """Rows of levels from 0 to 255 under `weights`, rounded and clamped as Pillow does it."""
+    exact = levels @ torch.from_numpy(weights).to(levels.device).T
+    # In this order the sum is the rounded level itself, and its gradient that of the other two.
+    passed = exact.clamp(0, 255)
+    return (exact.detach() + 0.5).floor().clamp(0, 255) + (passed - passed.detach())

@@ -1,7 +1,7 @@
 """The scorers: PickScore, HPSv2 and HPSv2.1, ImageReward, CLIP scores and LAION aesthetics.
 
-Every file comes from the Hub at a pinned commit, or from a local path. What each scorer computes,
-on which scale and under which licence stands in docs/scorers.md.
+Every file comes from the Hub, at a pinned commit or with a known sha256, or from a local path. What
+each scorer computes, on which scale and under which licence stands in docs/scorers.md.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ BERT_VOCABULARY = Asset(
 AESTHETIC_HEAD = Asset(
     source="camenduru/improved-aesthetic-predictor",
     filename="sac+logos+ava1-l14-linearMSE.pth",
+    # A mirror of the author's file: the sha256 alone says that it is the same.
     revision="main",
     sha256="21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
 )
@@ -110,6 +111,7 @@ class _ClipScorer(_RewardScorer):
     original: ClassVar[Asset]
     weights_format: ClassVar[Format] = "open_clip"
     texts: ClassVar[Format] = "open_clip"
+    scaled: ClassVar[bool] = False
     weights: str
     revision: str
 
@@ -119,11 +121,15 @@ class _ClipScorer(_RewardScorer):
 
     def load(self, device: str) -> RewardModel:
         """Read the weights."""
-        from bench_plugins.reward_models.clip import Similarity, Towers
         from bench_plugins.reward_models.scoring import RewardModel
 
         (weights,) = self.assets()
-        towers = Towers(
+        return RewardModel(self._towers(weights, device), self._preprocessing(), device)
+
+    def _towers(self, weights: Asset, device: str) -> Towers:
+        from bench_plugins.reward_models.clip import Towers
+
+        return Towers(
             self.name,
             self.architecture,
             weights.fetch(),
@@ -131,11 +137,8 @@ class _ClipScorer(_RewardScorer):
             texts=self.texts,
             device=device,
             dtype=self._precision(device),
+            scaled=self.scaled,
         )
-        return RewardModel(Similarity(towers, self._factor(towers)), self._preprocessing(), device)
-
-    def _factor(self, towers: Towers) -> float:
-        return 1.0
 
     def _preprocessing(self) -> Preprocessing:
         from bench_plugins.reward_models.pictures import ShortestSide
@@ -155,11 +158,9 @@ class PickScore(_ClipScorer):
     original: ClassVar[Asset] = PICKSCORE
     weights_format: ClassVar[Format] = "transformers"
     texts: ClassVar[Format] = "transformers"
+    scaled: ClassVar[bool] = True
     weights: str = source_option(PICKSCORE)
     revision: str = revision_option(PICKSCORE)
-
-    def _factor(self, towers: Towers) -> float:
-        return towers.scale
 
     def _preprocessing(self) -> Preprocessing:
         from bench_plugins.reward_models.pictures import ShortestSide
@@ -231,7 +232,7 @@ class ClipL14(_ClipScorer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aesthetic(_RewardScorer):
+class Aesthetic(_ClipScorer):
     """LAION aesthetic predictor v2: how pleasing a picture looks, from 1 to 10; no prompt.
 
     Source: https://github.com/christophschuhmann/improved-aesthetic-predictor.
@@ -239,6 +240,8 @@ class Aesthetic(_RewardScorer):
 
     name: ClassVar[str] = "aesthetic"
     architecture: ClassVar[str] = CLIP_L
+    original: ClassVar[Asset] = AESTHETIC_HEAD
+    weights_format: ClassVar[Format] = "transformers"
     weights: str = source_option(AESTHETIC_HEAD)
     revision: str = revision_option(AESTHETIC_HEAD)
     clip: str = source_option(OPENAI_CLIP_L)
@@ -247,27 +250,18 @@ class Aesthetic(_RewardScorer):
     def assets(self) -> tuple[Asset, ...]:
         """The head, and the CLIP that it stands on."""
         return (
-            AESTHETIC_HEAD.at(self.weights, self.revision),
+            self.original.at(self.weights, self.revision),
             OPENAI_CLIP_L.at(self.clip, self.clip_revision),
         )
 
     def load(self, device: str) -> RewardModel:
         """Read head and CLIP."""
-        from bench_plugins.reward_models.clip import AestheticHead, Towers
-        from bench_plugins.reward_models.pictures import ShortestSide
+        from bench_plugins.reward_models.clip import AestheticHead
         from bench_plugins.reward_models.scoring import RewardModel
 
         head, clip = self.assets()
-        towers = Towers(
-            self.name,
-            self.architecture,
-            clip.fetch(),
-            weights_format="transformers",
-            texts="open_clip",
-            device=device,
-            dtype=self._precision(device),
-        )
-        return RewardModel(AestheticHead(towers, head.fetch()), ShortestSide(odd="even"), device)
+        network = AestheticHead(self._towers(clip, device), head.fetch())
+        return RewardModel(network, self._preprocessing(), device)
 
 
 @dataclass(frozen=True, kw_only=True)

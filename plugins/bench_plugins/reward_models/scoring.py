@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Protocol
 
@@ -13,11 +14,6 @@ from torch import Tensor
 
 from bench.ahead import ahead
 from bench_plugins.reward_models.pictures import Preprocessing
-
-
-def batch_size(device: str) -> int:
-    """Images a pass: a few spare a CPU reading the weights for each, a GPU wants many."""
-    return 8 if device == "cpu" else 32
 
 
 class Network(Protocol):
@@ -44,7 +40,8 @@ class RewardModel:
         self.network = network
         self.preprocessing = preprocessing
         self.device = device
-        self.batch = batch_size(device)
+        # A few images a pass spare a CPU reading the weights for each, a GPU wants many.
+        self.batch = 8 if device == "cpu" else 32
 
     def score(self, images: Sequence[Image | Tensor], prompts: Sequence[str]) -> np.ndarray:
         """Rate image i under prompt i.
@@ -56,16 +53,22 @@ class RewardModel:
 
         Returns:
             float64 [N], higher is better.
+
+        Raises:
+            ValueError: an image cannot be read; names its position.
         """
         _check(len(images), prompts)
         if not prompts:
             return np.zeros(0)
+        # Made while texts are read and other pictures are rated.
+        pictures = ahead(self._prepare, enumerate(images), depth=self.batch)
         parts = []
-        with torch.inference_mode():
+        with torch.inference_mode(), _without_tf32():
             texts, rows = self._read(prompts)
-            for at, pictures in self._prepared(images):
-                chosen = texts[rows[at : at + len(pictures)]]
-                scores = self.network.rate(pictures.to(self.device), chosen)
+            for at in range(0, len(prompts), self.batch):
+                chosen = texts[rows[at : at + self.batch]]
+                batch = torch.stack(list(islice(pictures, len(chosen))))
+                scores = self.network.rate(batch.to(self.device), chosen)
                 parts.append(scores.cpu().double().numpy())
         return np.concatenate(parts)
 
@@ -80,9 +83,10 @@ class RewardModel:
             float32 [N], equal to `score` of the same images.
         """
         _check(len(pixels), prompts)
-        with torch.no_grad():
-            texts, rows = self._read(prompts)
-        return self.network.rate(self.preprocessing.of_pixels(pixels.float()), texts[rows])
+        with _without_tf32():
+            with torch.no_grad():
+                texts, rows = self._read(prompts)
+            return self.network.rate(self.preprocessing.of_pixels(pixels.float()), texts[rows])
 
     def overlong(self, prompts: Sequence[str]) -> list[int]:
         """Positions of the prompts that are longer than the model's limit and so are cut."""
@@ -97,11 +101,34 @@ class RewardModel:
         place = {prompt: row for row, prompt in enumerate(distinct)}
         return texts, torch.tensor([place[p] for p in prompts], device=texts.device)
 
-    def _prepared(self, images: Sequence[Image | Tensor]) -> Iterator[tuple[int, Tensor]]:
-        """Batches and where they start; the next one is made while one is rated."""
-        pictures = ahead(self.preprocessing.of_image, images, depth=self.batch)
-        for at in range(0, len(images), self.batch):
-            yield at, torch.stack(list(islice(pictures, self.batch)))
+    def _prepare(self, numbered: tuple[int, Image | Tensor]) -> Tensor:
+        position, image = numbered
+        try:
+            return self.preprocessing.of_image(image)
+        except (ValueError, OSError) as error:
+            # PIL reads a file when its pixels are asked for.
+            raise ValueError(f"image {position}: {error}") from error
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Leave the factors of float32 products on a GPU as they are.
+
+    By default PyTorch rounds those of convolutions to TF32, 10 digits of 23. The gradients of
+    `score_pixels` are computed later, under whatever holds then.
+    """
+    # Newer versions refuse to read `allow_tf32` where somebody has set `fp32_precision`.
+    convolutions = getattr(torch.backends.cudnn, "conv", None)
+    name, exact = ("fp32_precision", "ieee") if convolutions else ("allow_tf32", False)
+    switches = (convolutions or torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [getattr(switch, name) for switch in switches]
+    try:
+        for switch in switches:
+            setattr(switch, name, exact)
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            setattr(switch, name, value)
 
 
 def _check(images: int, prompts: Sequence[str]) -> None:
