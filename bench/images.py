@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +13,21 @@ if TYPE_CHECKING:
 CENTER = (0.5, 0.5)
 _ORIENTATION = 0x0112
 """The EXIF tag that says how the image is to be turned."""
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+"""Its values by what undoes them (EXIF 2.3, 4.6.4); 1 is upright."""
+_ORIENTED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+"""Where Pillow finds the tag in an image's `info`."""
+
+_FILES = threading.Lock()
+"""Held while Pillow reads an image that was opened but not yet read: it may be one of several."""
 
 
 def decode(data: bytes) -> Image:
@@ -38,27 +54,51 @@ def upright_rgb(image: Image | Tensor) -> Image:
     """The image turned as its EXIF data says, as 8-bit RGB.
 
     Transparency is dropped, as `convert("RGB")` does; 16-bit greyscale is scaled down, where
-    `convert` would clip it to white.
+    `convert` would clip it to white. Several threads may ask for the same image.
 
     Args:
         image: of any size and mode; or a tensor [3, H, W] or [1, H, W], uint8 or floats in [0, 1]
             (what diffusers calls "pt"), which are rounded to 8 bits.
 
     Raises:
-        ValueError: it is neither; says what is wrong.
+        ValueError: it is neither, or nobody knows which of its numbers are white; says so.
+        OSError: the image's file cannot be read.
     """
     from PIL import Image as pil
-    from PIL import ImageOps
 
     if not isinstance(image, pil.Image):
         return _of_tensor(image)
-    if image.getexif().get(_ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        import numpy as np
-
-        image = pil.fromarray((np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8))
+    with _FILES:
+        image.load()
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    if turn:
+        # ImageOps.exif_transpose would also write the other tags anew, of which any may be broken.
+        image = image.transpose(pil.Transpose[turn])
+        for key in _ORIENTED:
+            image.info.pop(key, None)
+    if image.mode.startswith("I"):
+        image = _eight_bit(image)
+    if image.mode == "F":
+        raise ValueError("an image of floats, whose range is not known; convert it to 8 bits")
+    if image.mode == "P":
+        # The same colours, without the warning that Pillow gives where a palette has transparency.
+        image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bit(image: Image) -> Image:
+    import numpy as np
+    from PIL import Image as pil
+
+    levels = np.asarray(image).astype(np.int64)
+    largest = int(levels.max(initial=0))
+    if levels.min(initial=0) < 0 or largest > 0xFFFF:
+        raise ValueError(
+            "an image of 32-bit integers, whose range is not known; convert it to 8 bits"
+        )
+    # Mode I holds what a file says, which is 16 bits where it is more than 8.
+    wide = image.mode != "I" or largest > 0xFF
+    return pil.fromarray((levels >> 8 if wide else levels).astype(np.uint8))
 
 
 def _of_tensor(pixels: Tensor) -> Image:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def score(
-    images: Sequence[AnyImage],
-    prompts: Sequence[str],
+    images: Iterable[AnyImage],
+    prompts: Iterable[str],
     scorers: Sequence[str | Scorer] | Mapping[str, AnyScorer],
     device: str = "auto",
 ) -> pd.DataFrame:
@@ -47,16 +46,23 @@ def score(
         A row an image in the order given, a float64 column a scorer.
 
     Raises:
-        BenchError: lengths differ, a name is unknown, an image cannot be read, a scorer fails.
+        BenchError: lengths differ, a prompt is no text, a name is unknown, there is no such
+            device, an image cannot be read, a scorer's weights cannot be loaded, or it gives a
+            wrong shape or a number that is not finite. Other errors of a scorer are passed on.
     """
     import pandas as pd
 
     if isinstance(images, str | bytes) or isinstance(prompts, str):
         raise BenchError("images and prompts are lists, even of one")
+    # A Series of pandas looks [i] up by label, which is not the position.
+    images, prompts = list(images), list(prompts)
     if len(images) != len(prompts):
         raise BenchError(
             f"{len(images)} images but {len(prompts)} prompts: image i is scored under prompt i"
         )
+    for position, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise BenchError(f"prompt {position} is {prompt!r}, no text")
     named = _named(scorers)
     if not named:
         raise BenchError("scorers names nothing")
@@ -79,10 +85,25 @@ def _named(
         return default_registry().build("scorers", scorer) if isinstance(scorer, str) else scorer
 
     if isinstance(scorers, Mapping):
-        return {name: built(scorer) for name, scorer in scorers.items()}
-    if isinstance(scorers, str):
+        named = {name: built(scorer) for name, scorer in scorers.items()}
+        for name, scorer in named.items():
+            loaded = callable(getattr(scorer, "score", None)) and not isinstance(scorer, type)
+            if not (loaded or isinstance(scorer, Scorer)):
+                raise BenchError(
+                    f"scorers[{name!r}] is neither a scorer's spec, a scorer plugin nor a loaded "
+                    f"scorer but {scorer!r}"
+                )
+        return named
+    if isinstance(scorers, str | Scorer):
         raise BenchError(f"scorers is a list, even of one: [{scorers!r}]")
-    return {spec_text(scorer): scorer for scorer in map(built, scorers)}
+    plugins = [built(scorer) for scorer in scorers]
+    for scorer in plugins:
+        if not isinstance(scorer, Scorer):
+            raise BenchError(
+                f"scorers holds {scorer!r}, which is neither a scorer's spec nor a scorer plugin; "
+                f'a loaded scorer is given with the name of its column: {{"name": scorer}}'
+            )
+    return {spec_text(scorer): scorer for scorer in plugins}
 
 
 def _loader(scorer: Scorer | LoadedScorer, device: str) -> Callable[[], LoadedScorer]:
@@ -101,24 +122,22 @@ def _scores(
     images: Sequence[AnyImage],
     prompts: Sequence[str],
 ) -> np.ndarray:
+    import numpy as np
+
     from bench.ahead import ahead
     from bench.evaluation import overlong
-    from bench.evaluation.scoring import CHUNK, score_in_chunks
+    from bench.evaluation.scoring import CHUNK, chunks_of, rated
 
-    def opened(positions: Sequence[int]) -> Iterator[Image]:
-        return ahead(lambda i: _open(images[i], i), positions, CHUNK)
-
-    with tempfile.TemporaryDirectory(prefix="bench-score-") as folder:
-        work = Path(folder)
-        scores = score_in_chunks(
-            overlong.noting(load, prompts, work), name, opened, prompts, work, lambda done: None
-        )
-        if said := overlong.warning(name, overlong.noted(work)):
-            warnings.warn(said, stacklevel=3)
-    return scores
+    if not prompts:
+        return np.zeros(0)
+    opened = ahead(lambda item: _open(*item), enumerate(images), CHUNK)
+    scorer = load()
+    if said := overlong.warning(name, overlong.count(scorer, prompts)):
+        warnings.warn(said, stacklevel=3)
+    return np.concatenate([*rated(scorer, name, opened, prompts, chunks_of(len(prompts)))])
 
 
-def _open(image: AnyImage, position: int) -> Image:
+def _open(position: int, image: AnyImage) -> Image:
     from bench.images import decode, upright_rgb
 
     try:

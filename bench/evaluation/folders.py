@@ -49,6 +49,12 @@ def open_folder(folder: Path, prompts: Sequence[Prompt]) -> ImageSet:
             f"{folder}: not the folder of a style: {listed(foreign)}; the prompts' styles are "
             f"{', '.join(sorted(styles))}"
         )
+    without = [prompt.text for prompt in prompts if STYLE not in prompt.groups]
+    if without:
+        raise BenchError(
+            f"{folder}: holds a folder a style, but {_count(len(without), 'prompt')} of no style "
+            f"({listed([repr(text) for text in without])}); give each its style"
+        )
     images = {path: style.name for style in folders for path in _images(sorted(style.iterdir()))}
     return _matched(folder, images, prompts, by_style=True)
 

@@ -14,7 +14,7 @@ from bench.ahead import ahead
 from bench.distributed import World
 from bench.errors import BenchError
 from bench.evaluation.image_set import ImageSet, listed
-from bench.evaluation.scoring import CHUNK
+from bench.evaluation.scoring import chunks_of, turns
 from bench.progress import Progress
 from bench.store import content_key, write_atomic
 
@@ -51,16 +51,14 @@ def _noted(note: Path) -> str | None:
 
 
 def _read(images: ImageSet, world: World, advance: Callable[[int], None]) -> str:
-    chunks = [range(i, min(i + CHUNK, len(images))) for i in range(0, len(images), CHUNK)]
     found: dict[int, tuple[str, str]] = {}
     with world.together():
-        mine = world.share(chunks)
-        wanted = [i for chunk in mine for i in chunk]
+        mine = turns(chunks_of(len(images)), world)
+        wanted = [i for chunk, _ in mine for i in chunk]
         looked = ahead(_look, images.encoded(wanted), 2 * _THREADS, _THREADS)
-        for turn, chunk in enumerate(mine):
+        for chunk, done in mine:
             found.update(zip(chunk, looked, strict=False))
-            # The other processes are at their chunk of the same turn.
-            advance(sum(map(len, chunks[turn * world.size : (turn + 1) * world.size])))
+            advance(done)
     everyone = {i: result for part in world.gather(found) for i, result in part.items()}
     broken = [
         f"{images.names[i]} ({problem})" for i, (_, problem) in sorted(everyone.items()) if problem

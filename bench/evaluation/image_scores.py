@@ -24,7 +24,7 @@ from bench.store import Artefact, Partial, Store, content_key, write_atomic
 
 VERSION = 1
 """Raise it when this code changes the scores that it writes."""
-_FILE = "scores.npy"
+_STAGE, _FILE = "image-scores", "scores.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class ScoreJob:
     @property
     def name(self) -> str:
         """The artefact's folder in the store."""
-        return "image-scores"
+        return _STAGE
 
     @property
     def label(self) -> str:
@@ -96,7 +96,7 @@ def score_all(
     jobs, failures = [], {}
     for spec, scorer in scorers.items():
         data = {
-            "stage": "image-scores",
+            "stage": _STAGE,
             "version": VERSION,
             "images": found,
             "prompts": list(images.prompts),
@@ -145,6 +145,7 @@ class _Work:
             partial.work,
             task.advance,
             self.world,
+            self.images.names.__getitem__,
         )
         if self.world.is_main:
             buffer = io.BytesIO()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import images
+from bench import images, tables
 from bench.ahead import ahead
 from bench.errors import BenchError
 from bench.evaluation.scoring import CHUNK
@@ -52,7 +53,7 @@ class ImageSet:
 
     def state(self) -> list[list[str | int]]:
         """What changes when a file is written to or replaced: its path, size, time and inode."""
-        stats = ((os.path.abspath(path), path.stat()) for path in self.files)
+        stats = ((os.path.abspath(path), _stat(path)) for path in self.files)
         return [[path, s.st_size, s.st_mtime_ns, s.st_ino] for path, s in stats]
 
     def encoded(self, positions: Sequence[int]) -> Iterator[bytes]:
@@ -87,35 +88,53 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
-def _read(path: Path) -> bytes:
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what the system says of a file or folder into one sentence."""
     try:
-        return path.read_bytes()
+        yield
     except OSError as error:
-        raise BenchError(f"{path}: cannot be read ({error.strerror})") from error
+        name = error.filename or path
+        raise BenchError(f"{name}: cannot be read ({error.strerror})") from error
+
+
+def _stat(path: Path) -> os.stat_result:
+    with reading(path):
+        return path.stat()
+
+
+def _read(path: Path) -> bytes:
+    with reading(path):
+        return path.read_bytes()
+
+
+def holds_bytes(path: Path, column: str) -> bool:
+    """Whether any {"bytes", "path"} of a Parquet file has bytes; looks no further than that."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, buffer_size=_BUFFER) as file:
+        batches = file.iter_batches(_ROWS, columns=[f"{column}.bytes"], use_threads=False)
+        return any(pc.struct_field(b[column], "bytes").null_count < b.num_rows for b in batches)
 
 
 def _cells(path: Path, column: str, positions: Sequence[int]) -> Iterator[bytes]:
     """Images inside a Parquet file; a row group without a wanted row is not read."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(path, buffer_size=_BUFFER) as file:
-            wanted, start = list(reversed(positions)), 0
-            for group in range(file.num_row_groups):
-                end = start + file.metadata.row_group(group).num_rows
-                if wanted and wanted[-1] < end:
-                    batches = file.iter_batches(
-                        _ROWS, row_groups=[group], columns=[column], use_threads=False
-                    )
-                    for batch in batches:
-                        while wanted and wanted[-1] < start + batch.num_rows:
-                            yield _bytes(batch[column][wanted.pop() - start].as_py())
-                        start += batch.num_rows
-                start = end
-    except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise BenchError(f"{path}: not a readable Parquet file ({reason})") from error
+    with tables.parquet_errors(path), pq.ParquetFile(path, buffer_size=_BUFFER) as file:
+        wanted, start = list(reversed(positions)), 0
+        for group in range(file.num_row_groups):
+            end = start + file.metadata.row_group(group).num_rows
+            if wanted and wanted[-1] < end:
+                batches = file.iter_batches(
+                    _ROWS, row_groups=[group], columns=[column], use_threads=False
+                )
+                for batch in batches:
+                    while wanted and wanted[-1] < start + batch.num_rows:
+                        yield _bytes(batch[column][wanted.pop() - start].as_py())
+                    start += batch.num_rows
+            start = end
 
 
 def _bytes(cell: object) -> bytes:

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
+from bench import tables
 from bench.errors import BenchError
-from bench.evaluation.image_set import ImageSet, listed
+from bench.evaluation.image_set import ImageSet, holds_bytes, listed
+from bench.tables import Row
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 _IMAGE = ("image", "file_name", "path")
 _PROMPT = ("prompt", "caption", "text")
 _GROUPS = ("category", "style", "challenge")
-_DIALECTS: Mapping[str, Mapping[str, Any]] = {
-    ".csv": {"delimiter": ","},
-    ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE},
-}
-
-Row: TypeAlias = tuple[str, Mapping[str, object]]
-"""Where it stands ("line 3"), and its cells by column."""
 
 
 def open_manifest(path: Path, groups: Sequence[str] = ()) -> ImageSet:
@@ -40,42 +33,63 @@ def open_manifest(path: Path, groups: Sequence[str] = ()) -> ImageSet:
     """
     if path.suffix.lower() == ".parquet":
         return _parquet(path, groups)
-    rows = list(_json_lines(path) if path.suffix.lower() == ".jsonl" else _delimited(path))
-    columns = list(dict.fromkeys(name for _, row in rows for name in row))
-    return _of_paths(path, columns, rows, groups)
+    table = tables.read(path)
+    return _of_paths(path, table.columns, list(table.rows(table.columns)), groups)
 
 
 def _parquet(path: Path, groups: Sequence[str]) -> ImageSet:
-    """Images inside the file stay there: only the other columns that count are read."""
-    import pyarrow as pa
+    """Images inside the file stay there: only their paths and the other columns are read."""
     import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            image, prompt = _find(path, schema.names, _IMAGE), _find(path, schema.names, _PROMPT)
-            kind = schema.field(image).type
-            inside = not (pa.types.is_string(kind) or pa.types.is_large_string(kind))
-            wanted = [prompt, *_group_columns(schema.names, groups).values()]
-            records = file.read(columns=wanted if inside else [image, *wanted]).to_pylist()
-            rows = [(f"row {i}", record) for i, record in enumerate(records)]
-            if not inside:
-                return _of_paths(path, schema.names, rows, groups)
-            names = [where for where, _ in rows]
-            if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
-                cells = file.read(columns=[f"{image}.path"])[image].to_pylist()
-                names = [(cell and cell["path"]) or n for cell, n in zip(cells, names, strict=True)]
-    except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise BenchError(f"{path}: not a readable Parquet file ({reason})") from error
+    with tables.parquet_errors(path), pq.ParquetFile(path) as file:
+        columns = file.schema_arrow.names
+        image, prompt = _find(path, columns, _IMAGE), _find(path, columns, _PROMPT)
+        kind = file.schema_arrow.field(image).type
+        inside = _holds_images(path, image, kind)
+        wanted = [prompt, *_group_columns(columns, groups).values()]
+        if not inside or _has_field(kind, "path"):
+            wanted.append(f"{image}.path" if _has_field(kind, "path") else image)
+        records = file.read(columns=wanted).to_pylist()
+    for record in records:
+        cell = record.get(image)
+        record[image] = cell["path"] if isinstance(cell, dict) else cell
+    rows = [(f"row {i}", record) for i, record in enumerate(records)]
+    if not inside or not rows:
+        return _of_paths(path, columns, rows, groups)
     return ImageSet(
         source=path,
-        names=names,
+        names=[record[image] or where for where, record in rows],
         prompts=[_text(path, row, prompt) for row in rows],
-        groups=_groups(rows, _group_columns(schema.names, groups)),
+        groups=_groups(path, rows, _group_columns(columns, groups)),
         files=[path],
         column=image,
     )
+
+
+def _holds_images(path: Path, column: str, kind: Any) -> bool:
+    """Whether a Parquet column of this type holds images; else it holds their paths."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    if types.is_string(kind) or types.is_large_string(kind):
+        return False
+    inner = kind.field("bytes").type if _has_field(kind, "bytes") else kind
+    if types.is_binary(inner) or types.is_large_binary(inner):
+        # `datasets` leaves the bytes out of images that it has not embedded.
+        return inner is kind or holds_bytes(path, column)
+    if inner is not kind and types.is_null(inner):
+        return False
+    raise BenchError(
+        f"{path}: column {column!r} is of type {kind}; expected encoded images (binary), the "
+        f"struct of bytes and path that datasets writes, or paths (string)"
+    )
+
+
+def _has_field(kind: Any, name: str) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_struct(kind) and kind.get_field_index(name) >= 0)
 
 
 def _of_paths(
@@ -96,7 +110,7 @@ def _of_paths(
         source=path,
         names=names,
         prompts=[_text(path, row, prompt) for row in rows],
-        groups=_groups(rows, _group_columns(columns, groups)),
+        groups=_groups(path, rows, _group_columns(columns, groups)),
         files=files,
     )
 
@@ -118,12 +132,16 @@ def _group_columns(columns: Sequence[str], asked: Sequence[str]) -> dict[str, st
     return usual | {name: name for name in asked if name in columns and name not in usual}
 
 
-def _groups(rows: Iterable[Row], columns: Mapping[str, str]) -> list[dict[str, str]]:
+def _groups(path: Path, rows: Iterable[Row], columns: Mapping[str, str]) -> list[dict[str, str]]:
     """The groups of each row; one without a value is in no such group."""
-    return [
-        {group: str(row[column]) for group, column in columns.items() if row.get(column)}
-        for _, row in rows
-    ]
+    found = []
+    for where, row in rows:
+        cells = {
+            group: tables.group_of(row.get(column), f"{path}: {where}", column)
+            for group, column in columns.items()
+        }
+        found.append({group: name for group, name in cells.items() if name})
+    return found
 
 
 def _text(path: Path, row: Row, column: str) -> str:
@@ -133,39 +151,3 @@ def _text(path: Path, row: Row, column: str) -> str:
     if not isinstance(value, str):
         raise BenchError(f"{path}: {where}: {column!r} is {value!r}, expected a text")
     return value
-
-
-def _delimited(path: Path) -> Iterator[Row]:
-    """Every row has as many fields as the header; anything else is refused, not guessed."""
-    line = 1
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True, **_DIALECTS[path.suffix.lower()])
-            header = next(reader, [])
-            for cells in reader:
-                where, line = f"line {line + 1}", reader.line_num
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    raise BenchError(
-                        f"{path}: {where} has {len(cells)} of {len(header)} columns; a text with "
-                        f"a comma stands in quotes in a .csv"
-                    )
-                yield where, dict(zip(header, cells, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BenchError(f"{path}: cannot be read after line {line} ({error})") from error
-
-
-def _json_lines(path: Path) -> Iterator[Row]:
-    number = 0
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise BenchError(f"{path}: line {number}: expected a JSON object")
-                yield f"line {number}", row
-    except (OSError, ValueError) as error:
-        raise BenchError(f"{path}: line {number} cannot be read as JSON ({error})") from error

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
     from bench.evaluation.image_scores import Outcome
     from bench.evaluation.image_set import ImageSet
     from bench.evaluation.summary import Benchmark
+    from bench.protocols import PromptSet
 
 _SUFFIXES = (".parquet", ".csv", ".json")
+_PRINTED = 30
+"""Values of a group that nobody asked for that are still printed."""
 
 
 def score(
@@ -75,22 +80,21 @@ def score(
     from bench.runner import clear_io_errors
     from bench.store import Store
 
-    name = safe_name(images.resolve().stem) or "images"
+    name = safe_name(images.resolve().name) or "images"
     out = out or Path("bench-runs") / "scores" / f"{name}.parquet"
-    _check_out(out, images, prompts)
     registry = default_registry()
-    built = [registry.build("scorers", text) for text in split_list(scorers)]
+    built = {spec_text(s): s for s in (registry.build("scorers", t) for t in split_list(scorers))}
     if not built:
         raise BenchError("--scorers names nothing")
-    groups = split_list(by or "")
-    found = open_images(
-        images,
-        named_or_path(registry, "prompt_sets", prompts).load if prompts is not None else None,
-        groups,
-    )
-    for group in groups:
+    prompt_set = None if prompts is None else named_or_path(registry, "prompt_sets", prompts)
+    _check_name(out, images, prompt_set)
+    asked = list(dict.fromkeys(split_list(by or "")))
+    found = open_images(images, prompt_set.load if prompt_set else None, asked)
+    for group in asked:
         if group not in found.group_names:
-            raise UnknownNameError("group", group, found.group_names)
+            raise _unknown_group(group, found, prompt_set)
+    _check_columns(found, built)
+    _check_writable(out)
     console = Console(stderr=True) if as_json else terminal.console()
     console.quiet = not world.is_main
     progress = Progress(console)
@@ -101,28 +105,78 @@ def score(
             world.connect(device)
         outcome = score_all(
             found,
-            {spec_text(scorer): scorer for scorer in built},
+            built,
             registry,
             Store(store),
             lambda: terminal.device(device, world),
             progress,
             world,
         )
-        if world.is_main and outcome.scored:
+    if world.is_main and outcome.scored:
+        with _writing(out, "; the scores are kept, so another --out scores nothing again"):
             _write(_columns(found, outcome), out)
     world.close()
     if world.is_main:
-        _report(console, found, outcome, groups, out, as_json=as_json)
+        _report(console, found, outcome, asked, out, as_json=as_json)
     if outcome.failures:
         sys.exit(1)
 
 
-def _check_out(out: Path, images: Path, prompts: str | None) -> None:
+def _check_name(out: Path, images: Path, prompts: PromptSet | None) -> None:
+    """Refuse to write what is no table, over what is to be read, or among prompts."""
     if out.suffix not in _SUFFIXES or out.is_dir():
         raise BenchError(f"--out {out}: expected the name of a {', '.join(_SUFFIXES)} file")
-    for source in (images, Path(prompts or images)):
-        if source.exists() and out.exists() and source.samefile(out):
+    # By convention of prompt sets; a Hub id is no path that exists.
+    path = getattr(prompts, "path", None)
+    source = images if path is None else Path(path).expanduser()
+    for read in (images, source):
+        if read.exists() and out.exists() and read.samefile(out):
             raise BenchError(f"--out {out} is what is to be read; choose another name")
+    if path is not None and source.is_dir() and source.resolve() == out.resolve().parent:
+        raise BenchError(f"--out {out} lies among the prompts of {source}; choose another folder")
+
+
+def _check_writable(out: Path) -> None:
+    """Scores that take hours should not fail at the last step."""
+    with _writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out.parent):
+            pass
+
+
+@contextmanager
+def _writing(out: Path, kept: str = "") -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BenchError(f"--out {out}: cannot be written ({error.strerror}){kept}") from error
+
+
+def _check_columns(images: ImageSet, specs: Iterable[str]) -> None:
+    taken = {"image", "prompt", *specs}
+    for group in images.group_names:
+        if group in taken:
+            raise BenchError(
+                f"{images.source}: the group {group!r} and another column of the table would have "
+                f"the same name; rename the group"
+            )
+
+
+def _unknown_group(group: str, images: ImageSet, prompts: PromptSet | None) -> BenchError:
+    """Says how, where it is a column of a prompt file that is no group yet."""
+    from bench.registry import spec_text
+
+    unknown = UnknownNameError("group", group, images.group_names)
+    if isinstance(given := getattr(prompts, "groups", None), tuple) and prompts is not None:
+        wider = replace(prompts, groups=(*given, group))  # type: ignore[call-arg]
+        # What cannot be loaded has no such column.
+        with suppress(BenchError):
+            if any(group in prompt.groups for prompt in wider.load()):
+                return BenchError(
+                    f"{group!r} is a column of the prompts but no group of them; make it one: "
+                    f"--prompts '{spec_text(wider)}'"
+                )
+    return unknown
 
 
 def _columns(images: ImageSet, outcome: Outcome) -> dict[str, Sequence[Any]]:
@@ -149,7 +203,7 @@ def _write(columns: Mapping[str, Sequence[Any]], out: Path) -> None:
         case ".parquet":
             data = pd.DataFrame(columns).to_parquet(index=False)
         case ".csv":
-            data = pd.DataFrame(columns).to_csv(index=False, lineterminator="\n").encode()
+            data = pd.DataFrame(columns).to_csv(index=False, lineterminator="\r\n").encode()
         case _:
             cells = zip(*columns.values(), strict=True)
             rows = [dict(zip(columns, row, strict=True)) for row in cells]
@@ -162,17 +216,20 @@ def _report(
     console: Console,
     images: ImageSet,
     outcome: Outcome,
-    groups: Sequence[str],
+    asked: Sequence[str],
     out: Path,
     *,
     as_json: bool,
 ) -> None:
-    """Summaries to standard output, in words or as JSON; failures to standard error."""
+    """Summaries to standard output, in words or as JSON; failures to standard error.
+
+    The breakdown is by the groups that were asked for; if by none, by all.
+    """
     from bench.evaluation import overlong
     from bench.evaluation.folders import STYLE
     from bench.evaluation.summary import benchmark, looks_like_cosines
 
-    boards = {}
+    groups, boards = asked or images.group_names, {}
     if images.by_style:
         styles = [found[STYLE] for found in images.groups]
         boards = {
@@ -185,6 +242,11 @@ def _report(
     elif outcome.scored:
         console.print(_summary_table(outcome))
         for group in groups:
+            values = len(set(_group(images, group)) - {None})
+            if values > _PRINTED and not asked:
+                _say(console, f"By {group}: {values:,} values, see --json or --by {group}\n")
+                continue
+            _say(console, f"By {group}: mean ± standard deviation of the images")
             console.print(_group_table(images, outcome, group))
         if boards:
             _say(
@@ -231,57 +293,54 @@ def _as_data(
 
 
 def _summary_table(outcome: Outcome) -> Table:
-    from rich.markup import escape
-
     from bench.evaluation.summary import summarise
 
-    table = _new_table("scorer", "images", "mean", "median", "standard deviation")
+    rows = []
     for spec, scored in outcome.scored.items():
         summary = summarise(scored.values)
         figures = (summary.mean, summary.median, summary.std)
-        table.add_row(escape(spec), f"{summary.n:,}", *(f"{figure:.4f}" for figure in figures))
-    return table
+        rows.append([spec, f"{summary.n:,}", *(f"{figure:.4f}" for figure in figures)])
+    return _table(["scorer", "images", "mean", "median", "standard deviation"], rows)
 
 
 def _group_table(images: ImageSet, outcome: Outcome, group: str) -> Table:
-    from rich.markup import escape
-
     from bench.evaluation.summary import by_group
 
-    table = _new_table(group, "images", *outcome.scored)
     columns = [by_group(s.values, _group(images, group)) for s in outcome.scored.values()]
+    rows = []
     for name, first in columns[0].items():
         cells = (f"{column[name].mean:.4f} ± {column[name].std:.4f}" for column in columns)
-        table.add_row(escape(name), f"{first.n:,}", *cells)
-    return table
+        rows.append([name, f"{first.n:,}", *cells])
+    return _table([group, "images", *outcome.scored], rows)
 
 
 def _benchmark_table(boards: Mapping[str, Benchmark]) -> Table:
     """With the digits of the official table."""
-    from rich.markup import escape
-
-    table = _new_table("style", "images", *boards)
     columns = list(boards.values())
+    rows = []
     for style, first in columns[0].styles.items():
         found = (column.styles[style] for column in columns)
-        cells = (f"{style.mean:.2f} ± {style.std:.4f}" for style in found)
-        table.add_row(escape(style), f"{first.n:,}", *cells)
+        rows.append([style, f"{first.n:,}", *(f"{s.mean:.2f} ± {s.std:.4f}" for s in found)])
     total = sum(style.n for style in columns[0].styles.values())
-    table.add_row("Average", f"{total:,}", *(f"{column.average:.2f}" for column in columns))
-    return table
+    rows.append(["Average", f"{total:,}", *(f"{column.average:.2f}" for column in columns)])
+    return _table(["style", "images", *boards], rows)
 
 
 def _say(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _new_table(first: str, *others: str) -> Table:
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Names to the left, figures to the right; a narrow terminal folds names, never a number."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(escape(first), overflow="fold")
-    for name in others:
-        table.add_column(escape(name), justify="right", overflow="fold")
+    table.add_column(escape(names[0]), overflow="fold")
+    for name, *cells in zip(names[1:], *(row[1:] for row in rows), strict=True):
+        widest = max(len(word) for cell in cells for word in cell.split())
+        table.add_column(escape(name), justify="right", overflow="fold", min_width=widest)
+    for first, *figures in rows:
+        table.add_row(escape(first), *figures)
     return table

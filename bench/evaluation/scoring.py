@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,18 @@ CHUNK = 64
 """Images scored between two saves."""
 
 
+def chunks_of(count: int) -> list[range]:
+    """The positions of N images, `CHUNK` at a time."""
+    return [range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
+
+
+def turns(chunks: Sequence[range], world: World) -> list[tuple[range, int]]:
+    """This process's chunks; with each, how many images all processes do in the same turn."""
+    starts = range(0, len(chunks), world.size)
+    done = [sum(map(len, chunks[start : start + world.size])) for start in starts]
+    return list(zip(world.share(chunks), done, strict=False))
+
+
 def score_in_chunks(
     scorer: Callable[[], LoadedScorer],
     name: str,
@@ -30,6 +42,7 @@ def score_in_chunks(
     work: Path,
     advance: Callable[[int], None],
     world: World = ALONE,
+    called: Callable[[int], str] = "image {}".format,
 ) -> np.ndarray:
     """Score image i under prompt i, for all i.
 
@@ -43,6 +56,7 @@ def score_in_chunks(
         work: finished chunks are kept here.
         advance: called with the number of images of each finished chunk.
         world: the processes that share the chunks; each gets the same result.
+        called: what the image at a position is called in messages.
 
     Returns:
         float64 [N].
@@ -50,39 +64,60 @@ def score_in_chunks(
     Raises:
         BenchError: the scorer gave a wrong shape or a number that is not finite.
     """
-    chunks = [range(i, min(i + CHUNK, len(prompts))) for i in range(0, len(prompts), CHUNK)]
+    chunks = chunks_of(len(prompts))
     files = {chunk: work / f"scores-{chunk.start:07d}.npy" for chunk in chunks}
     with world.together():
-        mine = world.share(chunks)
-        missing = {chunk for chunk in mine if _read(files[chunk], len(chunk)) is None}
-        wanted = [i for chunk in mine if chunk in missing for i in chunk]
-        stream = iter(images(wanted))
-        loaded = scorer() if missing else None
-        for turn, chunk in enumerate(mine):
-            if loaded and chunk in missing:
-                batch = list(islice(stream, len(chunk)))
-                part = np.asarray(loaded.score(batch, [prompts[i] for i in chunk]), dtype=float)
-                # Not held while the images of the next chunk are collected.
-                del batch
-                _check(part, chunk, name)
+        mine = turns(chunks, world)
+        missing = [chunk for chunk, _ in mine if _read(files[chunk], len(chunk)) is None]
+        stream = images([i for chunk in missing for i in chunk])
+        parts = rated(scorer(), name, stream, prompts, missing, called) if missing else iter(())
+        for chunk, done in mine:
+            if chunk in missing:
                 buffer = io.BytesIO()
-                np.save(buffer, part, allow_pickle=False)
+                np.save(buffer, next(parts), allow_pickle=False)
                 write_atomic(files[chunk], buffer.getvalue())
             # The other processes are at their chunk of the same turn.
-            advance(sum(map(len, chunks[turn * world.size : (turn + 1) * world.size])))
-    parts = [_read(files[chunk], len(chunk)) for chunk in chunks]
-    return np.concatenate([np.zeros(0), *(part for part in parts if part is not None)])
+            advance(done)
+    found = [_read(files[chunk], len(chunk)) for chunk in chunks]
+    return np.concatenate([np.zeros(0), *(part for part in found if part is not None)])
 
 
-def _check(part: np.ndarray, chunk: range, name: str) -> None:
-    if part.shape != (len(chunk),):
-        raise BenchError(
-            f"scorer {name!r} gave shape {part.shape} for {len(chunk)} images, "
-            f"expected ({len(chunk)},)"
-        )
-    if not np.isfinite(part).all():
-        bad = chunk[int(np.flatnonzero(~np.isfinite(part))[0])]
-        raise BenchError(f"scorer {name!r} gave no finite score for image {bad}")
+def rated(
+    scorer: LoadedScorer,
+    name: str,
+    images: Iterable[Image],
+    prompts: Sequence[str],
+    chunks: Iterable[range],
+    called: Callable[[int], str] = "image {}".format,
+) -> Iterator[np.ndarray]:
+    """The scores of one chunk after the other, float64 [len(chunk)].
+
+    Args:
+        scorer: rates a chunk.
+        name: its name, for messages.
+        images: those of the chunks' positions, in order.
+        prompts: one a position.
+        chunks: ascending.
+        called: what the image at a position is called in messages.
+
+    Raises:
+        BenchError: the scorer gave a wrong shape or a number that is not finite.
+    """
+    stream = iter(images)
+    for chunk in chunks:
+        batch = list(islice(stream, len(chunk)))
+        part = np.asarray(scorer.score(batch, [prompts[i] for i in chunk]), dtype=float)
+        # Not held while the images of the next chunk are collected.
+        del batch
+        if part.shape != (len(chunk),):
+            raise BenchError(
+                f"scorer {name!r} gave shape {part.shape} for {len(chunk)} images, "
+                f"expected ({len(chunk)},)"
+            )
+        if not np.isfinite(part).all():
+            bad = chunk[int(np.flatnonzero(~np.isfinite(part))[0])]
+            raise BenchError(f"scorer {name!r} gave no finite score for {called(bad)}")
+        yield part
 
 
 def _read(file: Path, rows: int) -> np.ndarray | None:

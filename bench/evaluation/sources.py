@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.evaluation import manifests
 from bench.evaluation.folders import open_folder
-from bench.evaluation.image_set import ImageSet
+from bench.evaluation.image_set import ImageSet, reading
 from bench.protocols import Prompt
 
 
@@ -23,9 +23,16 @@ def open_images(
         groups: columns of a file that are groups beside the usual ones.
 
     Raises:
-        BenchError: there is nothing of the kind, or prompts are missing, superfluous or do not
-            fit.
+        BenchError: there is nothing of the kind, it cannot be read, or prompts are missing,
+            superfluous or do not fit.
     """
+    with reading(source):
+        return _open(source, prompts, groups)
+
+
+def _open(
+    source: Path, prompts: Callable[[], Sequence[Prompt]] | None, groups: Sequence[str]
+) -> ImageSet:
     if source.is_dir():
         if prompts is None:
             raise BenchError(

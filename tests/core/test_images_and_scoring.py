@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
+from bench.ahead import ahead
 from bench.errors import BenchError
 from bench.evaluation.scoring import CHUNK, score_in_chunks
-from bench.images import decode, fit
+from bench.images import decode, fit, upright_rgb
 
 
 def _encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
@@ -25,11 +26,84 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     assert decode(_encoded(Image.new(mode, (5, 3)), form)).mode == "RGB"
 
 
+@pytest.mark.parametrize(
+    ("header", "dtype", "levels"),
+    [(b"P5 2 1 65535 ", ">u2", (0x8012, 0xFF00)), (b"P5 2 1 255 ", "u1", (0x80, 0xFF))],
+)
+def test_greyscale_of_any_depth_keeps_its_brightness(
+    header: bytes, dtype: str, levels: tuple[int, int]
+) -> None:
+    image = decode(header + np.array(levels, dtype).tobytes())
+    assert [image.getpixel((x, 0))[0] for x in (0, 1)] == [0x80, 0xFF]
+    assert upright_rgb(Image.new("I", (1, 1), 200)).getpixel((0, 0)) == (200, 200, 200)
+
+
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [
+        (Image.new("F", (2, 2), 0.5), "of floats"),
+        (Image.new("I", (2, 2), 1 << 20), "of 32-bit integers"),
+        (Image.new("I", (2, 2), -1), "of 32-bit integers"),
+    ],
+)
+def test_images_of_no_known_range_are_refused(image: Image.Image, kind: str) -> None:
+    with pytest.raises(ValueError, match=f"an image {kind}, whose range is not known"):
+        decode(_encoded(image, "TIFF"))
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_threads_may_share_an_image_that_is_not_yet_read(form: str, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 300, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "image").write_bytes(_encoded(Image.fromarray(pixels), form, exif=exif))
+    expected = np.asarray(decode((tmp_path / "image").read_bytes()))
+    for _ in range(5):
+        with Image.open(tmp_path / "image") as shared:
+            found = [*ahead(upright_rgb, [shared] * 8, depth=8, threads=8)]
+        for image in found:
+            np.testing.assert_array_equal(image, expected)
+
+
 def test_exif_rotation_is_applied() -> None:
     image = Image.new("RGB", (6, 4))
     exif = image.getexif()
     exif[0x0112] = 6
     assert decode(_encoded(image, "JPEG", exif=exif)).size == (4, 6)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_every_orientation_is_undone_once(orientation: int, form: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = _encoded(Image.fromarray(pixels), form, exif=exif)
+    found = decode(data)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(upright_rgb(found), found)
+
+
+def test_another_broken_exif_tag_does_not_matter() -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A] = 6, 72.0
+    # The resolution as a number of bytes instead of a fraction, which cannot be written back.
+    broken = exif.tobytes().replace(b"\x01\x1a\x00\x05", b"\x01\x1a\x00\x01")
+    assert broken != exif.tobytes()
+    data = _encoded(Image.new("RGB", (6, 4)), "JPEG", exif=broken)
+    assert decode(data).size == (4, 6)
+
+
+def test_a_palette_with_transparency_becomes_rgb_without_a_warning(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).quantize(40)
+    plain = np.asarray(image.convert("RGB"))
+    data = _encoded(image, transparency=bytes(range(40)))
+    np.testing.assert_array_equal(decode(data), plain)
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("harm", ["empty", "text", "truncated"])

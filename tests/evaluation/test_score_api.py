@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -74,6 +75,22 @@ def test_more_images_than_fit_into_a_chunk_stay_in_order() -> None:
     assert bench.score([], [], ["channel"], device="cpu")["channel"].tolist() == []
 
 
+class Loaded:
+    """Scores by the prompt's number, and by the image's red."""
+
+    def score(self, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
+        reds = [image.getpixel((0, 0))[0] for image in images]
+        return np.array([1000 * float(prompt) for prompt in prompts]) + reds
+
+
+def test_columns_of_a_table_are_taken_by_position_whatever_their_labels() -> None:
+    images = [Image.new("RGB", (1, 1), (i, 0, 0)) for i in range(4)]
+    table = pd.DataFrame({"image": images, "prompt": [*"0123"]}).iloc[[3, 0, 2]]
+    expected = [3003, 0, 2002]
+    for given in (table["image"], list(table["image"]), iter(table["image"])):
+        assert bench.score(given, table["prompt"], {"own": Loaded()})["own"].tolist() == expected
+
+
 def test_a_real_scorer_gives_what_it_gives_by_itself_and_warns_of_cut_prompts(
     tmp_path: Path,
 ) -> None:
@@ -85,14 +102,10 @@ def test_a_real_scorer_gives_what_it_gives_by_itself_and_warns_of_cut_prompts(
     np.testing.assert_array_equal(found["hps"], scorer.load("cpu").score(images, prompts))
 
 
-def test_a_loaded_scorer_is_not_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Loaded:
-        def score(self, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
-            return np.array([len(prompt) for prompt in prompts], dtype=float)
-
+def test_a_loaded_scorer_is_not_loaded_again() -> None:
     image = Image.new("RGB", (1, 1), (7, 0, 0))
-    found = bench.score([image] * 2, ["a", "abc"], {"own": Loaded(), "red": toy.Channel()}, "cpu")
-    assert found["own"].tolist() == [1, 3]
+    found = bench.score([image] * 2, ["1", "3"], {"own": Loaded(), "red": toy.Channel()}, "cpu")
+    assert found["own"].tolist() == [1007, 3007]
     assert found["red"].tolist() == [7, 7]
 
 
@@ -107,10 +120,15 @@ def test_a_loaded_scorer_is_not_loaded_again(monkeypatch: pytest.MonkeyPatch) ->
         ([b""], ["a"], "channel", r"scorers is a list, even of one: \['channel'\]"),
         ([b""], ["a"], [], "scorers names nothing"),
         ([b""], ["a"], ["chanel"], "unknown scorer 'chanel'. Did you mean 'channel'"),
+        ([b""], ["a"], [Loaded()], r'scorers holds .*Loaded.* given with .*: \{"name": scorer\}'),
+        ([b""], ["a"], [3], "scorers holds 3, which is neither"),
+        ([b""], ["a"], {"own": Loaded}, r"scorers\['own'\] is neither a scorer's spec"),
+        ([b"", b""], ["a", None], ["channel"], "prompt 1 is None, no text"),
+        ([b"", b""], ["a", np.nan], ["channel"], "prompt 1 is nan, no text"),
     ],
 )
 def test_mistakes_are_named(
-    images: list[bytes], prompts: list[str], scorers: list[str], message: str
+    images: list[bytes], prompts: list[str], scorers: object, message: str
 ) -> None:
     with pytest.raises(BenchError, match=message):
         bench.score(images, prompts, scorers, device="cpu")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -139,6 +141,99 @@ def test_every_format_keeps_every_digit_and_every_gap(with_short: Bench, ten: Pa
     assert pd.read_parquet("deep/s.parquet")["style"].isna().tolist() == [i == 4 for i in range(10)]
 
 
+def test_groups_are_broken_down_without_being_asked_for(bench: Bench, ten: Path) -> None:
+    reds = COLOURS[:10, 0].astype(float)
+    own = [f"{values.mean():.4f} ± {values.std():.4f}" for values in (reds[::2], reds[1::2])]
+    _, out, _ = bench(*TEN, "--scorers=channel")
+    assert out.count(": mean ± standard deviation of the images") == 2
+    assert all(figures in out for figures in own)
+    found = json.loads(bench(*TEN, "--scorers=channel", "--json")[1])["scorers"]["channel"]["by"]
+    assert {group: [*values] for group, values in found.items()} == {
+        "category": ["A", "B"],
+        "challenge": ["Basic"],
+    }
+    _, out, _ = bench(*TEN, "--scorers=channel", "--by=challenge,challenge")
+    assert out.count(": mean ± standard deviation of the images") == 1
+    assert "By challenge: mean" in out
+
+
+def test_a_group_of_many_values_is_printed_only_when_asked_for(bench: Bench, ten: Path) -> None:
+    rows = (f"ten/{i % 10:05d}.png,toy,kind {i}\n" for i in range(31))
+    (ten / "list.csv").write_text("image,prompt,category\n" + "".join(rows))
+    command = ("score", "list.csv", "--scorers=channel", "--device=cpu")
+    _, out, _ = bench(*command)
+    assert "By category: 31 values, see --json or --by category" in out
+    assert "kind 7" not in out
+    assert "kind 7" in bench(*command, "--by=category")[1]
+    found = json.loads(bench(*command, "--json")[1])["scorers"]["channel"]["by"]
+    assert len(found["category"]) == 31
+
+
+def test_a_column_that_is_no_group_yet_is_made_one_as_the_message_says(
+    bench: Bench, ten: Path
+) -> None:
+    rows = (f"toy {i},{'XY'[i % 2]}\n" for i in range(10))
+    (ten / "p.csv").write_text("prompt,mood\n" + "".join(rows))
+    command = ("score", "ten", "--scorers=channel", "--device=cpu", "--by=mood", "--prompts")
+    code, _, err = bench(*command, "p.csv")
+    assert code == 1
+    told = err.strip().removesuffix("'").partition("make it one: --prompts '")[2]
+    assert told == "file[path=p.csv,groups=mood]"
+    assert "By mood: mean" in bench(*command, told)[1]
+
+
+def test_a_narrow_terminal_breaks_no_number(
+    bench: Bench, ten: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorers = "--scorers=channel,channel[index=1]"
+    figures = re.findall(r"\d+\.\d{4}", bench(*TEN, scorers)[1])
+    assert len(figures) == 18
+    monkeypatch.setenv("COLUMNS", "50")
+    narrow = bench(*TEN, scorers)[1].split()
+    assert [word for word in figures if word not in narrow] == []
+
+
+def test_sets_of_like_names_have_tables_of_their_own(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("a\n")
+    for name in ("sd1.4", "sd1.5"):
+        write_images(tmp_path / name, 1)
+        assert bench("score", name, "--prompts=one.txt", "--scorers=channel")[0] == 0
+        (tmp_path / "sd.csv").write_text(f"image,prompt\n{name}/00000.png,a\n")
+    (tmp_path / "sd.jsonl").write_text('{"image": "sd1.4/00000.png", "prompt": "a"}')
+    for name in ("sd.csv", "sd.jsonl"):
+        assert bench("score", name, "--scorers=channel")[0] == 0
+    tables = {path.name for path in tmp_path.glob("bench-runs/scores/*")}
+    assert tables == {f"{n}.parquet" for n in ("sd1.4", "sd1.5", "sd.csv", "sd.jsonl")}
+
+
+def test_line_ends_inside_prompts_add_no_rows_to_a_csv(bench: Bench, ten: Path) -> None:
+    prompts = ["a\rb", "a\nb", "a\r\nb", 'a "b", c']
+    rows = [{"image": "ten/00000.png", "prompt": prompt} for prompt in prompts]
+    (ten / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert bench("score", "list.jsonl", "--scorers=channel", "--out=s.csv")[0] == 0
+    with Path("s.csv").open(newline="") as file:
+        assert [row["prompt"] for row in csv.DictReader(file)] == prompts
+    assert len(pd.read_csv("s.csv")) == 4
+
+
+def test_a_table_that_cannot_be_written_after_all_costs_no_scores(
+    bench: Bench, ten: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.evaluation.score_command._write", refuse)
+        code, _, err = bench(*TEN, "--scorers=channel", "--out=s.csv")
+    assert (code, err) == (
+        1,
+        "error: --out s.csv: cannot be written (No space left on device); the scores are kept, "
+        "so another --out scores nothing again\n",
+    )
+    no_scoring(monkeypatch)
+    assert bench(*TEN, "--scorers=channel", "--out=s.json")[0] == 0
+
+
 def test_what_is_finished_is_not_scored_again_wherever_it_lies(
     bench: Bench, ten: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +253,7 @@ def test_what_is_finished_is_not_scored_again_wherever_it_lies(
         assert bench("score", "list.tsv", "--scorers=channel", "--by=category")[0] == 1
         assert bench("score", "list.tsv", "--scorers=channel")[0] == 0
     np.testing.assert_array_equal(
-        pd.read_parquet("bench-runs/scores/list.parquet")["channel"], COLOURS[:10, 0]
+        pd.read_parquet("bench-runs/scores/list.tsv.parquet")["channel"], COLOURS[:10, 0]
     )
 
 
@@ -193,7 +288,7 @@ def test_a_scorer_that_fails_leaves_the_others(bench: Bench, ten: Path) -> None:
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert errors[0] == ("error: score with faulty[how=clear]: the weights are missing; fetch them")
     assert "ZeroDivisionError: deep inside (traceback: " in errors[1]
-    assert "no finite score for image 0" in errors[2]
+    assert "no finite score for 00000.png" in errors[2]
     assert list(pd.read_parquet("bench-runs/scores/ten.parquet").columns)[-1] == "channel"
     code, out, _ = bench(*TEN, "--scorers=faulty", "--out=none.csv")
     assert code == 1
@@ -257,7 +352,8 @@ def test_hpsv2s_layout_gives_its_benchmark_table(with_short: Bench, tmp_path: Pa
     found = json.loads(out)["scorers"]
     assert "hpsv2_benchmark" not in found["channel"]
     board = found["short"]["hpsv2_benchmark"]
-    lines = with_short(*command)[1].splitlines()
+    _, _, printed = with_short(*command)[1].partition("HPSv2's benchmark, times 100")
+    lines = printed.splitlines()
     for style, values in levels.items():
         series = pd.Series(values / 255 * 100)
         means = series.groupby(series.index // 80).mean()
@@ -303,7 +399,7 @@ def test_killed_in_the_middle_it_goes_on_from_there(
     (tmp_path / "prompts.txt").write_text("".join(f"prompt {i}\n" for i in range(200)))
     command = ("score", "images", "--prompts=prompts.txt", "--scorers=channel", "--device=cpu")
     assert _killed_at_chunk(3, tmp_path, command) == -signal.SIGKILL
-    assert not (tmp_path / "bench-runs" / "scores").exists()
+    assert not list(tmp_path.glob("bench-runs/scores/*"))
     sizes = []
     original = toy.Channel.score
 
@@ -360,24 +456,44 @@ def test_every_option_is_documented() -> None:
         ([*TEN[1:], "--scorers=,"], "--scorers names nothing"),
         ([*TEN[1:], "--scorers=channel", "--by=catgory"], "Did you mean 'category'?"),
         ([*TEN[1:], "--scorers=channel", "--out=s.txt"], "expected the name of a .parquet, .csv,"),
+        ([*TEN[1:], "--scorers=channel", "--by=moood"], "unknown group 'moood'"),
+        ([*TEN[1:], "--scorers=channel", "--out=ten.csv/s.csv"], "--out ten.csv/s.csv: cannot be"),
+        ([*TEN[1:], "--scorers=channel", "--out=/proc/s.csv"], "--out /proc/s.csv: cannot be"),
+        (["ten.csv", "--scorers=channel,truth", "--by=truth"], "the group 'truth' and another"),
+        (["ten.csv", "--scorers=channel", "--by=prompt"], "the group 'prompt' and another"),
         ([*TEN[1:], "--scorers=channel", "--device=tpu9"], "--device tpu9: not a device"),
         (["ten", "--prompts=partie", "--scorers=channel"], "unknown prompt set 'partie'"),
         (["ten.csv", "--scorers=channel", "--out=ten.csv"], "--out ten.csv is what is to be read"),
         (["ten", "--prompts=p.csv", "--scorers=channel", "--out=p.csv"], "is what is to be read"),
+        (
+            ["ten", "--prompts=file[path=p.csv]", "--scorers=channel", "--out=p.csv"],
+            "--out p.csv is what is to be read",
+        ),
+        (
+            ["ten", "--prompts=lists", "--scorers=channel", "--out=lists/anime.json"],
+            "--out lists/anime.json lies among the prompts of lists; choose another folder",
+        ),
     ],
 )
 def test_a_users_mistake_is_one_clear_line(
     bench: Bench, ten: Path, arguments: list[str], message: str
 ) -> None:
-    (ten / "ten.csv").write_text("image,prompt\nten/00000.png,a\n")
-    (ten / "p.csv").write_text("prompt\na\n")
+    inputs = {
+        "ten.csv": "image,prompt,truth\nten/00000.png,a,yes\n",
+        "p.csv": "prompt\na\n",
+        "lists/anime.json": '["a"]',
+    }
+    (ten / "lists").mkdir()
+    for name, text in inputs.items():
+        (ten / name).write_text(text)
     code, _, err = bench("score", *arguments)
     assert code == 1
     assert err.startswith("error: ")
     assert message in err
     assert len(err.strip().splitlines()) == 1
     assert not list(ten.glob("bench-runs/scores/*"))
-    assert (ten / "ten.csv").read_text() == "image,prompt\nten/00000.png,a\n"
+    assert not list(ten.glob("bench-runs/store/artefacts/*"))
+    assert {name: (ten / name).read_text() for name in inputs} == inputs
 
 
 def test_processes_share_the_work_and_change_no_score(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from bench_plugins.prompt_sets import PromptFile
 from PIL import Image
 
 from bench.errors import BenchError
@@ -135,6 +137,103 @@ def test_a_row_group_without_a_wanted_row_is_not_read(
     assert read == [[1], [4]]
 
 
+def test_images_that_datasets_has_not_embedded_are_read_by_their_paths(tmp_path: Path) -> None:
+    write(tmp_path, "x/0.png", "x/1.png")
+    path, struct = tmp_path / "a.parquet", pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    names = ["x/1.png", str(tmp_path / "x" / "0.png")]
+    for kind in (struct, None):
+        cells = pa.array([{"bytes": None, "path": name} for name in names], kind)
+        pq.write_table(pa.table({"image": cells, "prompt": ["a", "b"]}), path)
+        images = open_images(path, None)
+        assert (images.names, shown(images)) == (names, [1, 0])
+    mixed = [{"bytes": None, "path": names[0]}, {"bytes": encoded(7), "path": "gone.png"}]
+    pq.write_table(pa.table({"image": pa.array(mixed, struct), "prompt": ["a", "b"]}), path)
+    images = open_images(path, None)
+    assert [*images.encoded([0, 1])] == [b"", encoded(7)]
+
+
+def test_categories_of_pandas_are_their_values(tmp_path: Path) -> None:
+    write(tmp_path, "0.png", "1.png")
+    frame = pd.DataFrame({"image": ["1.png", "0.png", "1.png"], "prompt": ["a", "b", "a"]})
+    frame.astype("category").to_parquet(tmp_path / "a.parquet")
+    images = open_images(tmp_path / "a.parquet", None)
+    assert (images.prompts, shown(images)) == (["a", "b", "a"], [1, 0, 1])
+    cells = pa.array([encoded(5), encoded(6), encoded(5)]).dictionary_encode()
+    pq.write_table(pa.table({"image": cells, "prompt": ["a"] * 3}), tmp_path / "b.parquet")
+    assert shown(open_images(tmp_path / "b.parquet", None)) == [5, 6, 5]
+
+
+@pytest.mark.parametrize("cell", [3, [1, 2], {"path": "0.png"}, {"bytes": "0.png"}])
+def test_columns_that_hold_no_images_are_refused_by_their_type(
+    tmp_path: Path, cell: object
+) -> None:
+    table = pa.table({"image": [cell], "prompt": ["a"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(BenchError) as error:
+        open_images(tmp_path / "a.parquet", None)
+    kind = pq.read_schema(tmp_path / "a.parquet").field("image").type
+    assert f"column 'image' is of type {kind}; expected encoded images" in str(error.value)
+
+
+def test_a_parquet_file_without_rows_is_refused(tmp_path: Path) -> None:
+    for kind in (pa.binary(), pa.string(), pa.struct({"bytes": pa.binary()})):
+        table = pa.table({"image": pa.array([], kind), "prompt": pa.array([], pa.string())})
+        pq.write_table(table, tmp_path / "a.parquet")
+        with pytest.raises(BenchError, match="lists no image"):
+            open_images(tmp_path / "a.parquet", None)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_cells_group_is_the_same_for_images_and_for_prompts(tmp_path: Path, suffix: str) -> None:
+    write(tmp_path, "0.png")
+    path = tmp_path / f"a{suffix}"
+    rows = [
+        {"image": "0.png", "prompt": "a", "category": number, "style": text}
+        for number, text in ((0, " ink"), (1, " "), (None, None))
+    ]
+    if suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        # The column becomes one of floats, as pandas has no gaps among integers.
+        pd.DataFrame(rows).to_parquet(path)
+    expected = [{"category": "0", "style": "ink"}, {"category": "1"}, {}]
+    assert open_images(path, None).groups == expected
+    assert [prompt.groups for prompt in PromptFile(path=str(path)).load()] == expected
+    (tmp_path / "b.jsonl").write_text('{"image": "0.png", "prompt": "a", "category": ["x"]}')
+    with pytest.raises(BenchError, match=r"line 1: 'category' holds list; a group is a text or"):
+        open_images(tmp_path / "b.jsonl", None)
+
+
+def test_spaces_after_the_commas_of_a_header_are_no_part_of_names(tmp_path: Path) -> None:
+    write(tmp_path, "0.png")
+    (tmp_path / "a.csv").write_text("image, prompt ,category\n0.png,a, B \n\n")
+    images = open_images(tmp_path / "a.csv", None)
+    assert (images.prompts, images.groups) == (["a"], [{"category": "B"}])
+
+
+def test_a_prompt_without_a_style_is_named_where_folders_are_styles(tmp_path: Path) -> None:
+    write(tmp_path, "a/0.png")
+    prompts = [Prompt("x", {"style": "a"}), Prompt("y", {})]
+    with pytest.raises(BenchError, match=r"holds a folder a style, but 1 prompt of no style \('y'"):
+        open_images(tmp_path, lambda: prompts)
+
+
+def test_what_the_system_refuses_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    write(tmp_path, "0.png")
+    images = open_images(tmp_path, lambda: PROMPTS[:1])
+    (tmp_path / "0.png").unlink()
+    with pytest.raises(BenchError, match=r"0\.png: cannot be read \(No such file or directory\)"):
+        images.state()
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(BenchError, match=r": cannot be read \(Permission denied\)"):
+        open_images(tmp_path, lambda: PROMPTS)
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -183,16 +282,23 @@ def test_styles_that_do_not_fit_are_refused(tmp_path: Path, names: list[str], me
     [
         ("a.csv", "image,prompt\n0.png,red, round\n", "line 2 has 3 of 2 columns"),
         ("a.csv", "image,prompt\n0.png\n", "line 2 has 1 of 2 columns"),
-        ("a.csv", 'image,prompt\n0.png,"open\n', "cannot be read after line"),
-        ("a.csv", "image,prompt\n\n0.png,\n", "line 3: 'prompt' is empty"),
+        (
+            "a.csv",
+            'image,prompt\n0.png,"open\n',
+            "line 2: unexpected end of data; a quoted field ends with",
+        ),
+        ("a.csv", "image,prompt\n0.png,\n\n", "line 2: 'prompt' is empty"),
+        ("a.csv", "image,prompt\n\n0.png,a\n", "line 2 is empty; remove it"),
+        ("a.csv", "image,prompt,image\n0.png,a,1.png\n", "the column 'image' is there twice"),
+        ("a.tsv", "image\tprompt\n0.png\ta\tb\n", "line 2 has 3 of 2 columns"),
         ("a.csv", "image,words\n0.png,a\n", "no column is called prompt, caption or text; it has"),
         ("a.csv", "picture,prompt\n0.png,a\n", "no column is called image, file_name or path"),
         ("a.csv", "image,prompt\n7.png,a\n0.png,b\n8.png,c\n", "2 of the 3 images that it lists"),
         ("a.csv", "image,prompt\n", "lists no image"),
-        ("a.csv", "", "lists no image"),
+        ("a.csv", "", "the first line is empty; expected the names of the columns"),
         ("a.jsonl", '{"image": "0.png", "prompt": 3}', "line 1: 'prompt' is 3, expected a text"),
-        ("a.jsonl", '{"image": "0.png"}\n{"prompt"', "line 2 cannot be read as JSON"),
-        ("a.jsonl", '["0.png"]', "line 1: expected a JSON object"),
+        ("a.jsonl", '{"image": "0.png"}\n{"prompt"', "line 2: not valid JSON"),
+        ("a.jsonl", '["0.png"]', "line 1 is of type list; expected"),
         ("a.parquet", "no", "a.parquet: not a readable Parquet file"),
         ("a.yaml", "", "expected a folder of images, or a file that lists them (.csv, .tsv"),
     ],
@@ -210,7 +316,7 @@ def test_a_manifest_that_cannot_be_used_is_one_sentence(
 
 def test_text_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"image,prompt\n0.png,caf\xe9\n")
-    with pytest.raises(BenchError, match=r"a\.csv: cannot be read after line 1 .*utf-8"):
+    with pytest.raises(BenchError, match=r"a\.csv: line 2: not UTF-8 \(byte 0xe9\)"):
         open_images(tmp_path / "a.csv", None)
 
 

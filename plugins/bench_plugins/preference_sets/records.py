@@ -20,6 +20,7 @@ from typing import Any, Protocol, TextIO, TypeAlias
 
 from bench import BenchError, hub
 from bench.preferences.writing import PROVENANCE
+from bench.tables import DIALECTS, header, parquet_errors
 
 BATCH = 16
 """Rows decoded at a time; two images of a megapixel are about a megabyte."""
@@ -31,10 +32,6 @@ _BLOCK, _LONGEST = 1 << 20, 1 << 24
 """Characters of JSON read at a time, and of the longest entry."""
 _GAP = re.compile(r"[\s,]*")
 _SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"
-_DIALECTS: Mapping[str, Mapping[str, Any]] = {
-    ".csv": {"delimiter": ","},
-    ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE},
-}
 
 Record: TypeAlias = Mapping[str, Any]
 
@@ -94,7 +91,7 @@ def open_records(path: str, split: str = "", revision: str = "main") -> Records:
     suffix = here.suffix.lower()
     if suffix == ".parquet":
         return ParquetRecords(files=(here,), source=str(here), root=here.parent)
-    if suffix in _DIALECTS:
+    if suffix in DIALECTS:
         return DelimitedRecords(path=here)
     if suffix in (".jsonl", ".json"):
         return JsonRecords(path=here)
@@ -235,7 +232,7 @@ class ParquetRecords:
         """Those of the first file."""
         import pyarrow.parquet as pq
 
-        with _parquet_errors(self.files[0]):
+        with parquet_errors(self.files[0]):
             names: list[str] = pq.read_schema(self.files[0]).names
         return names
 
@@ -245,7 +242,7 @@ class ParquetRecords:
 
         total = 0
         for file in self.files:
-            with _parquet_errors(file):
+            with parquet_errors(file):
                 total += pq.read_metadata(file).num_rows
         return total
 
@@ -259,7 +256,7 @@ class ParquetRecords:
         for file in self.files:
             if wanted.done:
                 return
-            with _parquet_errors(file), pq.ParquetFile(file, buffer_size=_BUFFER) as parquet:
+            with parquet_errors(file), pq.ParquetFile(file, buffer_size=_BUFFER) as parquet:
                 for name in columns:
                     if name not in parquet.schema_arrow.names:
                         raise BenchError(f"{file}: column {name!r} is missing in this shard")
@@ -282,7 +279,7 @@ class ParquetRecords:
         """What the first file says of how it was made; empty if nothing."""
         import pyarrow.parquet as pq
 
-        with _parquet_errors(self.files[0]):
+        with parquet_errors(self.files[0]):
             noted = (pq.read_schema(self.files[0]).metadata or {}).get(PROVENANCE.encode(), b"{}")
         try:
             found = json.loads(noted)
@@ -458,13 +455,10 @@ class DelimitedRecords:
     @cached_property
     def columns(self) -> Sequence[str]:
         """The first line."""
-        _, header = next(self._lines(), (0, []))
-        if not header:
+        _, first = next(self._lines(), (0, []))
+        if not first:
             raise BenchError(f"{self.path}: the file is empty; expected a header and pairs")
-        twice = [name for name in header if header.count(name) > 1]
-        if twice:
-            raise BenchError(f"{self.path}: the column {twice[0]!r} is there twice; rename one")
-        return header
+        return header(self.path, first)
 
     def count(self) -> int:
         """Lines with content, but for the header."""
@@ -474,18 +468,18 @@ class DelimitedRecords:
         self, columns: Sequence[str], rows: Iterable[int] | None
     ) -> Iterator[tuple[int, Record]]:
         """The rows in order; every cell is a text."""
-        header, wanted, row = self.columns, _Wanted(rows), 0
+        names, wanted, row = self.columns, _Wanted(rows), 0
         lines = self._lines()
         next(lines)
         for line, cells in lines:
             if wanted.done:
                 return
             if wanted.within(row, row + 1):
-                if len(cells) != len(header):
+                if len(cells) != len(names):
                     raise BenchError(
-                        f"{self.path}: line {line} has {len(cells)} of {len(header)} columns"
+                        f"{self.path}: line {line} has {len(cells)} of {len(names)} columns"
                     )
-                record = dict(zip(header, cells, strict=True))
+                record = dict(zip(names, cells, strict=True))
                 yield row, {name: record[name] for name in columns}
             row += 1
         wanted.check(self.source, row)
@@ -498,7 +492,7 @@ class DelimitedRecords:
         line = 0
         try:
             with self.path.open(encoding="utf-8-sig", newline="") as file:
-                dialect = _DIALECTS[self.path.suffix.lower()]
+                dialect = DIALECTS[self.path.suffix.lower()]
                 reader = csv.reader(file, strict=True, **dialect)
                 for cells in reader:
                     line = reader.line_num
@@ -640,16 +634,6 @@ def _datasets(source: str) -> Any:
         ) from error
     datasets.disable_progress_bars()
     return datasets
-
-
-@contextmanager
-def _parquet_errors(file: Path) -> Iterator[None]:
-    import pyarrow as pa
-
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise BenchError(f"{file}: not a readable Parquet file ({_line(error)})") from error
 
 
 def _line(error: Exception) -> str:
