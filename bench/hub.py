@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -61,6 +61,7 @@ def fetch_folder(
         return here
     from huggingface_hub import constants, snapshot_download
 
+    revision = commit(source, revision, repo_type)
     with clear_errors(source, revision, repo_type):
         return Path(
             snapshot_download(
@@ -103,6 +104,7 @@ def fetch_file(
         return path
     from huggingface_hub import hf_hub_download
 
+    revision = commit(source, revision, repo_type)
     with clear_errors(source, revision, repo_type):
         path = Path(hf_hub_download(source, filename, revision=revision, repo_type=repo_type))
     if sha256 and cached_sha256(path) != sha256:
@@ -150,26 +152,41 @@ def fingerprint(
     return total.hexdigest()
 
 
-@cache
 def commit(source: str, revision: str, repo_type: RepoType = "model") -> str:
-    """The commit hash that `revision` of a Hub id means; a full hash needs no network."""
-    if _COMMIT.fullmatch(revision):
-        return revision
+    """The commit hash that `revision` of a Hub id means; a full hash needs no network.
+
+    The answer holds as long as this process lives, so that a branch that moves meanwhile does not
+    mix two states of a repository.
+
+    Raises:
+        BenchError: a revision that is no commit hash cannot be resolved now.
+    """
+    return revision if _COMMIT.fullmatch(revision) else _resolved(source, revision, repo_type)
+
+
+@cache
+def _resolved(source: str, revision: str, repo_type: RepoType) -> str:
     from huggingface_hub import HfApi, constants
     from huggingface_hub.file_download import repo_folder_name
 
-    if not constants.HF_HUB_OFFLINE:
-        with clear_errors(source, revision, repo_type):
-            found = HfApi().repo_info(source, revision=revision, repo_type=repo_type)
-            return str(found.sha)
     folder = repo_folder_name(repo_id=source, repo_type=repo_type)
     reference = Path(constants.HF_HUB_CACHE) / folder / "refs" / revision
+    if not constants.HF_HUB_OFFLINE:
+        with clear_errors(source, revision, repo_type):
+            info = HfApi().repo_info(source, revision=revision, repo_type=repo_type)
+        found = str(info.sha)
+        # Where downloads by branch note it, for a later run without the network.
+        with suppress(OSError):
+            reference.parent.mkdir(parents=True, exist_ok=True)
+            reference.write_text(found)
+        return found
     try:
         return reference.read_text().strip()
     except OSError as error:
         raise BenchError(
-            f"{source}@{revision}: the Hub is switched off (HF_HUB_OFFLINE) and the cache does "
-            f"not know this revision; give a full commit hash as revision, or a local path"
+            f"cannot get {source}@{revision}: the Hub is switched off (HF_HUB_OFFLINE) and the "
+            f"cache does not know this revision; give a full commit hash as revision, or the path "
+            f"of a local copy"
         ) from error
 
 

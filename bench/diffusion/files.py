@@ -87,10 +87,7 @@ class Files:
 
     def fetch(self, *patterns: str) -> Path:
         """The local folder, with the files that match (downloaded where they are not yet)."""
-        revision = self.revision
-        if hub.local(self.source) is None:
-            revision = hub.commit(self.source, revision)
-        folder = hub.fetch_folder(self.source, revision=revision, patterns=patterns)
+        folder = hub.fetch_folder(self.source, revision=self.revision, patterns=patterns)
         if not folder.is_dir():
             raise BenchError(f"{self.source} is a file; give the folder that it lies in")
         return folder

@@ -86,10 +86,7 @@ class Pretrained(Method):
         return backbone
 
     def _one_file(self) -> Path:
-        revision = self.revision
-        if hub.local(self.weights) is None:
-            revision = hub.commit(self.weights, revision)
-        return hub.fetch_file(self.weights, self.file or "", revision=revision)
+        return hub.fetch_file(self.weights, self.file or "", revision=self.revision)
 
     def _pipeline(self, files: Files, backbone: Policy) -> Policy:
         """The pipeline as a policy like the backbone, which leaves memory meanwhile."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,7 +30,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(root))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    hub.commit.cache_clear()
+    hub._resolved.cache_clear()
     return root
 
 
@@ -78,12 +79,37 @@ def test_fingerprints_name_the_bytes(cache: Path, tmp_path: Path) -> None:
 
 def test_a_commit_needs_no_network_and_a_branch_says_what_it_needs(cache: Path) -> None:
     assert hub.commit("never/seen", COMMIT) == COMMIT
-    with pytest.raises(BenchError, match="give a full commit hash as revision, or a local path"):
+    with pytest.raises(BenchError, match="full commit hash as revision, or the path of a"):
         hub.commit("never/seen", "main")
-    with pytest.raises(BenchError, match=r"the Hub cannot be reached .* give the path of a local"):
-        hub.fetch_file("never/seen", "x", revision="main")
-    with pytest.raises(BenchError, match="the Hub cannot be reached"):
-        hub.fetch_folder("never/seen", revision="main", patterns=["*"])
+    for fetch in (
+        lambda revision: hub.fetch_file("never/seen", "x", revision=revision),
+        lambda revision: hub.fetch_folder("never/seen", revision=revision, patterns=["*"]),
+    ):
+        with pytest.raises(BenchError, match="revision, or the path of a local copy"):
+            fetch("main")
+        with pytest.raises(BenchError, match=r"the Hub cannot be reached .* path of a local"):
+            fetch(COMMIT)
+
+
+def test_a_branch_that_was_resolved_once_is_known_without_the_network(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import HfApi, constants
+
+    asked: list[str] = []
+
+    def repo_info(self: HfApi, source: str, **options: object) -> SimpleNamespace:
+        asked.append(source)
+        return SimpleNamespace(sha="b" * 40)
+
+    monkeypatch.setattr(HfApi, "repo_info", repo_info)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert hub.commit("some/other", "v1/next") == "b" * 40
+    assert hub.commit("some/other", "v1/next", "model") == "b" * 40
+    assert asked == ["some/other"]
+    hub._resolved.cache_clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert hub.commit("some/other", "v1/next") == "b" * 40
 
 
 def _answer(status: int, headers: dict[str, str]) -> object:

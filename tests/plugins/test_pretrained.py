@@ -47,7 +47,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], s
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    hub.commit.cache_clear()
+    hub._resolved.cache_clear()
 
     def put(folder: Path) -> str:
         place = tmp_path / "hub" / f"models--owner--{folder.name}"
