@@ -35,6 +35,8 @@ app.command()(score)
 app.add_typer(env_app, name="env")
 
 LEADERBOARDS = Path("leaderboards")
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
 
 
 def main() -> None:
@@ -45,8 +47,12 @@ def main() -> None:
     except BenchError as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from here", err=True)
-        sys.exit(130)
+        _interrupted()
+    except SystemExit as end:
+        # What typer makes of a KeyboardInterrupt.
+        if end.code == INTERRUPTED:
+            _interrupted()
+        raise
 
 
 def _fail(message: str) -> None:
@@ -54,6 +60,14 @@ def _fail(message: str) -> None:
     if World.from_environment().is_main:
         typer.echo(f"error: {message}", err=True)
     sys.exit(1)
+
+
+def _interrupted() -> None:
+    # Of several processes, whoever has started them says it.
+    if World.from_environment().size == 1:
+        said = "interrupted: what is finished is kept, and the same command goes on from there"
+        typer.echo(said, err=True)
+    sys.exit(INTERRUPTED)
 
 
 def _add_plugin_commands() -> None:

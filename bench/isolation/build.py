@@ -9,15 +9,14 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 
 from bench.errors import BenchError
 from bench.isolation import environments as found
 from bench.isolation.environments import Environment, EnvironmentSpec
-from bench.store import Store, write_atomic
+from bench.store import write_atomic
 
 _SIGN_OF_ERROR = re.compile(r"(?i)error|×")
 _PACKAGE_LIST = re.compile(r"[+~-] ")
@@ -32,6 +31,7 @@ def find_uv() -> Path | None:
 
 def create(
     spec: EnvironmentSpec,
+    adapters: Sequence[Path],
     say: Callable[[str], None],
     *,
     rebuild: bool = False,
@@ -41,6 +41,7 @@ def create(
 
     Args:
         spec: what to build.
+        adapters: of the scorers that work there; each says whether what it needs can be imported.
         say: takes lines of progress.
         rebuild: build it anew even if it is there; the old build stays until the new one works.
         uv: the program that installs, see `find_uv`; None takes venv and pip.
@@ -50,11 +51,7 @@ def create(
             taken for finished.
     """
     name = spec.build_name
-
-    def waiting() -> None:
-        say(f"another process is building {spec.name}, waiting for it")
-
-    with Store(found.root()).lock(name, waiting):
+    with found.locked(name, say):
         there = found.find(spec)
         if there and there.python.exists() and not rebuild:
             say(f"{spec.name} is there already: {there.folder}")
@@ -63,7 +60,7 @@ def create(
         # A place of its own: installers that outlived a killed build write elsewhere.
         folder = found.builds_folder() / f"{name}-{uuid.uuid4().hex[:8]}"
         try:
-            report = _Build(spec, folder, say, uv).run()
+            report = _Build(spec, adapters, folder, say, uv).run()
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -80,18 +77,24 @@ class _Build:
     """One attempt."""
 
     def __init__(
-        self, spec: EnvironmentSpec, folder: Path, say: Callable[[str], None], uv: Path | None
+        self,
+        spec: EnvironmentSpec,
+        adapters: Sequence[Path],
+        folder: Path,
+        say: Callable[[str], None],
+        uv: Path | None,
     ) -> None:
-        self.spec, self.folder, self.say, self.uv = spec, folder, say, uv
+        self.spec, self.adapters = spec, adapters
+        self.folder, self.say, self.uv = folder, say, uv
         self.installer = "uv" if uv else "venv and pip"
         self.log = found.log_file(f"create-{spec.name}")
 
     def run(self) -> dict[str, object]:
         """Fill the folder and try it; what there is to know of the finished build."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        found.made(self.folder.parent)
         self.say(f"building {self.spec.name} in {self.folder} with {self.installer}")
         self._make()
-        for wanted, flags in ((self._requirements(), []), (self.spec.no_deps, ["--no-deps"])):
+        for wanted, flags in ((self.spec.resolved, []), (self.spec.no_deps, ["--no-deps"])):
             if wanted:
                 self._install([*flags, *wanted])
         (site,) = self.folder.glob("lib/python*/site-packages")
@@ -102,7 +105,7 @@ class _Build:
             lines = [f"import site; site.addsitedir({path!r})\n" for path in paths]
             (site / "borrowed.pth").write_text("".join(lines), encoding="utf-8")
         self.say("trying whether it works")
-        report = found.probe(found.python_of(self.folder), self.spec, self.log)
+        report = found.probe(found.python_of(self.folder), self.spec.name, self.adapters, self.log)
         error = report.pop("error")
         if error:
             raise BenchError(
@@ -124,15 +127,6 @@ class _Build:
         bare = [] if self.spec.requirements or self.spec.no_deps else ["--without-pip"]
         self._call([python, "-I", "-m", "venv", *bare, folder])
 
-    def _requirements(self) -> list[str]:
-        # Without the local part of a version ("+cu130"), which names a build.
-        same: dict[str, str] = {
-            name: f"{name}=={metadata.version(name).partition('+')[0]}"
-            for name in ("torch", "torchvision")
-            if name in self.spec.requirements
-        }
-        return [same.get(wanted, wanted) for wanted in self.spec.requirements]
-
     def _install(self, arguments: list[str]) -> None:
         python = str(found.python_of(self.folder))
         if self.uv:
@@ -146,7 +140,7 @@ class _Build:
         lines: list[str] = []
         with (
             self.log.open("a", encoding="utf-8") as log,
-            _reading(command, self.folder.parent) as process,
+            _reading(command) as process,
         ):
             for line in process.stdout or ():
                 log.write(line)
@@ -177,13 +171,14 @@ def copy_file(source: Path, target: Path, name: str) -> None:
 
 
 @contextmanager
-def _reading(command: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+def _reading(command: list[str]) -> Iterator[subprocess.Popen[str]]:
     """A process whose output is read; ended if the reader stops before it."""
     with subprocess.Popen(
         command,
-        # A folder without a project, whose settings uv would take.
-        cwd=folder,
-        env=found.clean_variables(),
+        # Above it there is no project, whose settings uv would take.
+        cwd=Path.cwd().anchor,
+        # Said aloud, since pip's own files could say otherwise.
+        env=found.clean_variables(PIP_USER="0"),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -211,6 +206,6 @@ def _on_path(version: str, name: str) -> str:
 def reason(lines: list[str]) -> str:
     """What an installer gave as its reason, in one line."""
     first = next((i for i, line in enumerate(lines) if _SIGN_OF_ERROR.search(line)), None)
-    telling = lines[-2:] if first is None else lines[first : first + 3]
-    plain = " ".join(re.sub(r"[×│╰╭─▶]+", " ", " ".join(telling)).split())
-    return plain[:500].rstrip(".") or "the installer gave no reason"
+    telling = lines[-2:] if first is None else lines[first:]
+    plain = found.shortened(re.sub(r"[×│╰╭─▶]+", " ", " ".join(telling)))
+    return plain.rstrip(".") or "the installer gave no reason"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +14,6 @@ import tempfile
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -21,13 +21,23 @@ from typing import IO, TYPE_CHECKING, Any
 from bench.errors import BenchError
 from bench.images import upright_rgb
 from bench.isolation import worker
-from bench.isolation.environments import clean_variables, in_words, log_file, log_tail
+from bench.isolation.environments import (
+    clean_variables,
+    end_session,
+    in_words,
+    log_file,
+    log_tail,
+)
+from bench.making import SCORING_REMEDY
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
     from torch import Tensor
 
+COUNTED = 8
+"""Images of a request that are given time: a larger one is meant for a scorer that is fast with
+many, and a hung one shall not be waited for the longer."""
 _LOOK_SECONDS = 1.0
 """How often a silent worker is looked after; an answer wakes the parent at once."""
 _EXIT_SECONDS = 5.0
@@ -47,10 +57,12 @@ class Order:
     options: Mapping[str, Any]
     """JSON data: keyword arguments of the adapter's `load`."""
     timeout: float
-    """Seconds an image, for requests."""
+    """Seconds an image, for requests; of a request, `COUNTED` images at most."""
     load_timeout: float
     images_per_request: int | None = None
     """None sends batches as they come."""
+    adjustable: bool = False
+    """Whether the two limits are options of the scorer that users can raise."""
     path: tuple[str, ...] = ()
     """Added to the worker's `sys.path`."""
     remedy: str = ""
@@ -97,8 +109,8 @@ class Worker:
         if "overlong" not in process.abilities:
             return []
         request = {"do": "overlong", "prompts": list(prompts)}
-        limit = self.order.timeout * max(len(prompts), 1)
-        answer = self._ask(process, request, "answer", limit)
+        # Prompts take next to nothing, however many they are.
+        answer = self._ask(process, request, "answer", self.order.timeout)
         positions: list[int] = answer["overlong"]
         return positions
 
@@ -112,7 +124,8 @@ class Worker:
         process = self._running()
         sizes = process.images.write(images)
         request = {"do": "score", "sizes": sizes, "prompts": list(prompts)}
-        answer = self._ask(process, request, "answer", self.order.timeout * len(images))
+        limit = self.order.timeout * min(len(images), COUNTED)
+        answer = self._ask(process, request, "answer", limit)
         scores: list[float] = answer["scores"]
         if len(scores) != len(images):
             raise BenchError(
@@ -128,7 +141,7 @@ class Worker:
             request = {
                 "do": "load",
                 "adapter": str(order.adapter),
-                "device": device_inside(order.device),
+                "device": process.device,
                 "options": dict(order.options),
                 "path": list(order.path),
             }
@@ -144,21 +157,22 @@ class Worker:
         self, process: _Process, request: Mapping[str, Any], what: str, limit: float
     ) -> dict[str, Any]:
         """One question and its answer; a process that gives none is ended."""
-        who, remedy = f"scorer {self.order.name!r}", ""
-        if what == "load" and self.order.remedy:
-            remedy = f"; {self.order.remedy}"
+        who = f"scorer {self.order.name!r}"
+        remedy = f"; {self.order.remedy}" if self.order.remedy else ""
         try:
             answer = process.ask(request, limit)
         except _GoneError as error:
             self.close()
+            remedy = remedy if what == "load" else ""
             raise BenchError(f"{who}: its worker {error}{process.last_words()}{remedy}") from error
         except TimeoutError as error:
             process.keep_log()
             self.close()
             option = "load_timeout" if what == "load" else "timeout"
+            advice = f"; if it needs longer, raise its option {option!r}"
             raise BenchError(
-                f"{who}: its worker did not {what} within {limit:g} s and was ended; if it needs "
-                f"longer, raise its option {option!r}{process.last_words()}"
+                f"{who}: its worker did not {what} within {limit:g} s and was ended"
+                f"{advice if self.order.adjustable else ''}{process.last_words()}"
             ) from error
         except BaseException:
             # The answer to a question that nobody waits for would be taken for the next one's.
@@ -170,8 +184,9 @@ class Worker:
         if said["for_users"]:
             raise BenchError(str(said["message"]))
         process.keep_log()
+        reason = SCORING_REMEDY if said["memory"] else in_words(said)
         remedy = remedy if said["import"] else ""
-        raise BenchError(f"{who}: {in_words(said)} (in its worker; log: {process.log}){remedy}")
+        raise BenchError(f"{who}: {reason} (in its worker; log: {process.log}){remedy}")
 
 
 class _GoneError(Exception):
@@ -185,14 +200,16 @@ class _Process:
         self.abilities: frozenset[str] = frozenset()
         self.images = _Images()
         self.log = log_file(order.name)
+        self.device, variables = placed(order.device)
         self._socket, theirs = socket.socketpair()
+        folder = tempfile.mkdtemp(prefix="bench-worker-")
         descriptors = (theirs.fileno(), self.images.file.fileno())
-        command = [str(order.python), "-I", "-u", worker.__file__, "serve", *map(str, descriptors)]
+        command = [str(order.python), "-I", "-u", worker.__file__]
         try:
             with self.log.open("wb") as log, theirs:
                 self._popen = subprocess.Popen(
-                    command,
-                    env=variables(order.device),
+                    [*command, "serve", *map(str, descriptors), folder],
+                    env=variables | {"TMPDIR": folder},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -202,6 +219,7 @@ class _Process:
                 )
         except OSError as error:
             self.log.unlink(missing_ok=True)
+            os.rmdir(folder)
             remedy = f"; {order.remedy}" if order.remedy else ""
             raise BenchError(
                 f"scorer {order.name!r}: its Python {order.python} cannot be run: "
@@ -209,7 +227,7 @@ class _Process:
             ) from error
         self._forget_log = weakref.finalize(self, self.log.unlink, missing_ok=True)
         self._kill = weakref.finalize(
-            self, _kill, self._popen, self._socket, self.images.file, os.getpid()
+            self, _kill, self._popen, self._socket, self.images.file, folder, os.getpid()
         )
 
     def ask(self, request: Mapping[str, Any], limit: float) -> dict[str, Any]:
@@ -237,8 +255,9 @@ class _Process:
         self._forget_log()
 
     def keep_log(self) -> None:
-        """A message points at it."""
-        self._forget_log.detach()
+        """A message points at it, unless it is empty."""
+        if log_tail(self.log):
+            self._forget_log.detach()
 
     def last_words(self) -> str:
         """The end of its log and the log's place, for messages."""
@@ -307,33 +326,37 @@ class _Images:
 
 
 def _kill(
-    popen: subprocess.Popen[bytes], connection: socket.socket, images: IO[bytes], owner: int
+    popen: subprocess.Popen[bytes],
+    connection: socket.socket,
+    images: IO[bytes],
+    folder: str,
+    owner: int,
 ) -> None:
     if os.getpid() != owner:
         # A forked copy of the parent has a copy of this object, but the worker is not its own.
         return
-    if popen.returncode is None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(popen.pid, signal.SIGKILL)
-        popen.wait()
+    # Twice, since this process may be killed as soon as the worker cannot do it any more.
+    shutil.rmtree(folder, ignore_errors=True)
+    end_session(popen)
+    shutil.rmtree(folder, ignore_errors=True)
     connection.close()
     images.close()
 
 
-def device_inside(device: str) -> str:
-    """What the worker calls the parent's device: it sees only one GPU."""
-    return "cuda" if device.startswith("cuda") else device
+def placed(device: str) -> tuple[str, dict[str, str]]:
+    """What the worker calls the parent's device, and its environment variables.
 
-
-def variables(device: str) -> dict[str, str]:
-    """The worker's environment variables; its GPU is the parent's `device`."""
+    It sees only one GPU, the parent's `device`, and none where that is the CPU.
+    """
     kind, _, index = device.partition(":")
-    if kind == "cuda":
-        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-        number = int(index or _current_gpu())
-        chosen = shown.split(",")[number].strip() if shown else str(number)
-        return clean_variables(CUDA_VISIBLE_DEVICES=chosen)
-    return clean_variables(CUDA_VISIBLE_DEVICES="") if kind == "cpu" else clean_variables()
+    if kind == "cpu":
+        return device, clean_variables(CUDA_VISIBLE_DEVICES="")
+    if kind != "cuda":
+        return device, clean_variables()
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    number = int(index or _current_gpu())
+    chosen = shown.split(",")[number].strip() if shown else str(number)
+    return kind, clean_variables(CUDA_VISIBLE_DEVICES=chosen)
 
 
 def _current_gpu() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +12,7 @@ from bench.errors import BenchError, UnknownNameError
 
 if TYPE_CHECKING:
     from bench.isolation.environments import EnvironmentSpec
+    from bench.isolation.scorer import IsolatedScorer
     from bench.registry import Registry
 
 env_app = typer.Typer(
@@ -19,35 +22,43 @@ env_app = typer.Typer(
 Names = Annotated[list[str], typer.Argument(help="Environments, or scorers that have one.")]
 
 
-def declared(registry: Registry) -> dict[EnvironmentSpec, list[str]]:
-    """Every environment that an installed scorer declares, and the scorers that share it.
-
-    Raises:
-        BenchError: two scorers declare different environments under one name.
-    """
+def declared(registry: Registry) -> dict[EnvironmentSpec, list[type[IsolatedScorer]]]:
+    """Every environment that an installed scorer declares, and the scorers that share it."""
     from bench.isolation.scorer import IsolatedScorer
 
-    found: dict[str, EnvironmentSpec] = {}
-    scorers: dict[EnvironmentSpec, list[str]] = {}
+    scorers: dict[EnvironmentSpec, list[type[IsolatedScorer]]] = {}
     for entry in registry.entries("scorers"):
         if issubclass(entry.cls, IsolatedScorer):
-            spec = entry.cls.environment
-            if found.setdefault(spec.name, spec) != spec:
-                raise BenchError(
-                    f"scorer {entry.cls.name!r} ({entry.package}) declares another environment "
-                    f"{spec.name!r} than {scorers[found[spec.name]][0]!r}; one must be renamed"
-                )
-            scorers.setdefault(spec, []).append(entry.cls.name)
+            scorers.setdefault(entry.cls.environment, []).append(entry.cls)
     return scorers
 
 
-def named(registry: Registry, name: str) -> EnvironmentSpec:
-    """The environment of that name, or of the scorer of that name."""
-    known = declared(registry)
+def named(
+    known: Mapping[EnvironmentSpec, Sequence[type[IsolatedScorer]]], name: str
+) -> EnvironmentSpec:
+    """The environment of the scorer of that name, or of that name.
+
+    Raises:
+        BenchError: there is none, or scorers declare different ones under that name.
+    """
     for spec, scorers in known.items():
-        if name == spec.name or name in scorers:
+        if name in [scorer.name for scorer in scorers]:
             return spec
-    raise UnknownNameError("environment", name, {spec.name for spec in known})
+    found = [spec for spec in known if spec.name == name]
+    if not found:
+        raise UnknownNameError("environment", name, {spec.name for spec in known})
+    if len(found) > 1:
+        one, other, *_ = (known[spec][0].name for spec in found)
+        raise BenchError(
+            f"scorers {one!r} and {other!r} declare different environments of the name {name!r}; "
+            f"name the scorer whose environment is meant"
+        )
+    return found[0]
+
+
+def adapters(scorers: Sequence[type[IsolatedScorer]]) -> list[Path]:
+    """What these scorers run in their environment."""
+    return sorted({scorer.adapter for scorer in scorers})
 
 
 @env_app.command()
@@ -59,9 +70,9 @@ def create(
     from bench.isolation import build
     from bench.registry import default_registry
 
-    specs = [named(default_registry(), name) for name in names]
-    for spec in dict.fromkeys(specs):
-        build.create(spec, typer.echo, rebuild=rebuild, uv=build.find_uv())
+    known = declared(default_registry())
+    for spec in dict.fromkeys(named(known, name) for name in names):
+        build.create(spec, adapters(known[spec]), typer.echo, rebuild=rebuild, uv=build.find_uv())
 
 
 @env_app.command("list")
@@ -77,15 +88,14 @@ def list_() -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("environment", "state", "Python", "scorers"):
         table.add_column(column, overflow="fold")
-    known = declared(default_registry())
-    for spec, scorers in known.items():
+    for spec, scorers in declared(default_registry()).items():
         built = environments.find(spec)
         if built:
-            state = "broken" if environments.obstacle(spec) else "ready"
+            state = "ready" if built.python.exists() else "broken"
         else:
             state = "outdated" if environments.pointers(spec.name) else "not built"
         python = built.python_version if built else (spec.python or environments.running_python())
-        table.add_row(spec.name, state, python, ", ".join(scorers))
+        table.add_row(spec.name, state, python, ", ".join(scorer.name for scorer in scorers))
     console = Console()
     console.print(table)
     console.print(f"They lie in {environments.root()}", highlight=False, soft_wrap=True)
@@ -101,16 +111,16 @@ def check(
     from bench.isolation import environments
     from bench.registry import default_registry
 
-    registry = default_registry()
+    known = declared(default_registry())
     if names:
-        specs = list(dict.fromkeys(named(registry, name) for name in names))
+        specs = list(dict.fromkeys(named(known, name) for name in names))
     else:
-        specs = [spec for spec in declared(registry) if environments.pointers(spec.name)]
+        specs = [spec for spec in known if environments.pointers(spec.name)]
     if not specs:
         typer.echo("no environment is built; `bench env list` shows what there is")
     broken = 0
     for spec in specs:
-        problems = environments.check(spec)
+        problems = environments.check(spec, adapters(known[spec]))
         broken += bool(problems)
         for problem in problems or ["in order"]:
             typer.echo(f"{spec.name}: {problem}")
@@ -124,12 +134,9 @@ def remove(names: Names) -> None:
     from bench.isolation import environments
     from bench.registry import default_registry
 
-    registry = default_registry()
+    known = declared(default_registry())
     for name in names:
         # What a package that is gone has left can be removed too.
-        target = name if environments.folders(name) else named(registry, name).name
-        removed = environments.remove(target)
-        for folder in removed:
-            typer.echo(f"removed {folder}")
-        if not removed:
+        target = name if environments.folders(name) else named(known, name).name
+        if not environments.remove(target, typer.echo):
             typer.echo(f"{target} is not built")

@@ -12,38 +12,44 @@ from typing import Any, ClassVar
 
 from bench.errors import BenchError
 from bench.isolation import environments, same_python
-from bench.isolation.client import Order, Worker
+from bench.isolation.client import COUNTED, Order, Worker
 from bench.isolation.environments import EnvironmentSpec
 from bench.protocols import LoadedScorer, Scorer, option
+from bench.store import content_key, file_sha256
 
 TIMEOUT = 60.0
 """Seconds an image after which a worker counts as hung."""
 LOAD_TIMEOUT = 1800.0
 """Seconds that reading weights may take."""
+_DAY = 86400.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class IsolatedScorer(Scorer):
     """The base of scorers with an environment of their own.
 
-    A subclass names its `environment`, whose adapter does the work there, and gives the adapter's
-    options in `options` (local paths: what comes from the Hub is fetched here, in the parent).
+    A subclass names its `environment` and the `adapter` that does the work there, and gives the
+    adapter's options in `options` (local paths: what comes from the Hub is fetched here, in the
+    parent).
     """
 
     environment: ClassVar[EnvironmentSpec]
-    images_per_request: ClassVar[int] = 8
-    """Small, since the packages' own code scores one image after the other anyway, and a hung
-    worker is noticed the sooner."""
+    adapter: ClassVar[Path]
+    """The file that runs there: `load(device, **options)` gives an object with
+    `score(images, prompts)`; `check()`, if there is one, imports what `load` needs."""
+    images_per_request: ClassVar[int] = COUNTED
+    """Small, since the packages' own code scores one image after the other anyway."""
 
     timeout: float = option(
         TIMEOUT,
-        "seconds an image after which the worker is ended",
+        f"seconds an image after which the worker is ended; {COUNTED} images of a request count",
         gt=0,
+        le=_DAY,
         in_key=False,
         in_name=False,
     )
     load_timeout: float = option(
-        LOAD_TIMEOUT, "seconds that loading may take", gt=0, in_key=False, in_name=False
+        LOAD_TIMEOUT, "seconds that loading may take", gt=0, le=_DAY, in_key=False, in_name=False
     )
 
     def options(self) -> Mapping[str, Any]:
@@ -55,8 +61,27 @@ class IsolatedScorer(Scorer):
         return ""
 
     def fingerprint(self) -> str:
-        """The weights' and the environment's declaration."""
-        return f"{self.environment.fingerprint} {self.weights_fingerprint()}".strip()
+        """A hash of the adapter and of the environment, as declared and as built; the weights'.
+
+        Raises:
+            BenchError: the adapter cannot be read.
+        """
+        built = environments.find(self.environment)
+        try:
+            adapter = file_sha256(self.adapter)
+        except OSError as error:
+            raise BenchError(
+                f"scorer {self.name!r}: its adapter cannot be read: {error.filename}: "
+                f"{error.strerror}"
+            ) from error
+        code = content_key(
+            {
+                "declared": self.environment.fingerprint,
+                "adapter": adapter,
+                "installed": built.contents if built else "unbuilt",
+            }
+        )
+        return f"{code} {self.weights_fingerprint()}".strip()
 
     def obstacle(self) -> str:
         """Why it cannot be loaded now, with the remedy, or ""; cheap enough for a plan."""
@@ -73,20 +98,23 @@ class IsolatedScorer(Scorer):
             Order(
                 name=self.name,
                 python=environment.python,
-                adapter=self.environment.adapter,
+                adapter=self.adapter,
                 device=device,
                 options=self.options(),
                 timeout=self.timeout,
                 load_timeout=self.load_timeout,
                 images_per_request=self.images_per_request,
+                adjustable=True,
                 remedy=f"run: bench env check {self.environment.name}",
             )
         )
 
 
 def load(scorer: Scorer, device: str) -> LoadedScorer:
-    """Load a scorer where its option `isolate` says."""
-    return load_in_worker(scorer, device) if scorer.isolate else scorer.load(device)
+    """Load a scorer where its option `isolate` says; one with an environment is isolated anyway."""
+    if scorer.isolate and not isinstance(scorer, IsolatedScorer):
+        return load_in_worker(scorer, device)
+    return scorer.load(device)
 
 
 def load_in_worker(
@@ -97,14 +125,12 @@ def load_in_worker(
     Args:
         scorer: a plugin; its class must be importable.
         device: as for `Scorer.load`.
-        timeout: seconds an image.
+        timeout: seconds an image; of a request, as many count as `COUNTED` says.
         load_timeout: seconds for loading.
 
     Raises:
         BenchError: the scorer cannot be sent to another process, or cannot be loaded there.
     """
-    if isinstance(scorer, IsolatedScorer):
-        return scorer.load(device)
     try:
         packed = base64.b64encode(pickle.dumps(scorer)).decode()
     except (pickle.PicklingError, AttributeError, TypeError) as error:

@@ -3,8 +3,11 @@
 It needs the standard library, and PIL for the images; nothing of bench has to be importable. Of
 the adapter's object it calls `score(images, prompts)` and, where there is one, `overlong(prompts)`.
 
-    worker.py serve SOCKET IMAGES     answer requests until the other end of the socket closes
-    worker.py check ADAPTER RESULT    load the adapter, call its `check`, write JSON to RESULT
+    worker.py serve SOCKET IMAGES FOLDER       answer requests until the socket's other end closes
+    worker.py check SOCKET RESULT ADAPTER...   load adapters, call their `check`, write JSON
+
+FOLDER is the worker's own, for temporary files, and deleted at its end. Either ends at once when
+the other end of SOCKET closes, with all processes of its session.
 
 A message is the length of its JSON text as eight bytes, and the text. Images lie one after the
 other in the memory file IMAGES, which the parent fills; only their sizes are in the message. The
@@ -22,11 +25,11 @@ import mmap
 import os
 import platform
 import select
+import shutil
 import signal
 import socket
 import struct
 import sys
-import sysconfig
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
@@ -136,10 +139,19 @@ def describe(error: Exception) -> dict[str, Any]:
         "message": str(error),
         "for_users": "bench.errors.BenchError" in ancestors,
         "import": isinstance(error, ImportError),
+        "memory": _out_of_memory(error),
     }
 
 
-def _end_with_parent(connection: socket.socket) -> None:
+def _out_of_memory(error: Exception) -> bool:
+    """As `bench.making.out_of_memory`, which cannot be imported here."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    words = ("can't allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def _end_with_parent(connection: socket.socket, folder: str = "") -> None:
     """Wait, beside the work, until the parent's end closes, even by its death; then end at once.
 
     The system could signal a parent's death itself (PR_SET_PDEATHSIG), but it means the parent's
@@ -148,31 +160,35 @@ def _end_with_parent(connection: socket.socket) -> None:
     hang_up = select.poll()
     hang_up.register(connection, 0)
     hang_up.poll()
-    _end()
+    _end(folder)
 
 
-def _end() -> None:
+def _end(folder: str) -> None:
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
     if os.getpgrp() == os.getpid():
         # With all processes that libraries have started.
         os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(0)
 
 
-def check(adapter: str, result: str) -> None:
-    """Write what is installed here, and what keeps the adapter from working, to a file."""
+def check(result: str, adapters: Sequence[str]) -> None:
+    """Write what is installed here, and what keeps an adapter from working, to a file."""
     from importlib import metadata
 
-    own = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
-    found = metadata.distributions(path=sorted(set(own)))
+    packages: dict[str, str] = {}
+    for found in metadata.distributions():
+        # Where two have one name, the first is imported.
+        packages.setdefault(found.metadata["Name"], found.version)
     report: dict[str, Any] = {
         "python": platform.python_version(),
-        "packages": {d.metadata["Name"]: d.version for d in found},
+        "packages": packages,
         "error": None,
     }
     try:
-        module = load_adapter(adapter)
         importlib.import_module("PIL.Image")
-        getattr(module, "check", lambda: None)()
+        for adapter in adapters:
+            getattr(load_adapter(adapter), "check", lambda: None)()
     except Exception as error:
         traceback.print_exc()
         report["error"] = describe(error)
@@ -183,16 +199,19 @@ def check(adapter: str, result: str) -> None:
 def main(arguments: Sequence[str]) -> None:
     """See the top of this file."""
     faulthandler.enable()
-    if arguments[0] == "check":
-        check(arguments[1], arguments[2])
+    does, descriptor, *others = arguments
+    os.set_inheritable(int(descriptor), False)
+    connection = socket.socket(fileno=int(descriptor))
+    folder = others[1] if does == "serve" else ""
+    watch = threading.Thread(target=_end_with_parent, args=(connection, folder), daemon=True)
+    watch.start()
+    if does == "check":
+        check(others[0], others[1:])
         return
-    descriptors = [int(argument) for argument in arguments[1:]]
-    for descriptor in descriptors:
-        os.set_inheritable(descriptor, False)
-    connection = socket.socket(fileno=descriptors[0])
-    threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
-    serve(connection, SharedImages(descriptors[1]))
-    _end()
+    images = int(others[0])
+    os.set_inheritable(images, False)
+    serve(connection, SharedImages(images))
+    _end(folder)
 
 
 if __name__ == "__main__":

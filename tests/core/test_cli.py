@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +13,21 @@ import pytest
 from tests import toy
 
 
-def _bench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def _start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [sys.executable, "-m", "bench", *arguments],
         cwd=cwd,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
         env={"PATH": "/usr/bin:/bin", "COLUMNS": "120", "HOME": str(cwd)},
     )
+
+
+def _bench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    with _start(*arguments, cwd=cwd) as process:
+        output, errors = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def test_help_names_every_command(tmp_path: Path) -> None:
@@ -102,3 +109,16 @@ def test_undecodable_pairs_end_the_run_with_their_rows(tmp_path: Path) -> None:
     done = _bench("run", "--methods", "dpo", "--set", "pairs=./pairs.parquet", cwd=tmp_path)
     assert done.returncode == 1
     assert "row 2 (image_1: cannot identify image" in done.stderr
+
+
+def test_ctrl_c_says_in_one_sentence_that_the_same_command_goes_on(tmp_path: Path) -> None:
+    with _start("run", "--methods", "smpo", cwd=tmp_path) as process:
+        assert process.stdout
+        while not process.stdout.readline().startswith("Running on"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors == (
+        "interrupted: what is finished is kept, and the same command goes on from there\n"
+    )

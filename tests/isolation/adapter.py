@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def load(device: str, how: str = "well", when: str = "always", notes: str = "") 
     if how == "load slowly":
         time.sleep(60)
     if how == "miss a package":
-        import flux_capacitor  # type: ignore[import-not-found]  # noqa: F401
+        misbehave("import", device, None)
     if how == "lack weights":
         raise ValueError("weights are\nmissing")
     return Misbehaving(device, how, when, notes)
@@ -54,6 +55,11 @@ class Misbehaving:
         ]
         return scores[1:] if self.how == "lose one" else scores
 
+    def overlong(self, prompts: list[str]) -> list[int]:
+        if self.how == "hang in overlong":
+            time.sleep(600)
+        return []
+
     def _note(self, images: list[Any]) -> int:
         if self.notes is None:
             return 0
@@ -73,6 +79,10 @@ def misbehave(how: str, device: str, notes: Path | None) -> None:
         sys.stdout.close()
     elif how == "raise":
         raise ZeroDivisionError("deep\n  inside")
+    elif how == "import":
+        import flux_capacitor  # type: ignore[import-not-found]  # noqa: F401
+    elif how == "run out of memory":
+        raise MemoryError
     elif how == "be killed":
         os.kill(os.getpid(), signal.SIGKILL)
     elif how == "crash":
@@ -98,5 +108,7 @@ def misbehave(how: str, device: str, notes: Path | None) -> None:
         os._exit(7)
     elif how == "tell":
         assert notes is not None
-        told = {"device": device, "variables": dict(os.environ), "path": sys.path}
+        with tempfile.NamedTemporaryFile(delete=False) as file:
+            told = {"device": device, "variables": dict(os.environ), "path": sys.path}
+            told["file"] = file.name
         (notes.parent / "told.json").write_text(json.dumps(told))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def logs(tmp_path: Path) -> Callable[[], list[Path]]:
 
 def tiny(name: str = "tiny", **changes: Any) -> EnvironmentSpec:
     """An environment that is built within a second: it borrows all packages of this one."""
-    return EnvironmentSpec(**{"name": name, "adapter": ADAPTER, "borrow": True, **changes})
+    return EnvironmentSpec(**{"name": name, "borrow": True, **changes})
 
 
 def pictures(count: int, size: tuple[int, int] = (8, 6), mode: str = "RGB") -> list[Image.Image]:
@@ -45,3 +46,20 @@ def expected(images: list[Image.Image], prompts: list[str]) -> list[float]:
         float(np.asarray(image.convert("RGB")).mean()) + len(prompt)
         for image, prompt in zip(images, prompts, strict=True)
     ]
+
+
+def wheel(folder: Path, name: str, version: str, text: str, requires: str = "") -> Path:
+    """A package of one module."""
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    files = {
+        f"{name}.py": text,
+        f"{info}/METADATA": metadata + (f"Requires-Dist: {requires}\n" if requires else ""),
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
+    with zipfile.ZipFile(path, "w") as archive:
+        for file, content in {**files, f"{info}/RECORD": record}.items():
+            archive.writestr(file, content)
+    return path

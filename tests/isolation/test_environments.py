@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import importlib.metadata
 import json
 import os
-import signal
+import queue
+import shutil
 import subprocess
 import sys
 import threading
 import time
-import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -22,7 +25,8 @@ from bench.isolation.build import find_uv
 from bench.isolation.environments import EnvironmentSpec
 from bench.isolation.scorer import IsolatedScorer
 from bench.registry import Entry, Registry
-from tests.isolation.conftest import tiny
+from tests.isolation.conftest import ADAPTER, tiny, wheel
+from tests.isolation.test_worker import gone
 
 UV = find_uv()
 installers = pytest.mark.parametrize(
@@ -34,31 +38,28 @@ installers = pytest.mark.parametrize(
 )
 
 
-def create(spec: EnvironmentSpec, **options: object) -> list[str]:
+def create(spec: EnvironmentSpec, adapter: Path = ADAPTER, **options: object) -> list[str]:
     said: list[str] = []
-    build.create(spec, said.append, **options)  # type: ignore[arg-type]
+    build.create(spec, [adapter], said.append, **options)  # type: ignore[arg-type]
     return said
 
 
-def wheel(folder: Path, name: str, version: str, text: str, requires: str = "") -> Path:
-    """A package of one module."""
-    path = folder / f"{name}-{version}-py3-none-any.whl"
-    info = f"{name}-{version}.dist-info"
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-    files = {
-        f"{name}.py": text,
-        f"{info}/METADATA": metadata + (f"Requires-Dist: {requires}\n" if requires else ""),
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    record = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
-    with zipfile.ZipFile(path, "w") as archive:
-        for file, content in {**files, f"{info}/RECORD": record}.items():
-            archive.writestr(file, content)
-    return path
+def check(spec: EnvironmentSpec, adapter: Path = ADAPTER) -> list[str]:
+    return environments.check(spec, [adapter])
 
 
 @installers
-def test_what_is_declared_is_installed(tmp_path: Path, uv: Path | None) -> None:
+def test_what_is_declared_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uv: Path | None
+) -> None:
+    # What a user has set for other work, and a project that lies above.
+    others = tmp_path / "constraints.txt"
+    others.write_text("alpha==9\n")
+    for name in ("PIP_CONSTRAINT", "UV_CONSTRAINT"):
+        monkeypatch.setenv(name, str(others))
+    monkeypatch.setenv("PIP_TARGET", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("PIP_USER", "1")
+    (tmp_path / "pyproject.toml").write_text('[tool.uv]\nconstraint-dependencies = ["alpha==9"]\n')
     adapter = tmp_path / "adapter.py"
     adapter.write_text(
         "def check():\n    import alpha\n    assert open(alpha.__file__[:-8] + 'z')\n"
@@ -66,19 +67,17 @@ def test_what_is_declared_is_installed(tmp_path: Path, uv: Path | None) -> None:
     alpha = wheel(tmp_path, "alpha", "1.5", "")
     beta = wheel(tmp_path, "beta", "2.0", "", requires="no-such-package==7")
     spec = tiny(
-        adapter=adapter,
         requirements=(f"alpha @ {alpha.as_uri()}",),
         no_deps=(f"beta @ {beta.as_uri()}",),
         copies=(("beta.py", "z"),),
     )
-    said = create(spec, uv=uv)
+    said = create(spec, adapter, uv=uv)
     assert "ready" in said[-1]
     built = environments.require(spec)
     assert (built.installed["alpha"], built.installed["beta"]) == ("1.5", "2.0")
     assert ("uv" if uv else "pip") in said[0]
-    assert "torch" not in built.installed
-    assert environments.check(spec) == []
-    assert create(spec, uv=uv) == [f"tiny is there already: {built.folder}"]
+    assert check(spec, adapter) == []
+    assert create(spec, adapter, uv=uv) == [f"tiny is there already: {built.folder}"]
 
 
 def test_what_cannot_be_installed_leaves_nothing_and_says_why(tmp_path: Path) -> None:
@@ -113,6 +112,11 @@ def test_the_reason_is_found_in_what_installers_say() -> None:
     )
     assert build.reason(["one", "two", "three"]) == "two three"
     assert build.reason([]) == "the installer gave no reason"
+    causes = ["error: Failed to install", *(f"Caused by: step {i} of many" for i in range(40))]
+    told = build.reason([*causes, "Caused by: No space left on device (os error 28)"])
+    assert told.startswith("error: Failed to install Caused by: step 0")
+    assert told.endswith("Caused by: No space left on device (os error 28)")
+    assert len(told) < 520
 
 
 def test_what_does_not_work_is_not_taken_for_finished(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +132,7 @@ def test_what_does_not_work_is_not_taken_for_finished(monkeypatch: pytest.Monkey
     assert "ready" in create(spec)[-1]
     assert environments.obstacle(spec) == ""
     monkeypatch.setenv("TEST_CHECK_FAILS", "1")
-    (problem,) = environments.check(spec)
+    (problem,) = check(spec)
     assert "no module named 'flux_capacitor'" in problem
     assert problem.endswith("run: bench env create --rebuild tiny")
 
@@ -137,8 +141,9 @@ def test_a_build_that_was_killed_is_not_taken_for_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = (
-        "from tests.isolation.conftest import tiny; from bench.isolation.build import create;"
-        "create(tiny(), lambda line: print(line, flush=True))"
+        "from tests.isolation.conftest import ADAPTER, tiny;"
+        "from bench.isolation.build import create;"
+        "create(tiny(), [ADAPTER], lambda line: print(line, flush=True))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script],
@@ -152,6 +157,7 @@ def test_a_build_that_was_killed_is_not_taken_for_finished(
         time.sleep(0.02)
     process.kill()
     process.communicate()
+    assert gone(int((tmp_path / "sleeper").read_text()))
     spec = tiny()
     assert len(environments.folders("tiny")) == 1
     assert environments.obstacle(spec) == (
@@ -159,7 +165,6 @@ def test_a_build_that_was_killed_is_not_taken_for_finished(
     )
     create(spec)
     assert environments.folders("tiny") == [environments.require(spec).folder]
-    os.kill(int((tmp_path / "sleeper").read_text()), signal.SIGKILL)
 
 
 def test_a_rebuild_that_fails_leaves_the_old_build(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,11 +182,9 @@ def test_a_changed_definition_is_noticed() -> None:
     changed = tiny(requirements=("alpha",))
     assert changed.fingerprint != tiny().fingerprint
     assert environments.obstacle(changed) == (
-        "environment 'tiny' was built for an older definition; run: bench env create tiny"
+        "environment 'tiny' was built for an older definition or beside other packages of bench; "
+        "run: bench env create tiny"
     )
-    moved = tiny(adapter=Path("/elsewhere/adapter.py"))
-    assert moved.fingerprint == tiny().fingerprint
-    assert environments.find(moved) is not None
 
 
 def test_a_lost_python_is_noticed_and_rebuilt() -> None:
@@ -198,11 +201,11 @@ def test_a_lost_python_is_noticed_and_rebuilt() -> None:
     python.unlink()
     python.write_text("#!/bin/sh\necho cannot open libpython >&2\nexit 127\n")
     python.chmod(0o755)
-    (problem,) = environments.check(spec)
+    (problem,) = check(spec)
     assert "exit status 127" in problem
     assert "cannot open libpython" in problem
     assert "ready" in create(spec, rebuild=True)[-1]
-    assert environments.check(spec) == []
+    assert check(spec) == []
 
 
 def test_versions_that_changed_since_are_named() -> None:
@@ -210,10 +213,15 @@ def test_versions_that_changed_since_are_named() -> None:
     create(spec)
     path = environments.pointer(spec.build_name)
     data = json.loads(path.read_text())
-    data["packages"]["transformers"] = "4.55.4"
+    data["packages"]["bench-test-gone"] = "4.55.4"
     path.write_text(json.dumps(data))
-    (problem,) = environments.check(spec)
-    assert problem.startswith("transformers 4.55.4 was installed, now there is none; run: ")
+    (problem,) = check(spec)
+    assert problem.startswith("bench-test-gone 4.55.4 was installed, now there is none; run: ")
+    del data["packages"]["bench-test-gone"], data["packages"]["numpy"]
+    path.write_text(json.dumps(data | {"python": "3.2.1"}))
+    python, numpy = check(spec)
+    assert python.startswith("Python 3.2.1 was installed, now there is 3.")
+    assert numpy.startswith(f"numpy none was installed, now there is {np.__version__}; run: ")
 
 
 def test_a_borrowing_environment_sees_packages_and_its_own_come_first() -> None:
@@ -224,7 +232,7 @@ def test_a_borrowing_environment_sees_packages_and_its_own_come_first() -> None:
     (site / "typer.py").write_text("own = True\n")
     code = "import numpy, typer, sys; sys.exit(0 if typer.own else 1)"
     subprocess.run([built.python, "-I", "-c", code], check=True)
-    assert built.installed == {}
+    assert built.installed["numpy"] == np.__version__
 
 
 def test_a_copied_file_is_a_new_one(tmp_path: Path) -> None:
@@ -241,7 +249,10 @@ def test_a_copied_file_is_a_new_one(tmp_path: Path) -> None:
 
 def test_two_that_build_at_once_build_once() -> None:
     spec, said = tiny(), [[], []]  # type: ignore[var-annotated]
-    threads = [threading.Thread(target=build.create, args=(spec, lines.append)) for lines in said]
+    threads = [
+        threading.Thread(target=build.create, args=(spec, [ADAPTER], lines.append))
+        for lines in said
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -254,7 +265,7 @@ def test_two_that_build_at_once_build_once() -> None:
 def test_a_python_that_is_not_here_is_said_to_be_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent / "nowhere"))
     with pytest.raises(BenchError, match=r"needs Python 3\.2: install it so that python3\.2"):
-        create(tiny(python="3.2"))
+        create(tiny(python="3.2", borrow=False))
 
 
 def test_the_users_data_folder_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +279,11 @@ def test_the_users_data_folder_is_the_default(monkeypatch: pytest.MonkeyPatch) -
 
 def _registry(*specs: EnvironmentSpec) -> Registry:
     classes = [
-        type(f"Scorer{i}", (IsolatedScorer,), {"name": f"scorer{i}", "environment": spec})
+        type(
+            f"Scorer{i}",
+            (IsolatedScorer,),
+            {"name": f"scorer{i}", "environment": spec, "adapter": ADAPTER},
+        )
         for i, spec in enumerate(specs)
     ]
     other = type("Plain", (Scorer,), {"name": "plain"})
@@ -315,13 +330,132 @@ def test_builds_of_older_definitions_are_shown_and_removed(
     env: CliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create(tiny())
-    changed = _registry(tiny(python="3.10"))
+    changed = _registry(tiny(copies=(("a", "b"),)))
     monkeypatch.setattr(registry, "default_registry", lambda: changed)
     assert "outdated" in env.invoke(command.env_app, ["list"]).output
     assert "removed" in env.invoke(command.env_app, ["remove", "tiny"]).output
     assert environments.folders("tiny") == []
 
 
-def test_two_definitions_of_one_name_are_refused() -> None:
-    with pytest.raises(BenchError, match=r"'scorer1' .* declares another environment 'tiny'"):
-        command.declared(_registry(tiny(), tiny(python="3.10")))
+def test_two_definitions_of_one_name_are_told_apart_by_their_scorers() -> None:
+    one, other = tiny(), tiny(copies=(("a", "b"),))
+    known = command.declared(_registry(one, other, tiny("another")))
+    assert command.named(known, "scorer0") == one
+    assert command.named(known, "scorer1") == other
+    assert command.named(known, "another") == tiny("another")
+    with pytest.raises(BenchError, match=r"^scorers 'scorer0' and 'scorer1' declare different env"):
+        command.named(known, "tiny")
+
+
+def test_scorers_with_adapters_of_their_own_share_an_environment(
+    tmp_path: Path, env: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = tmp_path / "second.py"
+    second.write_text("def check():\n    raise ImportError('the second')\n")
+    shared = _registry(tiny(), tiny())
+    shared.get("scorers", "scorer1").cls.adapter = second  # type: ignore[attr-defined]
+    monkeypatch.setattr(registry, "default_registry", lambda: shared)
+    made = env.invoke(command.env_app, ["create", "scorer0"])
+    assert "does not work: ImportError: the second" in str(made.exception)
+    second.write_text("")
+    assert env.invoke(command.env_app, ["create", "scorer0"]).exit_code == 0
+    assert env.invoke(command.env_app, ["check"]).output == "tiny: in order\n"
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ({"name": "a/b"}, "environment 'a/b': its name may hold letters, digits and _ . - only"),
+        ({"name": ".."}, "environment '..': its name may hold"),
+        ({"requirements": "pillow"}, "requirements must be a tuple of strings such as"),
+        ({"requirements": ["pillow"]}, r"requirements must be a tuple .*, not \['pillow'\]$"),
+        ({"no_deps": "pillow"}, "no_deps must be a tuple of strings such as"),
+        ({"copies": ("from", "to")}, "copies must be a tuple of pairs such as"),
+        ({"copies": [("from", "to")]}, "copies must be a tuple of pairs such as"),
+        ({"python": "python3.11", "borrow": False}, "python must be a version such as '3.11', not"),
+        ({"python": "3.11"}, "one that borrows packages has the Python that runs bench; leave out"),
+    ],
+)
+def test_a_wrong_declaration_is_one_sentence(declared: dict[str, object], said: str) -> None:
+    with pytest.raises(BenchError, match=said):
+        tiny(**declared)  # type: ignore[arg-type]
+
+
+def test_what_is_taken_from_bench_is_part_of_a_builds_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = tiny(requirements=("torch", "pillow"), borrow=False)
+    name, torch = spec.build_name, importlib.metadata.version("torch").partition("+")[0]
+    assert spec.resolved == (f"torch=={torch}", "pillow")
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: "99.1+cu999")
+    assert spec.resolved == ("torch==99.1", "pillow")
+    assert spec.build_name != name
+    pinned = tiny(requirements=("torch==2.15.0",), python="3.11", borrow=False)
+    before = pinned.build_name
+    monkeypatch.undo()
+    assert (spec.build_name, pinned.build_name) == (name, before)
+    monkeypatch.setattr(environments, "running_python", lambda: "3.99")
+    assert spec.build_name != name
+    assert pinned.build_name == before
+
+
+def test_a_borrower_is_outdated_when_what_it_borrows_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = environments.own_site_packages()
+    monkeypatch.setattr(environments, "own_site_packages", lambda: [*own, str(tmp_path)])
+    create(tiny())
+    assert environments.obstacle(tiny()) == ""
+    (tmp_path / "bench_test_alpha-1.5.dist-info").mkdir()
+    assert "beside other packages of bench" in environments.obstacle(tiny())
+
+
+@pytest.mark.parametrize("kind", ["a file", "/proc", "read-only"])
+def test_a_folder_that_cannot_be_used_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, env: CliRunner, kind: str
+) -> None:
+    folder = Path("/proc/bench") if kind == "/proc" else tmp_path / "there" / "environments"
+    if kind == "a file":
+        folder.parent.touch()
+    if kind == "read-only":
+        (folder / "locks").mkdir(parents=True)
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setenv(environments.ROOT_VARIABLE, str(folder))
+    made = env.invoke(command.env_app, ["create", "tiny"])
+    assert isinstance(made.exception, BenchError)
+    assert str(made.exception).startswith(f"cannot write environments to {folder / 'locks'}: ")
+    assert str(made.exception).endswith("; set BENCH_ENV_DIR to another folder")
+    assert "is not built" in env.invoke(command.env_app, ["check", "tiny"]).output
+    with pytest.raises(BenchError, match=f"^cannot write environments to {folder / 'logs'}: "):
+        environments.log_file("worker")
+
+
+def test_what_is_being_built_is_removed_once_it_is_finished(tmp_path: Path) -> None:
+    spec, said = tiny(), queue.SimpleQueue[str]()
+    with environments.locked(spec.build_name, lambda line: None):
+        live = environments.builds_folder() / f"{spec.build_name}-01234567"
+        live.mkdir(parents=True)
+        remover = threading.Thread(target=environments.remove, args=(spec.name, said.put))
+        remover.start()
+        assert said.get(timeout=10) == "another process is building tiny, waiting for it"
+        assert live.exists()
+    remover.join()
+    assert said.get() == f"removed {live}"
+    assert not live.exists()
+
+
+def test_what_cannot_be_removed_is_not_said_to_be(
+    env: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(tiny())
+    folder = environments.require(tiny()).folder
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path / "bin"))
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    result = env.invoke(command.env_app, ["remove", "tiny"])
+    assert "removed" not in result.output
+    assert str(result.exception) == (
+        f"environment 'tiny' cannot be removed: {folder / 'bin'}: Permission denied"
+    )

@@ -6,7 +6,6 @@ make them and score with the package alone.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 from collections.abc import Mapping
@@ -31,10 +30,10 @@ def narrow(cls: type[IsolatedScorer], script: Path) -> type[IsolatedScorer]:
     """The scorer with the shipped adapter on a narrow model, which the script makes of it."""
 
     class Narrow(cls):  # type: ignore[misc, valid-type]
-        environment = dataclasses.replace(cls.environment, adapter=script)
+        adapter = script
 
         def options(self) -> Mapping[str, Any]:
-            return {**super().options(), "adapter": str(cls.environment.adapter)}
+            return {**super().options(), "adapter": str(cls.adapter)}
 
     return Narrow
 
@@ -73,7 +72,7 @@ def test_a_worker_gives_the_packages_own_scores(tmp_path: Path, name: str) -> No
     (tmp_path / "case.json").write_text(json.dumps(case))
 
     scorer = scorers(tmp_path)[name]
-    build.create(scorer.environment, print, uv=build.find_uv())
+    build.create(scorer.environment, [scorer.adapter], print, uv=build.find_uv())
     try:
         python = environments.require(scorer.environment).python
         script = SCRIPTS / f"small_{name}.py"
@@ -88,12 +87,14 @@ def test_a_worker_gives_the_packages_own_scores(tmp_path: Path, name: str) -> No
         np.testing.assert_array_equal(worker.score(images[::-1], PROMPTS[::-1]), official[::-1])
         if name in ("hpsv2", "image_reward"):
             assert worker.overlong(PROMPTS) == [1]
-        assert environments.check(scorer.environment) == []
+        assert environments.check(scorer.environment, [scorer.adapter]) == []
         worker.close()
         if name == "image_reward":
             _refuses_a_checkpoint_that_lacks_a_tensor(scorer, tmp_path)
+        if name == "vqascore":
+            _refuses_folders_that_lack_a_tensor(scorer, tmp_path)
     finally:
-        environments.remove(scorer.environment.name)
+        environments.remove(scorer.environment.name, print)
 
 
 def _refuses_a_checkpoint_that_lacks_a_tensor(scorer: IsolatedScorer, folder: Path) -> None:
@@ -104,3 +105,18 @@ def _refuses_a_checkpoint_that_lacks_a_tensor(scorer: IsolatedScorer, folder: Pa
     torch.save(state, folder / "weights.pt")
     with pytest.raises(BenchError, match=r"lacks 1 of \d+ tensors: mlp\.layers\.7\.bias"):
         scorer.load("cpu")
+
+
+def _refuses_folders_that_lack_a_tensor(scorer: IsolatedScorer, folder: Path) -> None:
+    from safetensors import torch
+
+    for part, lost in (("weights", "mm_projector.0.bias"), ("tower", "layernorm.weight")):
+        path = folder / part / "model.safetensors"
+        whole = torch.load_file(path)
+        kept = {key: tensor for key, tensor in whole.items() if not key.endswith(lost)}
+        torch.save_file(kept, path, metadata={"format": "pt"})
+        with pytest.raises(
+            BenchError, match=rf"{part} is no whole CLIP.*, it lacks \d+ tens.*{lost}"
+        ):
+            scorer.load("cpu")
+        torch.save_file(whole, path, metadata={"format": "pt"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,13 +17,13 @@ from bench_plugins.isolated_scorers import plugin
 from bench_plugins.isolated_scorers.plugin import HPSv2Official, ImageRewardOfficial
 from PIL import Image
 
-from bench import BenchError, Scorer, option
+from bench import BenchError, Scorer, hub, option
 from bench.isolation import build, environments
 from bench.isolation.client import Worker
 from bench.isolation.environments import EnvironmentSpec
 from bench.isolation.scorer import IsolatedScorer, load, load_in_worker
 from bench.registry import Entry, Registry, default_registry, spec_text
-from tests.isolation.conftest import expected, pictures, tiny
+from tests.isolation.conftest import ADAPTER, expected, pictures, tiny, wheel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class Adapted(IsolatedScorer):
 
     name: ClassVar[str] = "adapted"
     environment: ClassVar[EnvironmentSpec] = tiny()
+    adapter: ClassVar[Path] = ADAPTER
     images_per_request: ClassVar[int] = 3
     how: str = option("well", "what it does")
 
@@ -43,7 +45,7 @@ class Adapted(IsolatedScorer):
 
 @dataclass(frozen=True, kw_only=True)
 class Reader(Scorer):
-    """Mean brightness; says what it cannot read."""
+    """Mean brightness of the top row; says what it cannot read."""
 
     name: ClassVar[str] = "reader"
     held_out: ClassVar[bool] = True
@@ -59,7 +61,7 @@ class Reader(Scorer):
         return self
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> np.ndarray:
-        return np.array([np.asarray(image).mean() / 3 for image in images])
+        return np.array([np.asarray(image)[0].mean() / 3 for image in images])
 
     def overlong(self, prompts: Sequence[str]) -> list[int]:
         return [i for i, prompt in enumerate(prompts) if len(prompt) > 3]
@@ -82,7 +84,7 @@ def test_a_scorer_without_its_environment_says_what_to_run() -> None:
 
 
 def test_a_scorer_works_in_its_environment() -> None:
-    build.create(Adapted.environment, lambda line: None)
+    build.create(Adapted.environment, [ADAPTER], lambda line: None)
     assert Adapted().obstacle() == ""
     images, prompts = pictures(7), list("abcdefg")
     worker = Adapted().load("cpu")
@@ -92,7 +94,7 @@ def test_a_scorer_works_in_its_environment() -> None:
 
 
 def test_a_broken_package_names_the_command_that_finds_it() -> None:
-    build.create(Adapted.environment, lambda line: None)
+    build.create(Adapted.environment, [ADAPTER], lambda line: None)
     with pytest.raises(
         BenchError, match=r"No module named 'flux_cap.*; run: bench env check tiny$"
     ):
@@ -101,10 +103,41 @@ def test_a_broken_package_names_the_command_that_finds_it() -> None:
 
 def test_what_is_installed_is_part_of_the_key(registry: Registry) -> None:
     described = registry.describe(Adapted())
-    assert described["fingerprint"] == f"{tiny().fingerprint} 00000000"
+    assert re.fullmatch("[0-9a-f]{20} 00000000", described["fingerprint"])
     assert described["options"] == {"how": "well"}
     changed = type("Changed", (Adapted,), {"environment": tiny(no_deps=("alpha",))})
     assert changed().fingerprint() != Adapted().fingerprint()
+
+
+def test_another_adapter_is_part_of_the_key(tmp_path: Path) -> None:
+    copy = tmp_path / "adapter.py"
+    copy.write_bytes(ADAPTER.read_bytes())
+    cls = type("Copied", (Adapted,), {"adapter": copy})
+    assert cls().fingerprint() == Adapted().fingerprint()
+    copy.write_text(ADAPTER.read_text() + "# changed\n")
+    assert cls().fingerprint() != Adapted().fingerprint()
+    copy.unlink()
+    with pytest.raises(BenchError, match=rf"adapter cannot be read: {copy}: No such file"):
+        cls().fingerprint()
+
+
+def test_a_rebuild_with_other_versions_is_part_of_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for installer in ("PIP", "UV"):
+        monkeypatch.setenv(f"{installer}_FIND_LINKS", str(tmp_path))
+        monkeypatch.setenv(f"{installer}_NO_INDEX", "1")
+    spec = tiny(requirements=("bench-test-alpha",))
+    scorer = type("Alpha", (Adapted,), {"environment": spec})()
+    found = [scorer.fingerprint()]
+    for version in ("1.5", "1.6", "1.6"):
+        wheel(tmp_path, "bench_test_alpha", version, "")
+        build.create(spec, [ADAPTER], lambda line: None, rebuild=True, uv=build.find_uv())
+        found.append(scorer.fingerprint())
+    assert len(set(found)) == 3
+    assert found[2] == found[3]
+    environments.remove(spec.name, lambda line: None)
+    assert scorer.fingerprint() == found[0]
 
 
 @pytest.mark.parametrize(
@@ -147,12 +180,37 @@ def test_prompts_that_are_cut_are_known() -> None:
 def test_images_arrive_upright_and_in_rgb() -> None:
     worker = load_in_worker(Reader(), "cpu")
     sixteen = Image.fromarray(np.full((4, 4), 0x4000, dtype=np.uint16))
-    turned = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 6) * 20).convert("RGB")
+    pixels = np.arange(12, dtype=np.uint8).reshape(2, 6) * 20
+    turned = Image.fromarray(pixels).convert("RGB")
     turned.getexif()[0x0112] = 6
-    np.testing.assert_allclose(
-        worker.score([sixteen, turned], ["", ""]), [0x40 / 3, np.asarray(turned).mean() / 3]
-    )
+    # Turned clockwise, the left column is the top row.
+    top = pixels[:, 0].mean()
+    assert top != pixels[0].mean()
+    np.testing.assert_allclose(worker.score([sixteen, turned], ["", ""]), [0x40 / 3, top / 3])
     worker.close()
+
+
+@pytest.mark.parametrize("value", ["inf", "1e10", "nan", "0"])
+@pytest.mark.parametrize("name", ["timeout", "load_timeout"])
+def test_limits_are_finite(registry: Registry, name: str, value: str) -> None:
+    with pytest.raises(BenchError, match=rf"adapted\[{name}=.*input should be"):
+        registry.build("scorers", f"adapted[{name}={value}]")
+
+
+def test_one_that_has_an_environment_is_isolated_once() -> None:
+    build.create(Adapted.environment, [ADAPTER], lambda line: None)
+    worker = load(Adapted(isolate=True, timeout=7), "cpu")
+    assert isinstance(worker, Worker)
+    assert worker.order.timeout == 7
+    assert worker.order.python != Path(sys.executable)
+    worker.close()
+
+
+def test_the_stated_limit_is_kept_whatever_the_scorer() -> None:
+    build.create(Adapted.environment, [ADAPTER], lambda line: None)
+    worker = load_in_worker(Adapted(how="hang"), "cpu", timeout=0.5)
+    with pytest.raises(BenchError, match=r"within 0\.5 s and was ended$"):
+        worker.score(pictures(1), ["a"])
 
 
 def test_a_scorer_that_cannot_be_sent_says_so() -> None:
@@ -238,9 +296,37 @@ def test_heavy_packages_are_given_local_folders(tmp_path: Path) -> None:
     assert vqascore.fingerprint() != before
 
 
+def test_the_commit_that_the_key_names_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although the branch has moved since, as a cache without the network shows."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub._resolved.cache_clear()
+    first, second = "1" * 40, "2" * 40
+    branches = []
+    for source in ("zhiqiulin/clip-flant5-xxl", "google/flan-t5-xxl"):
+        repository = tmp_path / f"models--{source.replace('/', '--')}"
+        for commit in (first, second):
+            (repository / "snapshots" / commit).mkdir(parents=True)
+        (repository / "refs").mkdir()
+        branches.append(repository / "refs" / "main")
+        branches[-1].write_text(first)
+    scorer = plugin.VQAScore(vision_tower=str(tmp_path))
+    assert f"clip-flant5-xxl@{first}" in scorer.fingerprint()
+    for branch in branches:
+        branch.write_text(second)
+    options = scorer.options()
+    assert {Path(options[name]).name for name in ("weights", "tokenizer")} == {first}
+    hub._resolved.cache_clear()
+
+
 def test_adapters_stand_alone() -> None:
     """They run where bench is not installed, so they may import neither it nor anything early."""
-    adapters = sorted({e.adapter for e in map(_environment, plugin.bench_scorers()) if e})
+    scorers = [cls for cls in plugin.bench_scorers() if issubclass(cls, IsolatedScorer)]
+    adapters = sorted({cls.adapter for cls in scorers})
     assert len(adapters) == 4
     code = (
         "import json, sys; from importlib.util import *;"
@@ -253,10 +339,6 @@ def test_adapters_stand_alone() -> None:
         [sys.executable, "-I", "-c", code, *adapters], capture_output=True, text=True, check=True
     )
     assert set(json.loads(done.stdout)) <= set(sys.stdlib_module_names)
-
-
-def _environment(cls: type[Scorer]) -> EnvironmentSpec | None:
-    return cls.environment if issubclass(cls, IsolatedScorer) else None
 
 
 def test_the_worker_needs_no_more_than_the_standard_library_and_pil() -> None:

@@ -21,8 +21,11 @@ from PIL import Image
 
 from bench.errors import BenchError
 from bench.evaluation.scoring import CHUNK, score_in_chunks
-from bench.isolation import client
+from bench.isolation import client, environments
 from bench.isolation.client import Order, Worker
+from bench.isolation.worker import describe
+from bench.launch import meeting_point
+from bench.making import SCORING_REMEDY, out_of_memory
 from tests.isolation.conftest import ADAPTER, expected, pictures
 
 Logs = Callable[[], list[Path]]
@@ -140,7 +143,7 @@ def test_an_exception_is_one_sentence_and_the_worker_goes_on(tmp_path: Path, log
     ],
 )
 def test_a_crash_says_how_and_the_next_batch_starts_anew(
-    tmp_path: Path, how: str, said: str
+    tmp_path: Path, logs: Logs, how: str, said: str
 ) -> None:
     notes, images = tmp_path / "notes", pictures(2)
     with working(how, "1", notes) as worker:
@@ -151,6 +154,18 @@ def test_a_crash_says_how_and_the_next_batch_starts_anew(
             worker.score(images, ["a", "b"]), expected(images, ["a", "b"])
         )
     assert len({call["pid"] for call in calls(notes)}) == 2
+    # An empty one tells nobody anything.
+    assert [log for log in logs() if str(log) not in str(caught.value)] == []
+
+
+def test_old_logs_are_deleted(logs: Logs) -> None:
+    for name, days in (("old", environments.LOG_DAYS + 1), ("recent", environments.LOG_DAYS - 1)):
+        log = environments.log_file(name)
+        log.touch()
+        then = time.time() - days * 86400
+        os.utime(log, (then, then))
+    environments.log_file("new")
+    assert [log.name.partition("-")[0] for log in logs()] == ["recent"]
 
 
 @pytest.mark.parametrize("how", ["hang", "spin"])
@@ -158,9 +173,7 @@ def test_a_hung_worker_is_ended_after_the_stated_time(tmp_path: Path, how: str) 
     notes, images = tmp_path / "notes", pictures(2)
     with working(how, "1", notes, timeout=0.2) as worker:
         start = time.monotonic()
-        with pytest.raises(
-            BenchError, match=r"did not answer within 0\.4 s and was ended.*'timeout'"
-        ):
+        with pytest.raises(BenchError, match=r"did not answer within 0\.4 s and was ended$"):
             worker.score(images, ["a", "b"])
         assert time.monotonic() - start < 10
         (call,) = calls(notes)
@@ -172,8 +185,67 @@ def test_a_hung_worker_is_ended_after_the_stated_time(tmp_path: Path, how: str) 
 
 
 def test_loading_has_a_limit_of_its_own() -> None:
-    with pytest.raises(BenchError, match=r"did not load within 0\.3 s.*'load_timeout'"):
+    with pytest.raises(BenchError, match=r"did not load within 0\.3 s and was ended$"):
         Worker(order("load slowly", load_timeout=0.3))
+
+
+@pytest.mark.parametrize(("how", "option"), [("load slowly", "load_timeout"), ("hang", "timeout")])
+def test_a_limit_that_is_an_option_can_be_raised(how: str, option: str) -> None:
+    with (
+        pytest.raises(BenchError, match=f"; if it needs longer, raise its option {option!r}$"),
+        working(how, adjustable=True, **{option: 0.3}) as worker,
+    ):
+        worker.score(pictures(1), ["a"])
+
+
+def test_a_hang_in_a_large_request_is_not_waited_for_the_longer() -> None:
+    count = client.COUNTED + 12
+    with (
+        working("hang", timeout=0.05) as worker,
+        pytest.raises(BenchError, match=r"did not answer within 0\.4 s"),
+    ):
+        worker.score(pictures(count), ["a"] * count)
+
+
+def test_prompts_alone_have_the_time_of_one_image() -> None:
+    with (
+        working("hang in overlong", timeout=0.3) as worker,
+        pytest.raises(BenchError, match=r"did not answer within 0\.3 s"),
+    ):
+        worker.overlong(["a"] * 100)
+
+
+def test_a_package_missed_while_scoring_names_the_command_that_finds_it() -> None:
+    with (
+        working("import", remedy="run: bench env check tiny") as worker,
+        pytest.raises(BenchError, match=r"'flux_cap.*log\); run: bench env check tiny$"),
+    ):
+        worker.score(pictures(1), ["a"])
+
+
+def test_memory_that_runs_out_has_its_own_remedy() -> None:
+    with (
+        working("run out of memory") as worker,
+        pytest.raises(
+            BenchError, match=rf"^scorer 'tester': {SCORING_REMEDY} \(in its worker; log"
+        ),
+    ):
+        worker.score(pictures(1), ["a"])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("[enforce fail] not enough memory: you tried"),
+        ValueError("not enough memory"),
+        RuntimeError("shape"),
+    ],
+)
+def test_the_worker_knows_the_same_errors_of_memory(error: Exception) -> None:
+    assert describe(error)["memory"] == out_of_memory(error)
 
 
 @pytest.mark.parametrize(
@@ -271,6 +343,7 @@ def test_no_worker_outlives_a_killed_parent(tmp_path: Path, how: str) -> None:
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[2],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     assert parent.stdout is not None
     try:
@@ -283,10 +356,12 @@ def test_no_worker_outlives_a_killed_parent(tmp_path: Path, how: str) -> None:
                 time.sleep(0.02)
             pids.append(int(child.read_text()))
         assert not any(gone(pid, 0.1) for pid in pids)
+        assert len(list(tmp_path.glob("bench-worker-*"))) == 1
     finally:
         parent.kill()
         parent.communicate()
     assert all(gone(pid) for pid in pids)
+    assert list(tmp_path.glob("bench-worker-*")) == []
 
 
 def test_a_worker_started_in_a_thread_outlives_the_thread() -> None:
@@ -345,8 +420,8 @@ def test_the_workers_gpu_is_the_parents_choice(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if shown is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
-    assert client.variables(device)["CUDA_VISIBLE_DEVICES"] == visible
-    assert client.device_inside(device) == inside
+    name, variables = client.placed(device)
+    assert (name, variables["CUDA_VISIBLE_DEVICES"]) == (inside, visible)
 
 
 def test_the_worker_sees_its_own_packages_and_device(
@@ -355,9 +430,16 @@ def test_the_worker_sees_its_own_packages_and_device(
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     monkeypatch.setenv("PYTHONHOME", "")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    of_a_run = {*meeting_point(2), "RANK", "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "ACCELERATE_X"}
+    for name in of_a_run:
+        monkeypatch.setenv(name, "1")
     with working("tell", notes=tmp_path / "notes", device="cuda:1") as worker:
         worker.score(pictures(1), ["a"])
-    told = json.loads((tmp_path / "told.json").read_text())
+        told = json.loads((tmp_path / "told.json").read_text())
+        assert Path(told["file"]).exists()
+    # Its temporary files end with it.
+    assert not Path(told["file"]).parent.exists()
+    assert not of_a_run & set(told["variables"])
     assert (told["variables"]["CUDA_VISIBLE_DEVICES"], told["device"]) == ("5", "cuda")
     assert not {"PYTHONPATH", "PYTHONHOME"} & set(told["variables"])
     assert told["variables"]["PYTHONNOUSERSITE"] == "1"

@@ -127,6 +127,19 @@ def test_any_size_mode_and_prompt_has_a_finite_score(assets: Path) -> None:
         assert np.isfinite(scorer.score(odd, ["a portrait of a cat", ""])).all()
 
 
+def test_pictures_are_seen_upright_and_in_eight_bits(assets: Path) -> None:
+    scorer = learned.LearnedScorer(assets / "scorers", learned.AESTHETIC, "cpu")
+    (plain, *_), _ = _pictures(1)
+    turned = plain.transpose(Image.Transpose.ROTATE_90)
+    turned.getexif()[0x0112] = 6
+    pixels = torch.from_numpy(np.array(plain)).permute(2, 0, 1)
+    grey = np.array(plain.convert("L"))
+    deep = Image.fromarray(grey.astype(np.uint16) * 256)
+    scores = scorer.score([plain, turned, pixels, Image.fromarray(grey), deep], [""] * 5)
+    assert scores[1] == scores[2] == scores[0]
+    assert scores[4] == scores[3]
+
+
 def test_only_the_aesthetic_ignores_the_prompt(assets: Path) -> None:
     images, captions = _pictures(4)
     for name in (learned.ENCODER, learned.AESTHETIC, learned.PREFERENCE):

@@ -18,7 +18,6 @@ _ADAPTERS = Path(__file__).parent / "adapters"
 
 _HPSV2 = EnvironmentSpec(
     name="hpsv2-official",
-    adapter=_ADAPTERS / "hpsv2_official.py",
     # What scoring imports. Its metadata also asks for protobuf<4, pytest==7.2.0 and more that
     # only its training code needs, so the package itself goes in without it.
     requirements=(
@@ -70,6 +69,7 @@ class HPSv2Official(_Published):
 
     name: ClassVar[str] = "hpsv2-official"
     environment: ClassVar[EnvironmentSpec] = _HPSV2
+    adapter: ClassVar[Path] = _ADAPTERS / "hpsv2_official.py"
     original: ClassVar[Asset] = HPS_V2
     weights: str = source_option(HPS_V2)
     revision: str = revision_option(HPS_V2)
@@ -89,7 +89,6 @@ class HPSv21Official(HPSv2Official):
 
 _IMAGE_REWARD = EnvironmentSpec(
     name="image_reward-official",
-    adapter=_ADAPTERS / "image_reward_official.py",
     requirements=(
         "torch",
         "torchvision",
@@ -122,6 +121,7 @@ class ImageRewardOfficial(_Published):
 
     name: ClassVar[str] = "image_reward-official"
     environment: ClassVar[EnvironmentSpec] = _IMAGE_REWARD
+    adapter: ClassVar[Path] = _ADAPTERS / "image_reward_official.py"
     weights: str = source_option(IMAGE_REWARD)
     revision: str = revision_option(IMAGE_REWARD)
     med_config: str = source_option(_MED_CONFIG)
@@ -139,7 +139,6 @@ class ImageRewardOfficial(_Published):
 
 _HPSV3 = EnvironmentSpec(
     name="hpsv3",
-    adapter=_ADAPTERS / "hpsv3.py",
     # What its inference imports, in versions of the time of transformers 4.45; deepspeed, opencv
     # and diffusers, which its metadata also asks for, are not among it, matplotlib and tensorboard,
     # which it does not ask for, are.
@@ -181,6 +180,7 @@ class HPSv3(IsolatedScorer):
 
     name: ClassVar[str] = "hpsv3"
     environment: ClassVar[EnvironmentSpec] = _HPSV3
+    adapter: ClassVar[Path] = _ADAPTERS / "hpsv3.py"
     weights: str = source_option(_HPSV3_WEIGHTS)
     revision: str = revision_option(_HPSV3_WEIGHTS)
     base: str = option(
@@ -209,7 +209,6 @@ class HPSv3(IsolatedScorer):
 
 _VQASCORE = EnvironmentSpec(
     name="vqascore",
-    adapter=_ADAPTERS / "vqascore.py",
     # What `import t2v_metrics` imports, all models alike. Version 3.0 asks for torch 2.5.1, apex
     # and ffmpeg, and cannot be installed as it stands.
     requirements=(
@@ -248,6 +247,7 @@ class VQAScore(IsolatedScorer):
 
     name: ClassVar[str] = "vqascore"
     environment: ClassVar[EnvironmentSpec] = _VQASCORE
+    adapter: ClassVar[Path] = _ADAPTERS / "vqascore.py"
     model: Literal["clip-flant5-xxl", "clip-flant5-xl"] = option(
         "clip-flant5-xxl", "11B as in the paper, or 3B"
     )
@@ -296,5 +296,5 @@ class VQAScore(IsolatedScorer):
 
 @hookimpl
 def bench_scorers() -> Sequence[type[Scorer]]:
-    """The wrapper for any scorer, and the published packages."""
+    """The published packages."""
     return (HPSv2Official, HPSv21Official, ImageRewardOfficial, HPSv3, VQAScore)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.errors import BenchError
+from bench.images import upright_rgb
 from bench_plugins.shapes import draw, files, grammar
 
 if TYPE_CHECKING:
@@ -81,9 +82,9 @@ def picture_tensor(pictures: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
-def as_array(image: Image) -> NDArray[np.uint8]:
-    """A picture of any size and mode as uint8 [64, 64, 3]."""
-    rgb = image.convert("RGB")
+def as_array(image: Image | Tensor) -> NDArray[np.uint8]:
+    """A picture of any size and mode, or what `upright_rgb` takes, as uint8 [64, 64, 3]."""
+    rgb = upright_rgb(image)
     side = (draw.IMAGE_SIZE, draw.IMAGE_SIZE)
     if rgb.size != side:
         from PIL.Image import Resampling
@@ -218,7 +219,9 @@ class LearnedScorer:
             self.head.to(device).eval().requires_grad_(False)
         self.device = device
 
-    def score(self, images: Sequence[Image], prompts: Sequence[str]) -> NDArray[np.float64]:
+    def score(
+        self, images: Sequence[Image | Tensor], prompts: Sequence[str]
+    ) -> NDArray[np.float64]:
         """Rate image i under prompt i: float64 [N], higher is better."""
         if len(images) != len(prompts):
             raise ValueError(f"{len(images)} images but {len(prompts)} prompts")
@@ -227,7 +230,9 @@ class LearnedScorer:
         return np.concatenate(parts) if parts else np.zeros(0)
 
     @torch.inference_mode()
-    def _scores(self, images: Sequence[Image], prompts: Sequence[str]) -> NDArray[np.float64]:
+    def _scores(
+        self, images: Sequence[Image | Tensor], prompts: Sequence[str]
+    ) -> NDArray[np.float64]:
         pictures = np.zeros((BATCH, draw.IMAGE_SIZE, draw.IMAGE_SIZE, 3), dtype=np.uint8)
         for i, image in enumerate(images):
             pictures[i] = as_array(image)

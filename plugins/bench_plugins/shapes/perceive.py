@@ -15,13 +15,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.images import upright_rgb
 from bench_plugins.shapes import draw, grammar
 from bench_plugins.shapes.grammar import Scene, Thing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -115,9 +120,9 @@ def alignment(image: Image.Image, scene: Scene | None) -> float:
     return agreement(perceive(image), scene)
 
 
-def pixels_of(image: Image.Image) -> FloatArray:
-    """A picture of any size and mode as float32 [64, 64, 3], 0 to 255."""
-    rgb = image.convert("RGB")
+def pixels_of(image: Image.Image | Tensor) -> FloatArray:
+    """What `upright_rgb` takes, as float32 [64, 64, 3], 0 to 255."""
+    rgb = upright_rgb(image)
     if rgb.size != (_SIZE, _SIZE):
         rgb = rgb.resize((_SIZE, _SIZE), Image.Resampling.BICUBIC)
     return np.asarray(rgb, dtype=np.float32)
