@@ -130,6 +130,9 @@ def test_a_hub_out_of_reach_is_one_sentence(tmp_path: Path) -> None:
         [f"pickapic:{REPO}", f"pickapic[path={REPO},revision={COMMIT}]"],
         {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
     )
-    assert "BenchError: me/pairs@main: the Hub is switched off (HF_HUB_OFFLINE)" in branch["error"]
+    assert (
+        "BenchError: cannot get me/pairs@main: the Hub is switched off (HF_HUB_OFFLINE)"
+        in branch["error"]
+    )
     assert "BenchError: cannot get me/pairs@" in commit["error"]
     assert "\n" not in commit["error"]
