@@ -53,6 +53,8 @@ def main() -> None:
         if end.code == INTERRUPTED:
             _interrupted()
         raise
+    finally:
+        World.from_environment().close()
 
 
 def _fail(message: str) -> None:
@@ -163,7 +165,6 @@ def run(
             raise BenchError("; ".join(missing))
         folder = out or Path("bench-runs") / plan.recipe.name
         failed = _execute(console, plan, artefacts, found, folder, device, world)
-    world.close()
     if failed:
         sys.exit(1)
 

@@ -55,6 +55,10 @@ class World:
         import torch.distributed as dist
 
         if not dist.is_initialized():
+            # Imported later, as torch._dynamo does, it takes the group into default arguments and
+            # so keeps gloo's threads alive, which now and then abort a process that ends.
+            import torch.distributed.nn  # noqa: F401
+
             # gloo carries objects and CPU tensors; nccl the gradients on GPUs.
             backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
             with _standard_output_on_standard_error():

@@ -115,7 +115,6 @@ def score(
     if world.is_main and outcome.scored:
         with _writing(out, "; the scores are kept, so another --out scores nothing again"):
             _write(_columns(found, outcome), out)
-    world.close()
     if world.is_main:
         _report(console, found, outcome, asked, out, as_json=as_json)
     if outcome.failures:

@@ -138,7 +138,6 @@ def generate(
         if world.is_main:
             _deliver(made.path / FILE, out)
             _print_outcome(console, made.info, out, _recipe_for(plan.backbone, registry))
-    world.close()
 
 
 def _print_plan(

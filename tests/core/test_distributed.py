@@ -88,3 +88,19 @@ def test_processes_exchange_and_fail_together() -> None:
     assert second[1:3] == ["no score for image 3 (in process 0 of 2)", "no score for image 3"]
     assert first[3] == "BenchError ValueError: unforeseen (in process 1 of 2)"
     assert second[3] == "ValueError unforeseen"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_who_has_left_keeps_no_threads() -> None:
+    """A thread that outlives the interpreter now and then aborts the process."""
+    outputs = _run(
+        """
+        import torch._dynamo
+        world.barrier()
+        world.close()
+        from pathlib import Path
+        names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+        print([name for name in names if "gloo" in name])
+        """
+    )
+    assert [output.strip() for output in outputs] == ["[]", "[]"]
