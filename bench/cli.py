@@ -53,8 +53,6 @@ def main() -> None:
         if end.code == INTERRUPTED:
             _interrupted()
         raise
-    finally:
-        World.from_environment().close()
 
 
 def _fail(message: str) -> None:

@@ -8,6 +8,7 @@ does pieces r, r + W, ...; so the number of processes changes no result.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -63,6 +64,8 @@ class World:
             backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
             with _standard_output_on_standard_error():
                 dist.init_process_group(backend, timeout=TIMEOUT)
+            # However the command ends; only who has joined has anything to leave.
+            atexit.register(self.close)
 
     def close(self) -> None:
         """Leave the group."""
