@@ -437,9 +437,7 @@ class HubRecords:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DelimitedRecords:
-    """The rows of a .csv (quotes as usual) or .tsv (no quoting) file under its header."""
-
+class _OneFile:
     path: Path
 
     @property
@@ -451,6 +449,15 @@ class DelimitedRecords:
     def root(self) -> Path:
         """Its folder."""
         return self.path.parent
+
+    def fingerprint(self) -> str:
+        """The sha256 of the file."""
+        return files_hash([self.path])
+
+
+@dataclass(frozen=True, kw_only=True)
+class DelimitedRecords(_OneFile):
+    """The rows of a .csv (quotes as usual) or .tsv (no quoting) file under its header."""
 
     @cached_property
     def columns(self) -> Sequence[str]:
@@ -484,10 +491,6 @@ class DelimitedRecords:
             row += 1
         wanted.check(self.source, row)
 
-    def fingerprint(self) -> str:
-        """The sha256 of the file."""
-        return files_hash([self.path])
-
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
         line = 0
         try:
@@ -505,20 +508,8 @@ class DelimitedRecords:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JsonRecords:
+class JsonRecords(_OneFile):
     """The objects of a .jsonl file, one a line, or of the list in a .json file."""
-
-    path: Path
-
-    @property
-    def source(self) -> str:
-        """The file."""
-        return str(self.path)
-
-    @property
-    def root(self) -> Path:
-        """Its folder."""
-        return self.path.parent
 
     @cached_property
     def columns(self) -> Sequence[str]:
@@ -544,10 +535,6 @@ class JsonRecords:
                 yield row, {name: found.get(name) for name in columns}
             row += 1
         wanted.check(self.source, row)
-
-    def fingerprint(self) -> str:
-        """The sha256 of the file."""
-        return files_hash([self.path])
 
     def _objects(self) -> Iterator[Mapping[str, Any]]:
         values = _json_lines if self.path.suffix.lower() == ".jsonl" else _json_list
