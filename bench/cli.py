@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench import terminal
+from bench import interrupts, terminal
 from bench.distributed import World
 from bench.errors import BenchError
 from bench.evaluation.score_command import score
@@ -35,23 +35,28 @@ app.command()(score)
 app.add_typer(env_app, name="env")
 
 LEADERBOARDS = Path("leaderboards")
-INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells have it."""
 
 
 def main() -> None:
     """Run the command line; mistakes of the user end in one line and exit code 1."""
     try:
-        _add_plugin_commands()
-        app()
+        world = World.from_environment()
+        with interrupts.watched(alone=world.size == 1):
+            _run(world)
     except BenchError as error:
         _fail(str(error))
+
+
+def _run(world: World) -> None:
+    try:
+        _add_plugin_commands()
+        app()
     except KeyboardInterrupt:
-        _interrupted()
+        interrupts.end(alone=world.size == 1)
     except SystemExit as end:
-        # What typer makes of a KeyboardInterrupt.
-        if end.code == INTERRUPTED:
-            _interrupted()
+        # Typer makes one of a KeyboardInterrupt.
+        if interrupts.asked() or end.code == interrupts.CODE:
+            interrupts.end(alone=world.size == 1)
         raise
 
 
@@ -60,14 +65,6 @@ def _fail(message: str) -> None:
     if World.from_environment().is_main:
         typer.echo(f"error: {message}", err=True)
     sys.exit(1)
-
-
-def _interrupted() -> None:
-    # Of several processes, whoever has started them says it.
-    if World.from_environment().size == 1:
-        said = "interrupted: what is finished is kept, and the same command goes on from there"
-        typer.echo(said, err=True)
-    sys.exit(INTERRUPTED)
 
 
 def _add_plugin_commands() -> None:

@@ -126,7 +126,7 @@ def generate(
             return
         made = Artefact(artefacts.path(stage.name, stage.key))
         finished = stage.key in found.finished
-        same = finished and made.manifest["files"][FILE]["sha256"]
+        same = finished and made.manifest.files[FILE].sha256
         lost = world.is_main and not overwrite and out.exists() and file_sha256(out) != same
         if world.from_main(lost):
             raise BenchError(
