@@ -58,6 +58,8 @@ memory) is no fault of the file."""
 _NO_SYNC = frozenset((errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EROFS, errno.EACCES))
 """What says that a file system cannot be asked to write out a file or folder."""
 
+_AS_ONESELF = os.access in os.supports_effective_ids
+
 
 def content_key(data: Mapping[str, Any]) -> str:
     """The key of JSON data: 20 hex digits of the sha256 of its canonical form."""
@@ -220,7 +222,7 @@ class Artefact:
                     right = found[name][0] == expected.size and file_sha256(path) == expected.sha256
                     if not right:
                         raise DamagedArtefactError(f"{path} differs from its checksum")
-                elif not os.access(path, os.R_OK):
+                elif not os.access(path, os.R_OK, effective_ids=_AS_ONESELF):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             except OSError as error:
                 raise _damaged(path, error) from error
@@ -261,9 +263,10 @@ class Partial:
     def earlier_seconds(self) -> float:
         """Seconds that interrupted attempts at this stage have already spent."""
         try:
-            return float(sealed.read(self.folder / "seconds")["seconds"])
+            found = float(sealed.read(self.folder / "seconds")["seconds"])
         except (OSError, ValueError, KeyError, TypeError):
             return 0.0
+        return found if 0 <= found < math.inf else 0.0
 
     def note_seconds(self, seconds: float) -> None:
         """Record what all attempts have spent so far."""
