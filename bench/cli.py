@@ -14,7 +14,9 @@ from bench.distributed import World
 from bench.errors import BenchError
 from bench.evaluation.score_command import score
 from bench.isolation.command import env_app
+from bench.launch import end_with_launcher, launch
 from bench.preferences.command import data_app
+from bench.store_command import store_app
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,12 +35,14 @@ app.add_typer(leaderboard_app, name="leaderboard")
 app.add_typer(data_app, name="data")
 app.command()(score)
 app.add_typer(env_app, name="env")
+app.add_typer(store_app, name="store")
 
 LEADERBOARDS = Path("leaderboards")
 
 
 def main() -> None:
     """Run the command line; mistakes of the user end in one line and exit code 1."""
+    end_with_launcher()
     try:
         world = World.from_environment()
         with interrupts.watched(alone=world.size == 1):
@@ -118,8 +122,6 @@ def run(
     """Train, sample, score and compare methods; what is finished is never done again."""
     world = World.from_environment()
     if num_processes > 1 and world.size == 1 and not dry_run:
-        from bench.launch import launch
-
         sys.exit(launch(num_processes, sys.argv[1:]))
     from bench import plan as planning
     from bench import recipe as recipes
@@ -144,7 +146,8 @@ def run(
     chosen = recipes.load(registry, recipe, overrides)
     plan = planning.make(chosen, registry, download=not dry_run)
     artefacts = Store(store)
-    with clear_io_errors():
+    folder = out or Path("bench-runs") / chosen.name
+    with clear_io_errors(store, folder):
         if world.size > 1:
             device = terminal.device(device, world)
             world.connect(device)
@@ -158,7 +161,6 @@ def run(
             return
         if missing:
             raise BenchError("; ".join(missing))
-        folder = out or Path("bench-runs") / plan.recipe.name
         failed = _execute(console, plan, artefacts, found, folder, device, world)
     if failed:
         sys.exit(1)

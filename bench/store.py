@@ -198,17 +198,12 @@ class Artefact:
         """Counts and notes that the stage left for the report; the same for the same key."""
         return dict(self.manifest.info)
 
-    def verify(
-        self,
-        seen: Mapping[str, list[int]] = MappingProxyType({}),
-        advance: Callable[[int], None] = lambda _: None,
-    ) -> dict[str, list[int]]:
+    def verify(self, seen: Mapping[str, list[int]] = MappingProxyType({})) -> dict[str, list[int]]:
         """Compare every file with its checksum.
 
         Args:
             seen: what an earlier call returned; a file whose size, inode and time of change are
                 still the same is not read again.
-            advance: called with the size of each file that was looked at.
 
         Raises:
             DamagedArtefactError: names the first file that is missing or differs.
@@ -226,7 +221,6 @@ class Artefact:
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             except OSError as error:
                 raise _damaged(path, error) from error
-            advance(expected.size)
         return found
 
     def foreign(self) -> list[Path]:
@@ -305,21 +299,22 @@ class Store:
             self._remember(key, found)
         return artefact
 
-    def verify(self, artefact: Artefact, advance: Callable[[int], None] = lambda _: None) -> None:
-        """Read every byte of an artefact, whatever was found before.
+    def verify(self, artefact: Artefact) -> int:
+        """Read every byte of an artefact, whatever was found before; how many there are.
 
         Raises:
             DamagedArtefactError: names the first file that is missing or differs.
         """
         key = artefact.path.name
         try:
-            found = artefact.verify(advance=advance)
+            found = artefact.verify()
         except DamagedArtefactError:
             # Later runs, which trust the note, would take it to be right.
             with suppress(OSError):
                 self._note(key).unlink()
             raise
         self._remember(key, found)
+        return sum(size for size, *_ in found.values())
 
     def artefacts(self) -> list[Artefact]:
         """Everything that lies in the place of an artefact, by path."""
@@ -355,6 +350,16 @@ class Store:
                 f"the same command again"
             ) from error
         _remove(aside)
+
+    def discard_if_damaged(self, stage: str, key: str) -> bool:
+        """Look again, under the key's lock that the caller holds, and discard it if need be."""
+        try:
+            if os.path.lexists(self.path(stage, key)):
+                self.verify(Artefact(self.path(stage, key)))
+        except DamagedArtefactError:
+            self.discard(stage, key)
+            return True
+        return False
 
     def _set_aside(self, path: Path) -> Path:
         """Move what is there out of the way."""

@@ -115,7 +115,7 @@ def generate(
     plan, stage = planning.make_generation(recipe, registry, download=not dry_run)
     artefacts = Store(store)
     console = terminal.console(quiet=not world.is_main)
-    with clear_io_errors():
+    with clear_io_errors(store, out.parent):
         if world.size > 1:
             device = terminal.device(device, world)
             world.connect(device)
