@@ -14,7 +14,7 @@ from bench.distributed import World
 from bench.errors import BenchError
 from bench.evaluation.score_command import score
 from bench.isolation.command import env_app
-from bench.launch import end_with_launcher, launch
+from bench.launch import join_launch, launch
 from bench.preferences.command import data_app
 from bench.store_command import store_app
 
@@ -42,7 +42,7 @@ LEADERBOARDS = Path("leaderboards")
 
 def main() -> None:
     """Run the command line; mistakes of the user end in one line and exit code 1."""
-    end_with_launcher()
+    join_launch()
     try:
         world = World.from_environment()
         with interrupts.watched(alone=world.size == 1):

@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from bench.errors import BenchError
 
@@ -49,18 +49,29 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         ended.callback(os.close, ours)
         ended.callback(os.close, theirs)
         for rank in range(processes):
-            process = subprocess.Popen(
-                # Nothing of the current folder, which may hold a torch.py, is imported (-P).
-                [sys.executable, "-P", "-m", "bench", *arguments],
-                env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                pass_fds=[theirs],
-            )
-            running.append(process)
+            with _interrupts_later():
+                process = subprocess.Popen(
+                    # Nothing of the current folder, which may hold a torch.py, is imported (-P).
+                    [sys.executable, "-P", "-m", "bench", *arguments],
+                    env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                    pass_fds=[theirs],
+                )
+                running.append(process)
         return _wait(running)
 
 
-def end_with_launcher() -> None:
-    """Where this process is one of a launch: end it, at once, when the launcher ends.
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Ctrl-C waits: here until the block ends, in what is started there until `join_launch`."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
+def join_launch() -> None:
+    """Where this process is one of a launch: end it at once when the launcher ends, or at Ctrl-C.
 
     The system could signal that itself (PR_SET_PDEATHSIG), but only Linux does, and only from the
     moment when it was asked; a pipe that is already closed is noticed as well.
@@ -77,6 +88,9 @@ def end_with_launcher() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=wait, name="launcher", daemon=True).start()
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
 def meeting_point(processes: int) -> dict[str, str]:
@@ -102,7 +116,11 @@ def _end(running: Sequence[subprocess.Popen[bytes]]) -> None:
 def _wait(running: Sequence[subprocess.Popen[bytes]]) -> int:
     failed_at: float | None = None
     while any(process.poll() is None for process in running):
-        if failed_at is None and any(process.poll() for process in running):
+        ended = [process.poll() or 0 for process in running]
+        if any(code < 0 for code in ended):
+            # Killed, it cannot have told the others; they would wait for it.
+            break
+        if failed_at is None and any(ended):
             failed_at = time.monotonic()
         if failed_at is not None and time.monotonic() - failed_at > _GRACE_SECONDS:
             break
