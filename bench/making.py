@@ -140,11 +140,6 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def is_full(error: Exception) -> bool:
-    """Whether an error of any class says that the disk is full."""
-    return "No space left on device" in str(error) or "File too large" in str(error)
-
-
 class _Noting:
     """A task that also notes the seconds spent, so that an interrupted job's cost is whole."""
 

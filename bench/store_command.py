@@ -30,8 +30,8 @@ def verify(
     time of change stay the same. This finds what such a look misses, such as a failing disk.
     """
     from bench import terminal
+    from bench.io_errors import clear_io_errors
     from bench.progress import Progress
-    from bench.runner import clear_io_errors
     from bench.store import Store
 
     opened = Store(store)

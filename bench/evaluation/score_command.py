@@ -73,11 +73,11 @@ def score(
     from bench import terminal
     from bench.evaluation.image_scores import score_all
     from bench.evaluation.sources import open_images
+    from bench.io_errors import clear_io_errors
     from bench.leaderboard.results import safe_name
     from bench.plan import named_or_path
     from bench.progress import Progress
     from bench.registry import default_registry, spec_text
-    from bench.runner import clear_io_errors
     from bench.store import Store
 
     name = safe_name(images.resolve().name) or "images"
