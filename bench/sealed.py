@@ -78,11 +78,15 @@ def read_checked(path: Path) -> bytes:
 
 
 def _read_regular(path: Path, largest: int | None = _LARGEST) -> bytes:
-    # A pipe without a writer would be waited for as it is opened.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+    with open(path, "rb", opener=_without_waiting) as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise ValueError("no regular file")
         if largest is not None and found.st_size > largest:
             raise ValueError("too large")
         return file.read()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe that nobody writes to would be waited for."""
+    return os.open(path, flags | os.O_NONBLOCK)
