@@ -445,8 +445,9 @@ class Store:
                 if held is not None:
                     _remove(folder)
                     os.close(held)
-        for aside in self.root.glob("discarded/*"):
-            _remove(aside)
+        # Whoever still writes such a note does without.
+        for left in (*self.root.glob("discarded/*"), *self.root.glob("verified/.*.tmp")):
+            _remove(left)
 
     def commit(
         self,
