@@ -28,3 +28,7 @@ class DivergedError(BenchError):
 
 class DamagedArtefactError(BenchError):
     """A finished artefact's bytes no longer match the checksums taken when it was made."""
+
+
+class StoreError(BenchError):
+    """The suite's own files cannot be written: the whole run ends, since nothing could be kept."""

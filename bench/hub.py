@@ -8,7 +8,6 @@ resolved to the commit that it means now, so that results always name the bytes 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from bench import sealed
 from bench.errors import BenchError
 from bench.store import file_sha256, write_atomic
 
@@ -202,7 +202,7 @@ def cached_sha256(path: Path) -> str:
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     note = root / "diffusion-preference-bench" / "sha256" / f"{told}.json"
     try:
-        known = json.loads(note.read_text())
+        known = sealed.read(note)
         if known["state"] == state:
             return str(known["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -210,7 +210,7 @@ def cached_sha256(path: Path) -> str:
     digest = file_sha256(real)
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(note, json.dumps({"state": state, "sha256": digest}).encode())
+        write_atomic(note, sealed.seal({"state": state, "sha256": digest}))
     except OSError:
         # A read-only home costs time, no correctness.
         return digest

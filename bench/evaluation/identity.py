@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from bench import images as image_files
+from bench import sealed
 from bench.ahead import ahead
 from bench.distributed import World
 from bench.errors import BenchError
@@ -39,13 +39,13 @@ def identify(images: ImageSet, store: Path, progress: Progress, world: World) ->
             # A store that may only be read is as good, but slower.
             with suppress(OSError):
                 note.parent.mkdir(parents=True, exist_ok=True)
-                write_atomic(note, json.dumps({"sha256": known}).encode())
+                write_atomic(note, sealed.seal({"sha256": known}))
     return known
 
 
 def _noted(note: Path) -> str | None:
     try:
-        return str(json.loads(note.read_bytes())["sha256"])
+        return str(sealed.read(note)["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -15,8 +15,9 @@ from bench.evaluation import overlong
 from bench.evaluation.identity import identify
 from bench.evaluation.image_set import ImageSet
 from bench.evaluation.scoring import score_in_chunks
+from bench.io_errors import is_full
 from bench.isolation.scorer import load
-from bench.making import SCORING_REMEDY, Maker, is_full
+from bench.making import SCORING_REMEDY, Maker
 from bench.progress import Progress, Task
 from bench.protocols import Scorer
 from bench.registry import Registry

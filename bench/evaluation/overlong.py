@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import sealed
 from bench.protocols import LoadedScorer
 from bench.store import write_atomic
 
@@ -34,8 +34,8 @@ def noting(
     def loaded() -> LoadedScorer:
         scorer = load()
         note = work / _NOTE
-        if not note.exists():
-            write_atomic(note, json.dumps(count(scorer, prompts)).encode())
+        if not noted(work):
+            write_atomic(note, sealed.seal(count(scorer, prompts)))
         return scorer
 
     return loaded
@@ -43,8 +43,10 @@ def noting(
 
 def noted(work: Path) -> dict[str, int]:
     """What `noting` left: a part of the artefact's info."""
-    note = work / _NOTE
-    return dict(json.loads(note.read_bytes())) if note.exists() else {}
+    try:
+        return sealed.read(work / _NOTE)
+    except (OSError, ValueError):
+        return {}
 
 
 def warning(scorer: str, info: Mapping[str, Any]) -> str:

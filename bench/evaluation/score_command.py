@@ -73,11 +73,11 @@ def score(
     from bench import terminal
     from bench.evaluation.image_scores import score_all
     from bench.evaluation.sources import open_images
+    from bench.io_errors import clear_io_errors
     from bench.leaderboard.results import safe_name
     from bench.plan import named_or_path
     from bench.progress import Progress
     from bench.registry import default_registry, spec_text
-    from bench.runner import clear_io_errors
     from bench.store import Store
 
     name = safe_name(images.resolve().name) or "images"
@@ -99,7 +99,7 @@ def score(
     console.quiet = not world.is_main
     progress = Progress(console)
     progress.say(f"{len(found):,} images of {len(set(found.prompts)):,} prompts: {images}")
-    with clear_io_errors():
+    with clear_io_errors(store):
         if world.size > 1:
             device = terminal.device(device, world)
             world.connect(device)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench import sealed
 from bench.distributed import ALONE, World
 from bench.errors import BenchError
 from bench.protocols import LoadedScorer
@@ -75,7 +76,7 @@ def score_in_chunks(
             if chunk in missing:
                 buffer = io.BytesIO()
                 np.save(buffer, next(parts), allow_pickle=False)
-                write_atomic(files[chunk], buffer.getvalue())
+                write_atomic(files[chunk], sealed.add_checksum(buffer.getvalue()))
             # The other processes are at their chunk of the same turn.
             advance(done)
     found = [_read(files[chunk], len(chunk)) for chunk in chunks]
@@ -123,7 +124,7 @@ def rated(
 def _read(file: Path, rows: int) -> np.ndarray | None:
     """A finished chunk; None if it is absent or damaged, so that it is scored again."""
     try:
-        part: np.ndarray = np.load(file, allow_pickle=False)
+        part: np.ndarray = np.load(io.BytesIO(sealed.read_checked(file)), allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return part if part.shape == (rows,) else None

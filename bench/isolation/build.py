@@ -185,11 +185,13 @@ def _reading(command: list[str]) -> Iterator[subprocess.Popen[str]]:
         text=True,
         encoding="utf-8",
         errors="replace",
+        # A group of its own can be ended with all that it starts.
+        start_new_session=True,
     ) as process:
         try:
             yield process
         except BaseException:
-            process.kill()
+            found.end_session(process)
             raise
 
 

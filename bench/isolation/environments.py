@@ -369,7 +369,7 @@ def _run_check(python: Path, arguments: Sequence[str], out: IO[bytes]) -> int:
             end_session(process)
 
 
-def end_session(process: subprocess.Popen[bytes]) -> None:
+def end_session(process: subprocess.Popen[Any]) -> None:
     """Kill a process that has a session of its own, with all that it started there."""
     if process.returncode is None:
         with suppress(ProcessLookupError, PermissionError):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench import sealed
 from bench.ahead import ahead
 from bench.distributed import World
 from bench.errors import BenchError
@@ -325,7 +326,7 @@ def _write_chunk(file: Path, found: Sequence[SeenPair]) -> None:
     }
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer)
-    write_atomic(file, buffer.getvalue())
+    write_atomic(file, sealed.add_checksum(buffer.getvalue()))
 
 
 def _read_chunk(file: Path, pairs: int) -> _Notes | None:
@@ -334,8 +335,8 @@ def _read_chunk(file: Path, pairs: int) -> _Notes | None:
     import pyarrow.parquet as pq
 
     try:
-        found = pq.ParquetFile(file).read()
-    except (OSError, pa.ArrowException):
+        found = pq.read_table(pa.BufferReader(sealed.read_checked(file)))
+    except (OSError, ValueError, pa.ArrowException):
         return None
     if found.num_rows != pairs:
         return None

@@ -16,9 +16,10 @@ from rich.console import Console
 from bench import outputs
 from bench import plan as planning
 from bench.errors import BenchError
+from bench.io_errors import clear_io_errors
 from bench.leaderboard import tables
 from bench.progress import Progress
-from bench.runner import Runner, RunOutcome, clear_io_errors, status
+from bench.runner import Runner, RunOutcome, status
 from bench.stages import Plan
 from bench.store import Store
 from bench.work import memory_remedy
@@ -120,13 +121,13 @@ def test_interrupted_anywhere_it_ends_with_the_same_bytes(
 
     store, count, real = Store(tmp_path / "store"), [0], stores.write_atomic
 
-    def write(path: Path, data: bytes) -> None:
+    def write(path: Path, data: bytes, **options: bool) -> None:
         if path.name != "seconds":
             count[0] += 1
             if count[0] == at:
                 path.with_name(f".{path.name}.tmp").write_bytes(data[: len(data) // 2])
                 raise _Killed
-        real(path, data)
+        real(path, data, **options)
 
     for name, module in list(sys.modules.items()):
         if name.startswith("bench.") and getattr(module, "write_atomic", None) is real:
