@@ -227,16 +227,19 @@ def _count(number: int, what: str) -> str:
 
 @app.command()
 def plugins(
+    context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="Show this plugin's options.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """List every plugin, or show one with its options."""
     from bench import listing
+    from bench.prints import reserve_stdout
     from bench.registry import default_registry
 
+    stdout = reserve_stdout(context, as_json)
     registry = default_registry()
-    if as_json:
-        typer.echo(json.dumps(listing.as_data(registry, name), indent=1))
+    if stdout:
+        stdout.emit(json.dumps(listing.as_data(registry, name), indent=1))
     else:
         listing.show(terminal.console(), registry, name)
 
