@@ -83,10 +83,16 @@ def _closure(name: str) -> dict[str, Path]:
     roots = _roots(name, start)
     tops = {_top(name)} if _INSTALLED.intersection(start.parts) else None
     found, todo = {name: start}, [name, *_parents(name)]
+    elsewhere = {_CORE}
     while todo:
         module = todo.pop()
+        top = _top(module)
+        if top in elsewhere or (tops and top not in tops):
+            continue
         path = found.get(module) or _find(module, roots)
-        if path is None or _top(module) == _CORE or (tops and _top(module) not in tops):
+        if path is None:
+            if not any((root / top).is_dir() for root in roots):
+                elsewhere.add(top)
             continue
         found[module] = path
         wanted = _imports(path, _stamp(path), module)
