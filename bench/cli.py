@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench import terminal
+from bench import interrupts, terminal
 from bench.distributed import World
 from bench.errors import BenchError
 from bench.evaluation.score_command import score
 from bench.isolation.command import env_app
+from bench.launch import end_with_launcher, launch
 from bench.preferences.command import data_app
+from bench.store_command import store_app
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,25 +35,32 @@ app.add_typer(leaderboard_app, name="leaderboard")
 app.add_typer(data_app, name="data")
 app.command()(score)
 app.add_typer(env_app, name="env")
+app.add_typer(store_app, name="store")
 
 LEADERBOARDS = Path("leaderboards")
-INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells have it."""
 
 
 def main() -> None:
     """Run the command line; mistakes of the user end in one line and exit code 1."""
+    end_with_launcher()
+    try:
+        world = World.from_environment()
+        with interrupts.watched(alone=world.size == 1):
+            _run(world)
+    except BenchError as error:
+        _fail(str(error))
+
+
+def _run(world: World) -> None:
     try:
         _add_plugin_commands()
         app()
-    except BenchError as error:
-        _fail(str(error))
     except KeyboardInterrupt:
-        _interrupted()
+        interrupts.end(alone=world.size == 1)
     except SystemExit as end:
-        # What typer makes of a KeyboardInterrupt.
-        if end.code == INTERRUPTED:
-            _interrupted()
+        # Typer makes one of a KeyboardInterrupt.
+        if interrupts.asked() or end.code == interrupts.CODE:
+            interrupts.end(alone=world.size == 1)
         raise
 
 
@@ -60,14 +69,6 @@ def _fail(message: str) -> None:
     if World.from_environment().is_main:
         typer.echo(f"error: {message}", err=True)
     sys.exit(1)
-
-
-def _interrupted() -> None:
-    # Of several processes, whoever has started them says it.
-    if World.from_environment().size == 1:
-        said = "interrupted: what is finished is kept, and the same command goes on from there"
-        typer.echo(said, err=True)
-    sys.exit(INTERRUPTED)
 
 
 def _add_plugin_commands() -> None:
@@ -121,8 +122,6 @@ def run(
     """Train, sample, score and compare methods; what is finished is never done again."""
     world = World.from_environment()
     if num_processes > 1 and world.size == 1 and not dry_run:
-        from bench.launch import launch
-
         sys.exit(launch(num_processes, sys.argv[1:]))
     from bench import plan as planning
     from bench import recipe as recipes
@@ -147,7 +146,8 @@ def run(
     chosen = recipes.load(registry, recipe, overrides)
     plan = planning.make(chosen, registry, download=not dry_run)
     artefacts = Store(store)
-    with clear_io_errors():
+    folder = out or Path("bench-runs") / chosen.name
+    with clear_io_errors(store, folder):
         if world.size > 1:
             device = terminal.device(device, world)
             world.connect(device)
@@ -161,7 +161,6 @@ def run(
             return
         if missing:
             raise BenchError("; ".join(missing))
-        folder = out or Path("bench-runs") / plan.recipe.name
         failed = _execute(console, plan, artefacts, found, folder, device, world)
     if failed:
         sys.exit(1)

@@ -6,47 +6,77 @@ Several machines are a matter for `accelerate launch` or `torchrun`, which set t
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from bench.errors import BenchError
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 15.0
 """How long the others may take to end by themselves after one has failed."""
+_LIFELINE = "BENCH_LAUNCHER"
+"""The variable that names the descriptor which closes with the launcher."""
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:
     """Start `python -m bench arguments` in N processes and wait for all; the exit code.
 
-    If one fails, the others, which may wait for it, are ended.
+    If one fails, the others, which may wait for it, are ended. None outlives this process, however
+    it ends.
 
     Raises:
-        BenchError: a process other than the main one, which reports its own failures, ended.
+        BenchError: a process ended that could not say itself why.
+        KeyboardInterrupt: one was interrupted.
     """
     threads = max(1, (os.cpu_count() or 1) // processes)
+    # Nobody writes: the system closes our end when this process ends, even by SIGKILL.
+    theirs, ours = os.pipe()
     shared = {
         "OMP_NUM_THREADS": str(threads),
         **os.environ,
         **meeting_point(processes),
+        _LIFELINE: str(theirs),
     }
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "bench", *arguments],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(processes)
-    ]
-    try:
+    running: list[subprocess.Popen[bytes]] = []
+    with ExitStack() as ended:
+        ended.callback(_end, running)
+        ended.callback(os.close, ours)
+        ended.callback(os.close, theirs)
+        for rank in range(processes):
+            process = subprocess.Popen(
+                # Nothing of the current folder, which may hold a torch.py, is imported (-P).
+                [sys.executable, "-P", "-m", "bench", *arguments],
+                env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                pass_fds=[theirs],
+            )
+            running.append(process)
         return _wait(running)
-    finally:
-        for process in running:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+
+
+def end_with_launcher() -> None:
+    """Where this process is one of a launch: end it, at once, when the launcher ends.
+
+    The system could signal that itself (PR_SET_PDEATHSIG), but only Linux does, and only from the
+    moment when it was asked; a pipe that is already closed is noticed as well.
+    """
+    descriptor = os.environ.pop(_LIFELINE, None)
+    if descriptor is None:
+        return
+    lifeline = int(descriptor)
+    # Or a process that this one starts would be told too, and could be what keeps it waiting.
+    os.set_inheritable(lifeline, False)
+
+    def wait() -> None:
+        os.read(lifeline, 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, name="launcher", daemon=True).start()
 
 
 def meeting_point(processes: int) -> dict[str, str]:
@@ -61,6 +91,14 @@ def meeting_point(processes: int) -> dict[str, str]:
     }
 
 
+def _end(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    # All are told before any is waited for.
+    for process in running:
+        process.kill()
+    for process in running:
+        process.wait()
+
+
 def _wait(running: Sequence[subprocess.Popen[bytes]]) -> int:
     failed_at: float | None = None
     while any(process.poll() is None for process in running):
@@ -70,12 +108,24 @@ def _wait(running: Sequence[subprocess.Popen[bytes]]) -> int:
             break
         time.sleep(_POLL_SECONDS)
     codes = [process.poll() for process in running]
-    if codes[0] in (0, None):
-        failed = [(rank, code) for rank, code in enumerate(codes) if code]
-        if failed:
-            rank, code = failed[0]
+    if -signal.SIGINT in codes:
+        raise KeyboardInterrupt
+    main = codes[0]
+    if main is not None and main > 0:
+        # It has said itself why.
+        return main
+    for rank, code in enumerate(codes):
+        if code:
             raise BenchError(
-                f"process {rank} of {len(running)} ended with exit code {code}, so the run was "
-                f"stopped; the same command goes on from here"
+                f"process {rank} of {len(running)} {_how(code)}, so the run was stopped; the same "
+                f"command goes on from here"
             )
-    return codes[0] or 0
+    return 0
+
+
+def _how(code: int) -> str:
+    if code > 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name
+    hint = " (has the machine run out of memory?)" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"

@@ -8,10 +8,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from bench import interrupts
 from bench.distributed import ALONE, World
 from bench.errors import BenchError, DamagedArtefactError
 from bench.measure import Meter
 from bench.progress import Progress, Task
+from bench.provenance import made_here
 from bench.store import Cost, Partial, Store
 
 
@@ -61,13 +63,11 @@ class Maker:
             The info; None where another run finished it meanwhile.
         """
         with ExitStack() as held:
-            if self.world.is_main:
-                held.enter_context(self.store.lock(job.key, lambda: self._say_waiting(job)))
-            if self.world.from_main(self.world.is_main and self._finished_meanwhile(job)):
+            # What keeps the main process from it must not leave the others waiting.
+            with self.world.together():
+                finished = self.world.is_main and self._claim(job, held)
+            if self.world.from_main(finished):
                 return None
-            if self.world.is_main:
-                self.store.begin(job.key)
-            self.world.barrier()
             partial = self.store.partial(job.key)
             earlier, meter = partial.earlier_seconds(), Meter(self.device)
             with self.progress.task(job.label, units()) as task:
@@ -78,16 +78,26 @@ class Maker:
 
                 info, passes = work(partial, _Noting(task, note))
             peak = max(self.world.gather(meter.peak_memory_mb))
-            if self.world.is_main:
-                cost = Cost(
-                    seconds=round(earlier + meter.seconds, 3),
-                    passes=passes,
-                    peak_memory_mb=round(peak, 1),
-                    processes=self.world.size,
-                )
-                self.store.commit(job.name, job.key, partial, cost, info)
-            self.world.barrier()
+            with self.world.together():
+                if self.world.is_main:
+                    interrupts.check()
+                    cost = Cost(
+                        seconds=round(earlier + meter.seconds, 3),
+                        passes=passes,
+                        peak_memory_mb=round(peak, 1),
+                        processes=self.world.size,
+                    )
+                    made_with = made_here(self.device)
+                    self.store.commit(job.name, job.key, partial, cost, info, made_with)
             return info
+
+    def _claim(self, job: Job, held: ExitStack) -> bool:
+        """Lock the job; whether another run has finished it meanwhile, else it is begun."""
+        held.enter_context(self.store.lock(job.key, lambda: self._say_waiting(job)))
+        if self._finished_meanwhile(job):
+            return True
+        self.store.begin(job.name, job.key)
+        return False
 
     def failed(self, job: Job, error: Exception, memory_remedy: str) -> str:
         """Say why a job failed; an unforeseen error leaves its traceback in a file.
@@ -142,6 +152,7 @@ class _Noting:
         self._task, self._note = task, note
 
     def advance(self, amount: int, note: str = "") -> None:
+        interrupts.check()
         self._task.advance(amount, note)
         self._note()
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-import platform
 import shutil
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench import provenance
 from bench.leaderboard import cards, contact_sheet, results, tables
 from bench.plan import SPEED_ONLY
 from bench.runner import RunOutcome
@@ -19,7 +18,6 @@ from bench.stages import Cell, Plan, Stage
 from bench.store import MANIFEST, Artefact, Store, write_atomic
 
 SHEET_ROWS = 8
-_PROVENANCE = ("torch", "diffusers", "transformers", "open_clip_torch", "numpy")
 
 
 def write(plan: Plan, store: Store, out: Path, outcome: RunOutcome, device: str) -> tables.Tables:
@@ -117,17 +115,24 @@ def _record(
             "scorers": plan.described["scorers"],
         },
         cost=_cost(plan, cell, store, failures),
-        provenance={
-            "device": device,
-            "python": platform.python_version(),
-            **{name: version(name) for name in _PROVENANCE},
-        },
+        provenance=_provenance(cell, store, failures),
         evaluations=evaluations,
     )
 
 
 def _info(store: Store, stage: Stage | None) -> dict[str, Any]:
     return Artefact(store.path(stage.name, stage.key)).info if stage else {}
+
+
+def _provenance(cell: Cell, store: Store, failures: Mapping[str, str]) -> dict[str, str]:
+    """What made the cell's artefacts, which may be another machine than this one."""
+    stages: list[Stage] = [*cell.samples.values(), *cell.scores.values()]
+    places = [(stage.name, stage.key) for stage in stages]
+    if cell.train:
+        places += [("train", cell.train.key), ("encode", cell.train.encode)]
+        places += [("rewards", key) for key in cell.train.rewards.values()]
+    finished = (place for place in places if place[1] not in failures)
+    return provenance.joined(Artefact(store.path(*p)).manifest.made_with for p in finished)
 
 
 def _cost(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -> results.Cost:

@@ -8,9 +8,11 @@ is `bench.work`.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from bench.distributed import ALONE, World
@@ -23,16 +25,25 @@ from bench.stages import InspectStage, Plan, ScoreStage, Stage, TrainStage
 from bench.store import Store
 from bench.work import InspectFailedError, Worker, memory_remedy
 
-_FATAL = {
+_WRITING = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file would be larger than the system allows",
     errno.EROFS: "the file system is read-only",
+}
+"""What only writing meets."""
+_ANYWHERE = {
     errno.ENOTDIR: "a part of the path is not a folder",
     errno.EEXIST: "a part of the path is not a folder",
+    errno.EISDIR: "it is a folder",
+    errno.ELOOP: "its links lead in a circle",
+    errno.ENAMETOOLONG: "the path is too long",
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
+    errno.EIO: "the disk reports an error",
+    errno.ESTALE: "the file server has lost it",
 }
+"""What reading meets as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,20 +78,48 @@ def status(plan: Plan, store: Store) -> Status:
 
 
 @contextmanager
-def clear_io_errors() -> Iterator[None]:
-    """Turn "disk full", "read-only" and the like into one sentence with the remedy."""
+def clear_io_errors(*written: Path) -> Iterator[None]:
+    """Turn "disk full", "read-only" and the like into one sentence with the remedy.
+
+    Args:
+        written: the folders that this command writes to: its store and its output. An error that
+            names a file elsewhere is one of reading what the user gave.
+    """
     try:
         yield
     except OSError as error:
-        reason = _FATAL.get(error.errno or 0)
-        if reason is None:
+        said = _in_words(error, written)
+        if said is None:
             raise
-        raise BenchError(_cannot_write(str(error.filename or ""), reason)) from error
+        raise BenchError(said) from error
     except Exception as error:
         # Libraries written in Rust wrap the system's error in a class of their own.
         if is_full(error):
             raise BenchError(_cannot_write("", "the disk is full")) from error
         raise
+
+
+def _in_words(error: OSError, written: Sequence[Path]) -> str | None:
+    number, name = error.errno or 0, _name(error)
+    if number in _WRITING:
+        return _cannot_write(name, _WRITING[number])
+    if number not in _ANYWHERE:
+        return None
+    ours = not written or not name or any(_is_below(Path(name), folder) for folder in written)
+    if ours:
+        return _cannot_write(name, _ANYWHERE[number])
+    return f"cannot read {name}: {_ANYWHERE[number]}; what had finished is kept"
+
+
+def _name(error: OSError) -> str:
+    name = error.filename
+    return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else ""
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    """Also where the folder cannot be made because of what lies above it."""
+    path, folder = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
+    return path.is_relative_to(folder) or folder.is_relative_to(path)
 
 
 def _cannot_write(name: str, reason: str) -> str:
@@ -122,7 +161,7 @@ class Runner:
             if cause:
                 failures[stage.key] = cause
                 continue
-            with clear_io_errors():
+            with clear_io_errors(self.store.root):
                 try:
                     ran += [stage.key] if self._make(stage) else []
                 except (InspectFailedError, OSError):

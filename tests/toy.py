@@ -165,10 +165,10 @@ def recipe(folder: Path, **changes: Any) -> Recipe:
 
 
 def artefacts(store: Store) -> dict[str, Any]:
-    """Every artefact's manifest without its cost; the manifest has all files' checksums."""
+    """Every artefact's manifest without its cost; it has the checksums of all other files."""
     found = {}
     for path in sorted(store.root.glob("artefacts/*/*/artefact.json")):
         manifest = json.loads(path.read_text())
-        del manifest["cost"]
+        del manifest["cost"], manifest["checksum"]
         found[f"{path.parent.parent.name}/{path.parent.name}"] = manifest
     return found

@@ -103,7 +103,7 @@ def score(
     console.quiet = not world.is_main
     progress = Progress(console)
     progress.say(f"{len(found):,} images of {len(set(found.prompts)):,} prompts: {images}")
-    with clear_io_errors():
+    with clear_io_errors(store):
         if world.size > 1:
             device = terminal.device(device, world)
             world.connect(device)

@@ -115,7 +115,7 @@ def generate(
     plan, stage = planning.make_generation(recipe, registry, download=not dry_run)
     artefacts = Store(store)
     console = terminal.console(quiet=not world.is_main)
-    with clear_io_errors():
+    with clear_io_errors(store, out.parent):
         if world.size > 1:
             device = terminal.device(device, world)
             world.connect(device)
@@ -126,7 +126,7 @@ def generate(
             return
         made = Artefact(artefacts.path(stage.name, stage.key))
         finished = stage.key in found.finished
-        same = finished and made.manifest["files"][FILE]["sha256"]
+        same = finished and made.manifest.files[FILE].sha256
         lost = world.is_main and not overwrite and out.exists() and file_sha256(out) != same
         if world.from_main(lost):
             raise BenchError(

@@ -201,7 +201,7 @@ def test_processes_share_the_time_but_not_the_passes(folder: Path, tmp_path: Pat
 def test_finished_stages_give_the_rate_of_those_to_come(folder: Path, tmp_path: Path) -> None:
     plan, store = _plan(folder, sampling={"image_seeds": [0, 1]}), _store(tmp_path)
     done = next(stage for stage in plan.stages if stage.name == "sample")
-    store.begin(done.key)
+    store.begin(done.name, done.key)
     partial = store.partial(done.key)
     cost = Cost(seconds=10.0, passes=done.passes, peak_memory_mb=0.0, processes=2)
     store.commit("sample", done.key, partial, cost, {})

@@ -12,7 +12,7 @@ from bench.store import Artefact, Cost, Store, content_key
 
 
 def _make(store: Store, key: str = "k", text: str = "hello") -> Artefact:
-    partial = store.begin(key)
+    partial = store.begin("train", key)
     (partial.out / "sub").mkdir()
     (partial.out / "sub" / "a.txt").write_text(text)
     (partial.work / "state").write_text("half")
@@ -58,10 +58,10 @@ def test_every_harm_is_noticed_and_repaired(tmp_path: Path, harm: str) -> None:
 
 def test_an_unfinished_stage_keeps_its_work(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    partial = store.begin("k")
+    partial = store.begin("train", "k")
     (partial.work / "state").write_text("half")
     partial.note_seconds(12.0)
-    again = Store(tmp_path).begin("k")
+    again = Store(tmp_path).begin("train", "k")
     assert (again.work / "state").read_text() == "half"
     assert again.earlier_seconds() == 12.0
     assert store.find("train", "k") is None
@@ -124,8 +124,8 @@ def test_files_found_right_are_not_read_again_until_they_are_touched(
 def test_what_a_kill_left_behind_a_finished_stage_is_swept_away(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     _make(store)
-    left = store.begin("k")
-    other = store.begin("other")
+    left = store.begin("train", "k")
+    other = store.begin("train", "other")
     store.sweep(["k"])
     assert not left.folder.exists()
     assert other.folder.exists()

@@ -1,0 +1,220 @@
+"""Ctrl-C, as real SIGINTs to real commands: one sentence, exit code 130, nobody left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests import toy
+from tests.lingering import registry
+
+ROOT = Path(__file__).parents[2]
+SENTENCE = "interrupted: what is finished is kept, and the same command goes on from there\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toys")
+    toy.recipe(folder)
+    (folder / "images").mkdir()
+    for i in range(2):
+        from PIL import Image
+
+        Image.new("RGB", (16, 16), (i, 0, 0)).save(folder / "images" / f"{i:05d}.png")
+    return folder
+
+
+def _recipe(folder: Path, target: Path, **changes: object) -> Path:
+    recipe = toy.recipe(folder, methods=["dpo"], scorers=["channel"], label_scorers=["channel"])
+    data = yaml.safe_load(recipe.to_yaml())
+    for key, value in changes.items():
+        data[key] = {**data[key], **value} if isinstance(value, dict) else value
+    target.write_text(yaml.safe_dump(data))
+    return target
+
+
+@contextmanager
+def _start(
+    arguments: Sequence[str], cwd: Path, module: str = "tests.lingering", **variables: str
+) -> Iterator[subprocess.Popen[str]]:
+    """A command in a session of its own, which is ended with the block."""
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", module, *arguments],
+        cwd=cwd,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "LINGERING": str(cwd / "lingering"),
+            "OMP_NUM_THREADS": "1",
+            "BENCH_ENV_DIR": str(cwd / "environments"),
+            **variables,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            for pid in [process.pid, *_offspring(process.pid)]:
+                if _alive(pid):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _offspring(pid: int) -> list[int]:
+    """The processes that it has started, and those that they have started."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = [int(child) for child in task.read_text().split()]
+        except OSError:
+            continue
+        found += [*children, *(pid for child in children for pid in _offspring(child))]
+    return found
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def _wait(for_: Callable[[], object], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not for_():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.02)
+
+
+def _interrupt(process: subprocess.Popen[str], begun: Callable[[], object]) -> None:
+    """Ctrl-C once it has begun, and what is to come of it."""
+    _wait(lambda: begun() or process.poll() is not None)
+    started = _offspring(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert errors == SENTENCE
+    _wait(lambda: not any(_alive(pid) for pid in started), 10)
+
+
+RUNS = {
+    "planning": {"scorers": ["lingering[at=fingerprint]"]},
+    "inspecting": {"pairs": "lingering_pairs"},
+    "loading a backbone": {"backbone": "lingering_backbone[path={folder}/pipeline]"},
+    "labelling": {"label_scorers": ["lingering"]},
+    "loading a scorer": {"scorers": ["lingering[at=load]"], "methods": ["base"]},
+    "scoring": {"scorers": ["lingering"], "methods": ["base"]},
+    "scoring, and the scorer swallows it": {
+        "scorers": ["lingering[at=swallow]"],
+        "methods": ["base"],
+    },
+    "scoring elsewhere": {"scorers": ["lingering[isolate=true]"], "methods": ["base"]},
+    "loading elsewhere": {"scorers": ["lingering[at=load,isolate=true]"], "methods": ["base"]},
+}
+
+
+@pytest.mark.parametrize("stage", RUNS)
+def test_a_run(folder: Path, tmp_path: Path, stage: str) -> None:
+    changes = {
+        key: value.format(folder=folder) if isinstance(value, str) else value
+        for key, value in RUNS[stage].items()
+    }
+    assert registry().entries("scorers")
+    recipe = _recipe(folder, tmp_path / "recipe.yaml", **changes)
+    with _start(["run", "--recipe", str(recipe), "--device", "cpu"], tmp_path) as process:
+        _interrupt(process, (tmp_path / "lingering").exists)
+    # No number of what was not finished.
+    assert not list(tmp_path.glob("bench-runs/store/artefacts/score/*"))
+    assert not (tmp_path / "bench-runs" / "toy").exists()
+
+
+def test_a_run_that_trains(folder: Path, tmp_path: Path) -> None:
+    recipe = _recipe(folder, tmp_path / "recipe.yaml", training={"steps": 100_000})
+    with _start(["run", "--recipe", str(recipe), "--device", "cpu"], tmp_path) as process:
+        _interrupt(process, lambda: list(tmp_path.glob("bench-runs/store/partial/*/work/*.pt")))
+
+
+def test_a_run_that_waits_for_another(folder: Path, tmp_path: Path) -> None:
+    recipe = _recipe(folder, tmp_path / "recipe.yaml", scorers=["lingering"], methods=["base"])
+    command = ["run", "--recipe", str(recipe), "--device", "cpu"]
+    with _start(command, tmp_path) as first:
+        _wait((tmp_path / "lingering").exists)
+        with _start(command, tmp_path) as second:
+            assert second.stdout
+            for line in second.stdout:
+                if "another run is at it" in line:
+                    break
+            _interrupt(second, lambda: True)
+        assert first.poll() is None
+
+
+def test_scoring_a_folder(folder: Path, tmp_path: Path) -> None:
+    command = ["score", str(folder / "images"), "--scorers", "lingering", "--device", "cpu"]
+    (tmp_path / "prompts.txt").write_text("a\nb\n")
+    command += ["--prompts", str(tmp_path / "prompts.txt")]
+    with _start(command, tmp_path) as process:
+        _interrupt(process, (tmp_path / "lingering").exists)
+
+
+def test_a_check_of_pairs(tmp_path: Path) -> None:
+    with _start(["data", "check", "lingering_pairs"], tmp_path) as process:
+        _interrupt(process, (tmp_path / "lingering").exists)
+
+
+def test_a_verification_of_the_store(tmp_path: Path) -> None:
+    from bench.store import Cost, Store
+
+    store = Store(tmp_path / "store")
+    for i in range(200):
+        partial = store.begin("train", f"{i}")
+        with (partial.out / "large").open("wb") as file:
+            file.truncate(2**26)
+        if i == 0:
+            first = store.commit("train", "0", partial, Cost(), {})
+            continue
+        os.link(first.path / "large", partial.out / "again")
+        (first.path.parent / f"{i}").mkdir()
+        for name in ("large", "artefact.json"):
+            os.link(first.path / name, first.path.parent / f"{i}" / name)
+    with _start(["store", "verify", "--store", str(store.root)], tmp_path) as process:
+        assert process.stdout
+        process.stdout.readline()
+        _interrupt(process, lambda: True)
+
+
+def test_the_building_of_an_environment(tmp_path: Path) -> None:
+    """The program that would build it is played by a script."""
+    uv = tmp_path / "bin" / "uv"
+    uv.parent.mkdir()
+    uv.write_text(f"#!/bin/sh\ntouch {tmp_path}/lingering\nsleep 60\n")
+    uv.chmod(0o755)
+    path = f"{uv.parent}:{os.environ['PATH']}"
+    with _start(["env", "create", "hpsv2"], tmp_path, PATH=path) as process:
+        _interrupt(process, (tmp_path / "lingering").exists)
+    assert not [p for p in (tmp_path / "environments").rglob("*") if p.name.startswith("hpsv2-")]
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.01, 0.05, 0.2, 0.5])
+def test_twice(folder: Path, tmp_path: Path, pause: float) -> None:
+    recipe = _recipe(folder, tmp_path / "recipe.yaml", scorers=["lingering"], methods=["base"])
+    with _start(["run", "--recipe", str(recipe), "--device", "cpu"], tmp_path) as process:
+        _wait((tmp_path / "lingering").exists)
+        process.send_signal(signal.SIGINT)
+        time.sleep(pause)
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors == SENTENCE
