@@ -117,6 +117,15 @@ def run(
     num_processes: Annotated[
         int, typer.Option(min=1, help="Processes on this machine, one a GPU, that share the work.")
     ] = 1,
+    fresh: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fresh",
+            metavar="STAGE|METHOD",
+            help="Make this anew, cached or not, and all that follows from it: a stage such as "
+            "train, or a method of the plan. May be given several times.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
 ) -> None:
     """Train, sample, score and compare methods; what is finished is never done again."""
@@ -125,6 +134,7 @@ def run(
         sys.exit(launch(num_processes, sys.argv[1:]))
     from bench import plan as planning
     from bench import recipe as recipes
+    from bench.fresh import chosen as chosen_anew
     from bench.registry import default_registry
     from bench.runner import clear_io_errors, status
     from bench.store import Store
@@ -153,6 +163,7 @@ def run(
             world.connect(device)
         found = world.from_main(status(plan, artefacts) if world.is_main else None)
         assert found is not None
+        found = found.without(chosen_anew(plan, fresh or ()))
         _print_plan(console, plan, artefacts, found, max(num_processes, world.size))
         missing = planning.obstacles(plan, found.finished)
         if dry_run:
@@ -186,7 +197,9 @@ def _execute(
         device = terminal.device(device, world)
         quiet_libraries()
         console.print(f"Running on {device}.", highlight=False)
-        outcome = Runner(plan, store, device, Progress(console), world).run(found.finished)
+        outcome = Runner(plan, store, device, Progress(console), world).run(
+            found.finished, found.anew
+        )
     if not world.is_main:
         return bool(outcome.failures)
     out.mkdir(parents=True, exist_ok=True)
