@@ -14,6 +14,7 @@ import pandas as pd
 from PIL import Image
 
 from bench import Backbone, BenchError, Scorer, option
+from bench.progress import quiet_libraries
 from bench.recipe import Recipe, validate
 from bench.registry import Entry, Registry, default_registry
 from bench.store import Store, file_sha256
@@ -145,6 +146,8 @@ def write_prompts(path: Path, count: int = 5) -> Path:
 def recipe(folder: Path, **changes: Any) -> Recipe:
     """A recipe of the toy world whose files lie in `folder` (made on first use)."""
     if not (folder / "pipeline").exists():
+        # diffusers draws a progress bar where it saves; tests read what `bench` itself prints.
+        quiet_libraries()
         save_tiny_pipeline(folder / "pipeline")
         write_pairs(folder / "pairs.parquet")
         write_prompts(folder / "prompts.tsv")
