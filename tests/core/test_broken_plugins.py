@@ -478,3 +478,26 @@ def test_what_plugins_print_never_reaches_json(tmp_path: Path, noisy: dict[str, 
         _bench(tmp_path, noisy, "score", "list.csv", "--scorers", "noisy", "--json")
     )
     assert scored
+
+
+@pytest.mark.parametrize("body", ["raise SystemExit(3)", "return 5"])
+def test_a_broken_command_is_in_nobodys_way(tmp_path: Path, body: str) -> None:
+    info = tmp_path / "site" / "loud-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: loud\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[bench]\nloud = loud\n")
+    (tmp_path / "site" / "loud.py").write_text(
+        "from bench import Command, hookimpl\n\n"
+        "class Loud(Command):\n    name = 'loud'\n\n"
+        f"    def app(self):\n        {body}\n\n"
+        "@hookimpl\ndef bench_commands():\n    return [Loud]\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    assert "shapes" in _bench(tmp_path, environment, "--help")
+    command = [sys.executable, "-m", "bench", "loud"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: command 'loud' of loud 1.0 (loud): `app`")
+    assert done.stderr.count("\n") == 1
