@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -80,9 +80,20 @@ def _add_plugin_commands() -> None:
         return
     from bench.registry import default_registry
 
-    for entry in default_registry().entries("commands"):
-        command: Any = entry.cls()
-        app.add_typer(command.app(), name=entry.cls.name, help=entry.summary)
+    registry = default_registry()
+    for entry in registry.entries("commands"):
+        name = entry.cls.name
+        try:
+            with registry.asking(entry.cls, "`app`"):
+                group = registry.build("commands", name).app()
+            if not isinstance(group, typer.Typer):
+                raise registry.wrong(entry.cls, "`app` gave no typer.Typer")
+        except BenchError:
+            # In nobody's way but of who asks for it.
+            if words[:1] == [name]:
+                raise
+            continue
+        app.add_typer(group, name=name, help=entry.summary)
 
 
 Methods = Annotated[
@@ -117,6 +128,15 @@ def run(
     num_processes: Annotated[
         int, typer.Option(min=1, help="Processes on this machine, one a GPU, that share the work.")
     ] = 1,
+    fresh: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fresh",
+            metavar="STAGE|METHOD",
+            help="Make this anew, cached or not, and all that follows from it: a stage such as "
+            "train, or a method of the plan. May be given several times.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
 ) -> None:
     """Train, sample, score and compare methods; what is finished is never done again."""
@@ -125,6 +145,7 @@ def run(
         sys.exit(launch(num_processes, sys.argv[1:]))
     from bench import plan as planning
     from bench import recipe as recipes
+    from bench.fresh import chosen as chosen_anew
     from bench.io_errors import clear_io_errors
     from bench.registry import default_registry
     from bench.runner import status
@@ -154,6 +175,7 @@ def run(
             world.connect(device)
         found = world.from_main(status(plan, artefacts) if world.is_main else None)
         assert found is not None
+        found = found.without(chosen_anew(plan, fresh or ()))
         _print_plan(console, plan, artefacts, found, max(num_processes, world.size))
         missing = planning.obstacles(plan, found.finished)
         if dry_run:
@@ -187,7 +209,9 @@ def _execute(
         device = terminal.device(device, world)
         quiet_libraries()
         console.print(f"Running on {device}.", highlight=False)
-        outcome = Runner(plan, store, device, Progress(console), world).run(found.finished)
+        outcome = Runner(plan, store, device, Progress(console), world).run(
+            found.finished, found.anew
+        )
     if not world.is_main:
         return bool(outcome.failures)
     out.mkdir(parents=True, exist_ok=True)
@@ -227,16 +251,19 @@ def _count(number: int, what: str) -> str:
 
 @app.command()
 def plugins(
+    context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="Show this plugin's options.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """List every plugin, or show one with its options."""
     from bench import listing
+    from bench.prints import reserve_stdout
     from bench.registry import default_registry
 
+    stdout = reserve_stdout(context, as_json)
     registry = default_registry()
-    if as_json:
-        typer.echo(json.dumps(listing.as_data(registry, name), indent=1))
+    if stdout:
+        stdout.emit(json.dumps(listing.as_data(registry, name), indent=1))
     else:
         listing.show(terminal.console(), registry, name)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -51,6 +51,9 @@ class Maker:
         job: Job,
         units: Callable[[], int],
         work: Callable[[Partial, Task], tuple[dict[str, Any], int]],
+        inputs: Callable[[], Mapping[str, str]] = dict,
+        *,
+        anew: bool = False,
     ) -> dict[str, Any] | None:
         """Make one artefact.
 
@@ -58,6 +61,8 @@ class Maker:
             job: what is made.
             units: how much there is to do; asked once the lock is held.
             work: fills `partial.out`; gives the artefact's info and the network passes.
+            inputs: the digests of what it is made from, by key; asked once the lock is held.
+            anew: make it even if it is finished; the old artefact stays until this one is.
 
         Returns:
             The info; None where another run finished it meanwhile.
@@ -65,7 +70,8 @@ class Maker:
         with ExitStack() as held:
             # What keeps the main process from it must not leave the others waiting.
             with self.world.together():
-                finished = self.world.is_main and self._claim(job, held)
+                made_from = inputs() if self.world.is_main else {}
+                finished = self.world.is_main and self._claim(job, held, made_from, anew)
             if self.world.from_main(finished):
                 return None
             partial = self.store.partial(job.key)
@@ -88,15 +94,15 @@ class Maker:
                         processes=self.world.size,
                     )
                     made_with = made_here(self.device)
-                    self.store.commit(job.name, job.key, partial, cost, info, made_with)
+                    self.store.commit(job.name, job.key, partial, cost, info, made_with, made_from)
             return info
 
-    def _claim(self, job: Job, held: ExitStack) -> bool:
+    def _claim(self, job: Job, held: ExitStack, inputs: Mapping[str, str], anew: bool) -> bool:
         """Lock the job; whether another run has finished it meanwhile, else it is begun."""
         held.enter_context(self.store.lock(job.key, lambda: self._say_waiting(job)))
-        if self._finished_meanwhile(job):
+        if not anew and self._finished_meanwhile(job, inputs):
             return True
-        self.store.begin(job.name, job.key)
+        self.store.begin(job.name, job.key, inputs, anew=anew)
         return False
 
     def failed(self, job: Job, error: Exception, memory_remedy: str) -> str:
@@ -121,9 +127,10 @@ class Maker:
     def _say_waiting(self, job: Job) -> None:
         self.progress.say(f"  {job.label}: another run is at it, waiting for its result")
 
-    def _finished_meanwhile(self, job: Job) -> bool:
+    def _finished_meanwhile(self, job: Job, inputs: Mapping[str, str]) -> bool:
         try:
-            return self.store.find(job.name, job.key) is not None
+            found = self.store.find(job.name, job.key)
+            return found is not None and found.manifest.inputs == inputs
         except DamagedArtefactError as error:
             self.progress.say(f"damaged artefact: {error}; making it again")
             self.store.discard(job.name, job.key)

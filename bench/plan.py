@@ -1,12 +1,13 @@
 """From a recipe to the ordered stages that it needs, each with its key. No torch, no writing.
 
-A stage's key hashes what changes its bytes: resolved plugins with their options and
-fingerprints, the inputs' keys, and the stage's own version. Batch sizes chosen for speed, paths
-and devices are left out.
+A stage's key hashes what changes its bytes: resolved plugins with their options, fingerprints and
+code (`bench.code`), the inputs' keys, and the stage's own version. Batch sizes chosen for speed,
+paths and devices are left out.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +18,13 @@ from typing import Any, TypeVar
 
 from bench.errors import BenchError
 from bench.leaderboard.results import PromptTable
+from bench.plugin_classes import as_words, shown
 from bench.protocols import (
     Aggregation,
     Backbone,
     Kind,
     Method,
+    ModelSize,
     Plugin,
     PreferenceSet,
     Prompt,
@@ -29,7 +32,8 @@ from bench.protocols import (
     Scorer,
 )
 from bench.recipe import Recipe
-from bench.registry import Registry, noun, spec_text
+from bench.registry import OWN_PACKAGE, Registry, classes_in_key, noun, spec_text
+from bench.specs import Spec
 from bench.stages import (
     Cell,
     EncodeStage,
@@ -55,6 +59,7 @@ VERSIONS = {
     "score": 1,
 }
 """Raise a stage's number when its code changes the bytes that it writes."""
+_NUMBER = re.compile(r"((?:(?<==)-)?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)")
 SPEED_ONLY = {"micro_batch_size", "gradient_checkpointing", "compile", "checkpoint_every"}
 """Keys of the recipe's `training` block that change no number beyond float error."""
 
@@ -102,7 +107,15 @@ def obstacles(plan: Plan, finished: frozenset[str]) -> tuple[str, ...]:
         for stage in plan.stages
         if isinstance(stage, RewardsStage | ScoreStage) and stage.key not in finished
     )
-    return tuple(dict.fromkeys(reason for scorer in needed if (reason := scorer.obstacle())))
+    return tuple(dict.fromkeys(reason for scorer in needed if (reason := _obstacle(scorer))))
+
+
+def _obstacle(scorer: Scorer) -> str:
+    try:
+        return scorer.obstacle()
+    except Exception as error:
+        # As good a reason as any why it cannot be loaded.
+        return f"scorer {scorer.name!r}: `obstacle` failed: {as_words(error)}"
 
 
 _Labelling = TypeVar("_Labelling", bound=Stage)
@@ -119,14 +132,16 @@ class _Builder:
         self.recipe, self.registry, self.download = recipe, registry, download
         self.absent: set[str] = set()
         self.backbone: Backbone = named_or_path(registry, "backbones", recipe.backbone)
+        self._check_backbone()
         label_scorers = [registry.build("scorers", text) for text in recipe.label_scorers]
         self._label_scorers: dict[str, Scorer] = {spec_text(s): s for s in label_scorers}
         self.pool = tuple(self._label_scorers)
         self.labelling: dict[str, Stage] = {}
+        self._described: dict[int, tuple[Plugin, dict[str, Any]]] = {}
+        self._code: dict[type[Plugin], str] = {}
 
     def plan(self, cells: tuple[Cell, ...], stages: tuple[Stage, ...]) -> Plan:
         """The plan of what has been laid out."""
-        describe = self.registry.describe
         return Plan(
             recipe=self.recipe,
             backbone=self.backbone,
@@ -136,13 +151,57 @@ class _Builder:
             cells=cells,
             stages=stages,
             described={
-                "backbone": self._backbone_data,
-                "scorers": {name: describe(s) for name, s in self.scorers.items()},
-                "methods": {c.method: describe(c.resolved) for c in cells},
+                "backbone": self._describe(self.backbone),
+                "scorers": {name: self._describe(s) for name, s in self.scorers.items()},
+                "methods": {c.method: self._describe(c.resolved) for c in cells},
             },
             pairs_at=lambda path: _reader(self.registry, "preference_sets", path),
             absent=frozenset(self.absent),
         )
+
+    def _describe(self, plugin: Plugin) -> dict[str, Any]:
+        """What a plugin is, asked once: fingerprints may read whole files of weights."""
+        # The plugin is kept as well, so that its id stays its own.
+        known = self._described.setdefault(id(plugin), (plugin, {}))[1]
+        if not known:
+            known |= self.registry.describe(plugin)
+            if isinstance(plugin, Scorer):
+                self._check_seconds(plugin, "seconds_per_image")
+        return known
+
+    def _key_data(self, plugin: Plugin) -> dict[str, Any]:
+        """As `Registry.key_data`, with each plugin described and each class's code read once."""
+        classes = list(classes_in_key(plugin))
+        for cls in classes:
+            if cls not in self._code:
+                self._code[cls] = self.registry.code(cls)
+        return {"plugin": self._describe(plugin), "code": [self._code[cls] for cls in classes]}
+
+    def _check_backbone(self) -> None:
+        """What plans and estimates read of it, before they do."""
+        backbone, asking = self.backbone, self.registry.asking
+        with asking(backbone, "`family`"):
+            family: object = backbone.family
+        if not isinstance(family, str):
+            raise self.registry.wrong(backbone, f"`family` is {shown(family)}, not text")
+        with asking(backbone, "`resolution`"):
+            resolution: object = backbone.resolution
+        if not isinstance(resolution, int) or resolution < 1:
+            raise self.registry.wrong(
+                backbone, f"`resolution` is {shown(resolution)}, not a number of pixels"
+            )
+        self._check_seconds(backbone, "seconds_per_pass")
+        with asking(backbone, "`size`"):
+            size: object = backbone.size
+        if not isinstance(size, ModelSize | None):
+            raise self.registry.wrong(backbone, f"`size` is {shown(size)}, not a bench.ModelSize")
+
+    def _check_seconds(self, plugin: Plugin, name: str) -> None:
+        with self.registry.asking(plugin, f"`{name}`"):
+            seconds: object = getattr(plugin, name)
+        good = isinstance(seconds, int | float) and 0 <= seconds < math.inf
+        if not good:
+            raise self.registry.wrong(plugin, f"`{name}` is {shown(seconds)}, not seconds from 0")
 
     def prompt_tables(self, texts: Sequence[str], limit: int | None) -> tuple[PromptTable, ...]:
         """The prompts of several sets, each cut to `limit`."""
@@ -213,7 +272,7 @@ class _Builder:
             "models": models,
             "samples": keys,
             "rewards": scores,
-            "label_with": self.registry.describe(aggregation),
+            "label_with": self._key_data(aggregation),
             "form": config.form,
         }
         stage = PairsStage(
@@ -246,19 +305,18 @@ class _Builder:
         return _short(self.recipe.pairs)
 
     @cached_property
-    def _backbone_data(self) -> dict[str, Any]:
-        return self.registry.describe(self.backbone)
-
-    @cached_property
     def _pairs_data(self) -> dict[str, Any]:
         if isinstance(self.pairs, GeneratedPairs):
             return {"name": self.pairs.name, "fingerprint": self.pairs.fingerprint()}
         if self._published_pairs is not None:
             return {"name": self._pairs_name, "fingerprint": "absent"}
-        return self.registry.describe(self.pairs)
+        return self._key_data(self.pairs)
 
     def cells(self) -> Iterator[Cell]:
-        """The untouched backbone first, then methods by spec and seeds in order."""
+        """The untouched backbone first, then methods by spec and seeds in order.
+
+        Numbers in specs count as such: `[beta=500]` stands before `[beta=2000]`.
+        """
         methods = {}
         for text in self.recipe.methods:
             method = self.registry.build("methods", text)
@@ -266,12 +324,13 @@ class _Builder:
         if not any(method.baseline for method in methods.values()):
             name = baseline(self.registry)
             methods[name] = self.registry.build("methods", name)
-        for name, method in sorted(methods.items(), key=lambda m: (not m[1].baseline, m[0])):
+        for name, method in sorted(methods.items(), key=_baseline_first):
             if method.passes(1) is None:
                 yield self._cell(name, method, None)
             else:
+                resolved = method.resolved(self.backbone.family)
                 for seed in sorted(set(self.recipe.seeds)):
-                    yield self._cell(name, method.resolved(self.backbone.family), seed)
+                    yield self._cell(name, resolved, seed)
 
     def _cell(self, name: str, method: Method, seed: int | None) -> Cell:
         in_loop = method.label_scorers(self.pool)
@@ -304,6 +363,7 @@ class _Builder:
             scores=scores,
         )
 
+    @cached_property
     def _inspect(self) -> InspectStage:
         data = {
             "stage": "inspect",
@@ -321,12 +381,13 @@ class _Builder:
         )
         return self._keep(stage)
 
+    @cached_property
     def _encode(self) -> EncodeStage:
-        usable = self._inspect().key
+        usable = self._inspect.key
         data = {
             "stage": "encode",
             "version": VERSIONS["encode"],
-            "backbone": self._backbone_data,
+            "backbone": self._key_data(self.backbone),
             "pairs": usable,
             "framing": self.recipe.framing.model_dump(),
         }
@@ -341,12 +402,12 @@ class _Builder:
         return self._keep(stage)
 
     def _rewards(self, name: str) -> RewardsStage:
-        scorer = self._label_scorer(name)
-        usable = self._inspect().key
+        scorer = self._label_scorers[name] = self._label_scorer(name)
+        usable = self._inspect.key
         data = {
             "stage": "rewards",
             "version": VERSIONS["rewards"],
-            "scorer": self.registry.describe(scorer),
+            "scorer": self._key_data(scorer),
             "pairs": usable,
         }
         stage = RewardsStage(
@@ -376,14 +437,14 @@ class _Builder:
         return stage
 
     def _train(self, name: str, method: Method, seed: int, in_loop: Sequence[str]) -> TrainStage:
-        encode = self._encode()
+        encode = self._encode
         rewards = {scorer: self._rewards(scorer).key for scorer in in_loop}
         training = self.recipe.training
         budget = training.model_dump(exclude=SPEED_ONLY)
         data = {
             "stage": "train",
             "version": VERSIONS["train"],
-            "method": self.registry.describe(method),
+            "method": self._key_data(method),
             "seed": seed,
             "encode": encode.key,
             "rewards": dict(sorted(rewards.items())),
@@ -413,9 +474,9 @@ class _Builder:
         backbone: Backbone,
     ) -> SampleStage:
         sampling = self.recipe.sampling
-        weights: Any = train.key if train else self.registry.describe(backbone)
+        weights: Any = train.key if train else self._key_data(backbone)
         if not train and not method.baseline:
-            weights = {"backbone": weights, "method": self.registry.describe(method)}
+            weights = {"backbone": weights, "method": self._key_data(method)}
         data = {
             "stage": "sample",
             "version": VERSIONS["sample"],
@@ -447,7 +508,7 @@ class _Builder:
             "stage": "score",
             "version": VERSIONS["score"],
             "images": sample.key,
-            "scorer": self.registry.describe(scorer),
+            "scorer": self._key_data(scorer),
         }
         return ScoreStage(
             key=content_key(data),
@@ -457,6 +518,14 @@ class _Builder:
             prompts=table,
             scorer=scorer,
         )
+
+
+def _baseline_first(named: tuple[str, Method]) -> tuple[bool, list[str | float], str]:
+    name, method = named
+    parts = _NUMBER.split(name)
+    # What stands between numbers alternates with them, so like is compared with like.
+    natural = [float(part) if i % 2 else part for i, part in enumerate(parts)]
+    return not method.baseline, natural, name
 
 
 def _ordered(cells: Sequence[Cell], labelling: Mapping[str, Stage]) -> tuple[Stage, ...]:
@@ -479,11 +548,10 @@ def baseline(registry: Registry) -> str:
     Raises:
         BenchError: there is none.
     """
-    names = [e.cls.name for e in registry.entries("methods")]
-    for name in names:
-        entry = registry.get("methods", name)
-        if getattr(entry.cls, "baseline", False):
-            return name
+    marked = [e for e in registry.entries("methods") if getattr(e.cls, "baseline", False)]
+    # Another package's never takes the place of the project's own by its name alone.
+    for entry in sorted(marked, key=lambda e: e.package != OWN_PACKAGE):
+        return entry.cls.name
     raise BenchError("no method is marked as the untouched backbone (`baseline = True`)")
 
 
@@ -546,11 +614,19 @@ def named_or_path(registry: Registry, kind: Kind, text: str) -> Any:
 def _reader(registry: Registry, kind: Kind, path: Path) -> Any:
     if not path.exists():
         raise BenchError(f"{noun(kind)} {str(path)!r}: there is no such file or folder")
-    readers = [e.cls for e in registry.entries(kind) if _reads(e.cls, path)]
-    if not readers:
-        raise BenchError(f"{noun(kind)} {str(path)!r}: no plugin reads such files")
-    return readers[0](path=str(path))  # type: ignore[call-arg]
-
-
-def _reads(cls: type[Plugin], path: Path) -> bool:
-    return issubclass(cls, Backbone | PromptSet | PreferenceSet) and cls.reads(path)
+    entries = sorted(registry.entries(kind), key=lambda e: e.package != OWN_PACKAGE)
+    failures: list[BenchError] = []
+    for entry in entries:
+        if not issubclass(entry.cls, Backbone | PromptSet | PreferenceSet):
+            continue
+        try:
+            with registry.asking(entry.cls, "`reads`"):
+                reads = bool(entry.cls.reads(path))
+        except BenchError as error:
+            # It may have failed at a file that is another plugin's.
+            failures.append(error)
+            continue
+        if reads:
+            return registry.build(kind, Spec(entry.cls.name, {"path": str(path)}))
+    why = "".join(f"; {error}" for error in failures)
+    raise BenchError(f"{noun(kind)} {str(path)!r}: no plugin reads such files{why}")

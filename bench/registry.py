@@ -9,25 +9,27 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pluggy
 
-from bench import hookspecs, protocols
+from bench import code, hookspecs, protocols
 from bench.errors import BenchError, UnknownNameError
+from bench.plugin_classes import adapter, as_words, hints, name_of, options, problem, shown
 from bench.protocols import Kind, Plugin
 from bench.specs import REQUIRED, Spec, parse
 
 GROUP = "bench"
 DISABLED_VARIABLE = "BENCH_DISABLED_PLUGINS"
 OWN_PACKAGE = "diffusion-preference-bench"
+_LONGEST_FINGERPRINT = 10_000
 
 BASES: Mapping[Kind, type[Plugin]] = {
     "scorers": protocols.Scorer,
@@ -49,7 +51,6 @@ _SINGULAR: Mapping[Kind, str] = {
     "preference_sets": "preference set",
     "prompt_sets": "prompt set",
 }
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def noun(kind: Kind) -> str:
@@ -69,21 +70,29 @@ class Entry:
     @property
     def summary(self) -> str:
         """The first line of the class's docstring."""
-        return (self.cls.__doc__ or "").strip().split("\n")[0]
+        doc: object = self.cls.__doc__
+        return doc.strip().split("\n")[0] if isinstance(doc, str) else ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Broken:
-    """An entry point that could not be loaded, and why."""
+    """What could not be loaded, and why: a plugin, or all that an entry point names."""
 
     entry_point: str
     package: str
     package_version: str
     reason: str
+    kind: Kind | None = None
+    name: str = ""
+    """The plugin's; "" where the whole entry point or a hook is broken."""
 
     def __str__(self) -> str:
         """One line for messages."""
-        return f"{self.package} {self.package_version} ({self.entry_point}): {self.reason}"
+        what = f", {noun(self.kind)} {self.name!r}" if self.kind and self.name else ""
+        return (
+            f"{self.package} {self.package_version} ({self.entry_point}{what}): {self.reason} "
+            f"(mend or remove it, or switch it off: {DISABLED_VARIABLE}={self.package})"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,17 +109,17 @@ class Registry:
     """All plugins that could be loaded, by kind and name."""
 
     def __init__(self, entries: Iterable[Entry], broken: Iterable[Broken] = ()) -> None:
-        """Refuse two plugins of one kind with one name."""
-        self.broken = tuple(broken)
+        """Of two plugins of one kind with one name, neither can be had."""
         self._entries: dict[Kind, dict[str, Entry]] = {kind: {} for kind in BASES}
+        found: dict[tuple[Kind, str], list[Entry]] = {}
         for entry in entries:
-            seen = self._entries[entry.kind].setdefault(entry.cls.name, entry)
-            if seen is not entry:
-                raise BenchError(
-                    f"two packages provide the {noun(entry.kind)} {entry.cls.name!r}: "
-                    f"{_origin(seen)} and {_origin(entry)}; "
-                    f"switch one off with {DISABLED_VARIABLE}=<package>"
-                )
+            same = found.setdefault((entry.kind, entry.cls.name), [])
+            same += [] if entry in same else [entry]
+        clashes = [_clash(same) for same in found.values() if len(same) > 1]
+        for (kind, name), same in found.items():
+            if len(same) == 1:
+                self._entries[kind][name] = same[0]
+        self.broken = (*broken, *clashes)
 
     @classmethod
     def discover(cls, disabled: Iterable[str] = ()) -> Registry:
@@ -141,9 +150,11 @@ class Registry:
         """
         entry = self._entries[kind].get(name)
         if entry is None:
+            self._refuse_broken(b for b in self.broken if b.kind == kind and b.name == name)
             error = UnknownNameError(noun(kind), name, self._entries[kind])
-            if self.broken:
-                reasons = "; ".join(map(str, self.broken))
+            unnamed = [b for b in self.broken if not b.name]
+            if unnamed:
+                reasons = "; ".join(map(str, unnamed))
                 raise BenchError(f"{error} Plugins that could not be loaded: {reasons}")
             raise error
         return entry
@@ -152,27 +163,60 @@ class Registry:
         """Every plugin of that name, of whatever kind."""
         found = [e for e in self.entries() if e.cls.name == name]
         if not found:
-            reasons = [b for b in self.broken if name in (b.entry_point, b.package)]
-            if reasons:
-                raise BenchError(f"plugin could not be loaded: {reasons[0]}")
+            self._refuse_broken(
+                b for b in self.broken if name in (b.name, b.entry_point, b.package)
+            )
             raise UnknownNameError("plugin", name, {e.cls.name for e in self.entries()})
         return found
+
+    def _refuse_broken(self, broken: Iterable[Broken]) -> None:
+        for one in broken:
+            raise BenchError(f"plugin could not be loaded: {one}")
+
+    @contextmanager
+    def asking(self, plugin: Plugin | type[Plugin], what: str) -> Iterator[None]:
+        """Make one sentence of whatever a plugin raises while it is asked for something.
+
+        Args:
+            plugin: an instance or a class.
+            what: what is asked for: "`fingerprint`".
+
+        Raises:
+            BenchError: what the plugin raised itself, if it was one; else names the plugin, its
+                package and what it raised.
+        """
+        try:
+            yield
+        except (BenchError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            # A plugin's SystemExit is as little reason to end as its ValueError.
+            raise self.wrong(plugin, f"{what} failed: {as_words(error)}") from error
+
+    def wrong(self, plugin: Plugin | type[Plugin], what: str) -> BenchError:
+        """The error of a plugin that does not keep to its part, with whom to ask."""
+        cls = plugin if isinstance(plugin, type) else type(plugin)
+        entry = next((e for e in self.entries() if e.cls is cls), None)
+        who = f"{noun(entry.kind)} {entry.cls.name!r}" if entry else f"plugin {name_of(cls)!r}"
+        origin = _origin(entry) if entry else cls.__module__
+        return BenchError(f"{who} of {origin}: {what}; mend the plugin, or choose another")
 
     def build(self, kind: Kind, spec: str | Spec | Mapping[str, object]) -> Any:
         """An instance with typed, checked options; options that name plugins are built too."""
         if not isinstance(spec, Spec):
             spec = parse(spec)
         entry = self.get(kind, spec.name)
-        fields = {f.name: f for f in _options(entry.cls)}
+        fields = {f.name: f for f in options(entry.cls)}
         spec = _name_required(spec, entry, list(fields.values()))
         for key in spec.options:
             if key not in fields:
                 raise UnknownNameError(f"option of {noun(kind)} {spec.name!r}", key, fields)
-        hints = typing.get_type_hints(entry.cls)
+        types = hints(entry.cls)
         values = {
-            name: self._value(entry, field, hints[name], spec) for name, field in fields.items()
+            name: self._value(entry, field, types[name], spec) for name, field in fields.items()
         }
-        return entry.cls(**values)
+        with self.asking(entry.cls, "building it"):
+            return entry.cls(**values)
 
     def _value(
         self, entry: Entry, field: dataclasses.Field[Any], hint: object, spec: Spec
@@ -194,15 +238,15 @@ class Registry:
 
     def options(self, entry: Entry) -> list[OptionInfo]:
         """The options of a plugin, in the order that its class declares them."""
-        hints = typing.get_type_hints(entry.cls)
+        types = hints(entry.cls)
         rows = []
-        for field in _options(entry.cls):
+        for field in options(entry.cls):
             kind = field.metadata.get("kind")
             missing = field.default is dataclasses.MISSING
             rows.append(
                 OptionInfo(
                     name=field.name,
-                    type=noun(kind) if kind else _type_name(hints[field.name]),
+                    type=noun(kind) if kind else _type_name(types[field.name]),
                     default="required" if missing else _shown(field.default),
                     doc=_with_bounds(field),
                 )
@@ -210,24 +254,55 @@ class Registry:
         return rows
 
     def describe(self, plugin: Plugin) -> dict[str, Any]:
-        """Everything that can change the plugin's results, as JSON data, for artefact keys."""
-        kind = next(k for k, base in BASES.items() if isinstance(plugin, base))
-        entry = self.get(kind, plugin.name)
-        options = {}
-        for field in _options(type(plugin)):
+        """What the plugin is, as JSON data: its name, version, options, weights and package.
+
+        Raises:
+            BenchError: its fingerprint cannot be had, or is no text.
+        """
+        entry = self._entry_of(type(plugin))
+        options_ = {}
+        for field in options(type(plugin)):
             if not field.metadata.get("in_key", True):
                 continue
             value = getattr(plugin, field.name)
-            options[field.name] = self.describe(value) if isinstance(value, Plugin) else value
+            options_[field.name] = self.describe(value) if isinstance(value, Plugin) else value
         described: dict[str, Any] = {
             "name": plugin.name,
             "version": plugin.version,
-            "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
-            "fingerprint": plugin.fingerprint(),
+            "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options_.items()},
+            "fingerprint": self._fingerprint(plugin),
         }
         if entry.package != OWN_PACKAGE:
             described["package"] = f"{entry.package} {entry.package_version}"
         return described
+
+    def _fingerprint(self, plugin: Plugin) -> str:
+        with self.asking(plugin, "`fingerprint`"):
+            found = plugin.fingerprint()
+        if not isinstance(found, str):
+            raise self.wrong(plugin, f"`fingerprint` gave a {type(found).__name__}, not text")
+        if len(found) > _LONGEST_FINGERPRINT:
+            raise self.wrong(
+                plugin,
+                f"`fingerprint` gave {len(found):,} characters, more than the "
+                f"{_LONGEST_FINGERPRINT:,} allowed (a hash of what it gives would do)",
+            )
+        return found
+
+    def code(self, cls: type[Plugin]) -> str:
+        """What changes when the code of a plugin class does: see `bench.code`."""
+        entry = self._entry_of(cls)
+        return code.of(cls, entry.package, entry.package_version)
+
+    def _entry_of(self, cls: type[Plugin]) -> Entry:
+        return self.get(next(k for k, base in BASES.items() if issubclass(cls, base)), cls.name)
+
+    def key_data(self, plugin: Plugin) -> dict[str, Any]:
+        """Everything that can change the plugin's results, as JSON data, for artefact keys."""
+        return {
+            "plugin": self.describe(plugin),
+            "code": [self.code(cls) for cls in classes_in_key(plugin)],
+        }
 
 
 @cache
@@ -236,10 +311,19 @@ def default_registry() -> Registry:
     return Registry.discover()
 
 
+def classes_in_key(plugin: Plugin) -> Iterator[type[Plugin]]:
+    """The plugin's class and those of the plugins that its options hold."""
+    yield type(plugin)
+    for field in options(type(plugin)):
+        value = getattr(plugin, field.name)
+        if isinstance(value, Plugin) and field.metadata.get("in_key", True):
+            yield from classes_in_key(value)
+
+
 def spec_text(plugin: Plugin) -> str:
     """The shortest spec that builds the plugin: its name and the options that differ."""
     parts = []
-    for field in _options(type(plugin)):
+    for field in options(type(plugin)):
         if not field.metadata.get("in_name", True):
             continue
         value = getattr(plugin, field.name)
@@ -262,57 +346,87 @@ def _load(points: Sequence[EntryPoint]) -> Registry:
         plugin_name = f"{_package(point)[0]}:{point.name}"
         try:
             manager.register(point.load(), name=plugin_name)
-        except pluggy.PluginValidationError as error:
-            raise BenchError(f"plugin {plugin_name}: {_one_line(error)}") from error
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             # Whatever a plugin raises while it is imported is its own affair.
-            broken.append(_broken(point, error))
+            if manager.has_plugin(plugin_name):
+                manager.unregister(name=plugin_name)
+            broken.append(_broken(point, as_words(error)))
             continue
         origins[plugin_name] = point
-    _refuse_unknown_hooks(manager)
+    broken += [_broken(origins[name], reason) for name, reason in _unknown_hooks(manager)]
     entries: list[Entry] = []
-    for kind, base in BASES.items():
+    for kind in BASES:
         for impl in getattr(manager.hook, f"bench_{kind}").get_hookimpls():
-            point = origins[impl.plugin_name]
-            try:
-                classes = list(impl.function())
-            except Exception as error:
-                broken.append(_broken(point, error))
-                continue
-            entries += [_entry(kind, base, cls, point) for cls in classes]
+            found, wrong = _classes(kind, impl.function, origins[impl.plugin_name])
+            entries += found
+            broken += wrong
     return Registry(entries, broken)
 
 
-def _entry(kind: Kind, base: type[Plugin], cls: object, point: EntryPoint) -> Entry:
+def _classes(
+    kind: Kind, hook: Callable[[], object], point: EntryPoint
+) -> tuple[list[Entry], list[Broken]]:
+    """What a hook gives: classes that are plugins of its kind, and what is wrong with others."""
     package, version = _package(point)
-    where = f"plugin {package}:{point.name}, hook bench_{kind}"
-    if not (isinstance(cls, type) and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
-        raise BenchError(f"{where}: {cls!r} is not a dataclass derived from {base.__name__}")
-    if not isinstance(getattr(cls, "name", None), str) or not _NAME.fullmatch(cls.name):
-        raise BenchError(f"{where}: {cls.__qualname__} has no valid `name`")
-    return Entry(kind=kind, cls=cls, package=package, package_version=version)
-
-
-def _refuse_unknown_hooks(manager: pluggy.PluginManager) -> None:
     try:
-        manager.check_pending()
-    except pluggy.PluginValidationError as error:
-        known = [f"bench_{kind}" for kind in BASES]
-        asked = re.search(r"unknown hook '(\w+)'", str(error))
-        close = difflib.get_close_matches(asked[1], known, n=1) if asked else []
-        hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
-        name = manager.get_name(error.plugin)
-        raise BenchError(f"plugin {name}: {_one_line(error)}{hint}") from error
+        result = hook()
+        if isinstance(result, str | type) or not isinstance(result, Iterable):
+            reason = f"hook bench_{kind} gave {shown(result)}, not a list of classes"
+            return [], [_broken(point, reason)]
+        classes = list(result)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return [], [_broken(point, f"hook bench_{kind} failed: {as_words(error)}")]
+    entries, broken = [], []
+    for cls in classes:
+        reason = problem(cls, BASES[kind], BASES)
+        if reason:
+            broken.append(_broken(point, f"hook bench_{kind}: {reason}", kind, name_of(cls)))
+        else:
+            entries.append(Entry(kind=kind, cls=cls, package=package, package_version=version))
+    return entries, broken
 
 
-def _broken(point: EntryPoint, error: Exception) -> Broken:
+def _unknown_hooks(manager: pluggy.PluginManager) -> Iterator[tuple[str, str]]:
+    """(Plugin, what is wrong) of hooks that do not exist; the plugin's other hooks stay."""
+    known = [f"bench_{kind}" for kind in BASES]
+    for hook, caller in vars(manager.hook).items():
+        close = difflib.get_close_matches(hook, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+        if not hook.startswith("_") and not caller.has_spec():
+            for impl in caller.get_hookimpls():
+                if not impl.optionalhook:
+                    yield impl.plugin_name, f"unknown hook {hook!r}; {hint}"
+
+
+def _clash(same: Sequence[Entry]) -> Broken:
+    """Of plugins with one name none is taken: which one it was would hang on chance."""
+    first = same[0]
+    packages = tuple(dict.fromkeys(entry.package for entry in same))
+    origins = " and ".join(f"{entry.cls.__qualname__} of {_origin(entry)}" for entry in same)
+    return Broken(
+        entry_point=first.cls.__module__,
+        package=" or ".join(packages),
+        package_version=first.package_version if len(packages) == 1 else "",
+        reason=f"several plugins share the name {first.cls.name!r}: {origins}",
+        kind=first.kind,
+        name=first.cls.name,
+    )
+
+
+def _broken(point: EntryPoint, reason: str, kind: Kind | None = None, name: str = "") -> Broken:
     package, version = _package(point)
-    reason = f"{type(error).__name__}: {_one_line(error)}"
-    return Broken(entry_point=point.name, package=package, package_version=version, reason=reason)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return Broken(
+        entry_point=point.name,
+        package=package,
+        package_version=version,
+        reason=reason,
+        kind=kind,
+        name=name,
+    )
 
 
 def _package(point: EntryPoint) -> tuple[str, str]:
@@ -321,10 +435,6 @@ def _package(point: EntryPoint) -> tuple[str, str]:
 
 def _origin(entry: Entry) -> str:
     return f"{entry.package} {entry.package_version} ({entry.cls.__module__})"
-
-
-def _options(cls: type[Plugin]) -> list[dataclasses.Field[Any]]:
-    return [f for f in dataclasses.fields(cls) if f.init]
 
 
 def _name_required(spec: Spec, entry: Entry, fields: Sequence[dataclasses.Field[Any]]) -> Spec:
@@ -352,9 +462,8 @@ def _typed(shown: str, hint: object, field: dataclasses.Field[Any], raw: object)
             return None
         if typing.get_origin(hint) is tuple:
             raw = [part for part in raw.split("+") if part]
-    bounded = Annotated[hint, pydantic.Field(**field.metadata.get("bounds", {}))]  # type: ignore[valid-type]
     try:
-        return pydantic.TypeAdapter(bounded).validate_python(raw)
+        return adapter(hint, field).validate_python(raw)
     except pydantic.ValidationError as error:
         problem = error.errors()[0]["msg"]
         problem = problem[:1].lower() + problem[1:]

@@ -7,8 +7,8 @@ is `bench.work`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.distributed import ALONE, World
@@ -19,7 +19,7 @@ from bench.making import Maker
 from bench.preferences.inspecting import SKIPPED, summary
 from bench.progress import Progress
 from bench.stages import InspectStage, Plan, ScoreStage, Stage, TrainStage
-from bench.store import Store
+from bench.store import Artefact, Store
 from bench.work import InspectFailedError, Worker, memory_remedy
 
 
@@ -30,6 +30,12 @@ class Status:
     finished: frozenset[str]
     damaged: Mapping[str, str]
     """Key -> what is wrong with the artefact."""
+    anew: frozenset[str] = frozenset()
+    """Keys of stages to make whether or not the store holds them."""
+
+    def without(self, anew: frozenset[str]) -> Status:
+        """The same, but that these stages are to be made anew."""
+        return replace(self, finished=self.finished - anew, anew=self.anew | anew)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +49,25 @@ class RunOutcome:
 
 
 def status(plan: Plan, store: Store) -> Status:
-    """Which stages are finished, with every artefact's checksums compared."""
-    finished, damaged = set(), {}
+    """Which stages are finished, with every artefact's checksums compared.
+
+    A stage whose input has other bytes by now than it was made from is not.
+    """
+    found: dict[str, Artefact] = {}
+    damaged = {}
     for stage in plan.stages:
         try:
-            if store.find(stage.name, stage.key):
-                finished.add(stage.key)
+            artefact = store.find(stage.name, stage.key)
         except DamagedArtefactError as error:
             damaged[stage.key] = str(error)
-    return Status(finished=frozenset(finished), damaged=damaged)
+            continue
+        if artefact and all(
+            found[key].digest == artefact.manifest.inputs.get(key)
+            for key in stage.inputs
+            if key in found
+        ):
+            found[stage.key] = artefact
+    return Status(finished=frozenset(found), damaged=damaged)
 
 
 class Runner:
@@ -71,15 +87,24 @@ class Runner:
         self._worker = Worker(plan, store, device, world)
         self._maker = Maker(store=store, device=device, progress=progress, world=world)
         self._warned: set[str] = set()
+        self._anew: frozenset[str] = frozenset()
 
-    def run(self, finished: frozenset[str]) -> RunOutcome:
-        """Run every stage whose key is not in `finished`; a failure stays with its cell."""
+    def run(self, finished: frozenset[str], anew: frozenset[str] = frozenset()) -> RunOutcome:
+        """Run every stage whose key is not in `finished`; a failure stays with its cell.
+
+        Args:
+            finished: keys of stages that need not run, unless this run changes what they were
+                made from.
+            anew: keys of stages to make even if they are in the store, where the old artefact
+                stays until the new one is whole.
+        """
+        self._anew = anew
         ran: list[str] = []
         failures: dict[str, str] = {}
         if self.world.is_main:
             self.store.sweep(finished)
         for stage in self.plan.stages:
-            if stage.key in finished:
+            if stage.key in finished and self._still_holds(stage, ran):
                 continue
             cause = next((failures[key] for key in stage.inputs if key in failures), None)
             if cause:
@@ -115,10 +140,25 @@ class Runner:
             stage,
             lambda: self._worker.units(stage),
             lambda partial, task: self._worker.do(stage, partial, task),
+            lambda: self._digests(stage),
+            anew=stage.key in self._anew,
         )
         if info is not None:
             self._tell(stage, info)
         return info is not None
+
+    def _digests(self, stage: Stage) -> dict[str, str]:
+        """What the stage is made from, as it is now."""
+        inputs = (self.plan.stage(key) for key in stage.inputs)
+        return {s.key: Artefact(self.store.path(s.name, s.key)).digest for s in inputs}
+
+    def _still_holds(self, stage: Stage, ran: Sequence[str]) -> bool:
+        """Whether a finished stage was made from what its inputs have become in this run."""
+        if not set(ran).intersection(stage.inputs):
+            return True
+        made = Artefact(self.store.path(stage.name, stage.key))
+        same = self.world.is_main and made.manifest.inputs == self._digests(stage)
+        return self.world.from_main(same)
 
     def _tell(self, stage: Stage, info: Mapping[str, Any]) -> None:
         """What the inspection found, so that nobody trains on other pairs than thought.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -218,3 +219,11 @@ class Plan:
     """The preference set in a file, by the plugin that reads it."""
     absent: frozenset[str]
     """Names of prompt and preference sets of which only the published count is known here."""
+
+    def stage(self, key: str) -> Stage:
+        """The stage of that key."""
+        return self._by_key[key]
+
+    @cached_property
+    def _by_key(self) -> Mapping[str, Stage]:
+        return {stage.key: stage for stage in self.stages}

@@ -140,6 +140,8 @@ class Manifest:
     """Counts and notes that the stage left for the report."""
     made_with: Mapping[str, str] = field(default_factory=dict)
     """The device and the versions that made the bytes."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Key -> `Artefact.digest` of the artefacts that it was made from, as they were then."""
 
     def to_json(self) -> bytes:
         """The bytes of artefact.json."""
@@ -155,8 +157,8 @@ class Manifest:
         try:
             files = {name: FileEntry(**entry) for name, entry in data["files"].items()}
             cost, info, made_with = Cost(**data["cost"]), data["info"], data["made_with"]
-            if not isinstance(info, dict) or not isinstance(made_with, dict):
-                raise TypeError("info and made_with are objects")
+            if not all(isinstance(part, dict) for part in (info, made_with, data["inputs"])):
+                raise TypeError("info, made_with and inputs are objects")
             found = cls(**{**data, "files": files, "cost": cost})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("not what this version writes") from error
@@ -187,6 +189,11 @@ class Artefact:
         if (found.stage, found.key) != (self.path.parent.name, self.path.name):
             raise DamagedArtefactError(f"{file} belongs to {found.stage}/{found.key}")
         return found
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of all its files: the same bytes give the same."""
+        return content_key({name: entry.sha256 for name, entry in self.manifest.files.items()})
 
     @property
     def cost(self) -> Cost:
@@ -253,6 +260,13 @@ class Partial:
     def work(self) -> Path:
         """What an interrupted stage goes on from; gone once the stage is finished."""
         return self.folder / "work"
+
+    def inputs(self) -> dict[str, str] | None:
+        """What it was begun with; None: that is not known."""
+        try:
+            return dict(sealed.read(self.folder / "inputs")["inputs"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def earlier_seconds(self) -> float:
         """Seconds that interrupted attempts at this stage have already spent."""
@@ -415,20 +429,36 @@ class Store:
         """Where an unfinished stage lies."""
         return Partial(self.root / "partial" / key)
 
-    def begin(self, stage: str, key: str) -> Partial:
+    def begin(
+        self,
+        stage: str,
+        key: str,
+        inputs: Mapping[str, str] = MappingProxyType({}),
+        *,
+        anew: bool = False,
+    ) -> Partial:
         """Start or go on with a stage; the caller holds its lock.
 
         The artefact's place is made too, so that a store which cannot hold it says so before the
         work and not after it.
+
+        Args:
+            stage: its name.
+            key: its key.
+            inputs: as in `Manifest`; what was begun with others is dropped.
+            anew: drop what was begun in any case.
         """
         self.path(stage, key).parent.mkdir(parents=True, exist_ok=True)
         partial = self.partial(key)
+        if anew or partial.inputs() != dict(inputs):
+            _remove(partial.folder)
         for folder in (partial.folder, partial.out, partial.work):
             if os.path.lexists(folder) and not folder.is_dir():
                 folder.unlink()
             folder.mkdir(parents=True, exist_ok=True)
         for half_written in partial.folder.rglob(".*.tmp"):
             half_written.unlink()
+        write_atomic(partial.folder / "inputs", sealed.seal({"inputs": dict(inputs)}))
         # Left by a process that was killed just before its stage was finished.
         (partial.out / MANIFEST).unlink(missing_ok=True)
         return partial
@@ -457,6 +487,7 @@ class Store:
         cost: Cost,
         info: Mapping[str, Any],
         made_with: Mapping[str, str] = MappingProxyType({}),
+        inputs: Mapping[str, str] = MappingProxyType({}),
     ) -> Artefact:
         """Turn `partial.out` into the artefact in one step and drop the rest.
 
@@ -475,6 +506,7 @@ class Store:
             # As it will be read.
             info=json.loads(json.dumps(dict(info))),
             made_with=dict(made_with),
+            inputs=dict(inputs),
         )
         for folder in (*(p for p in found if p.is_dir()), partial.out):
             _sync(folder)

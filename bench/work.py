@@ -329,7 +329,7 @@ class Worker:
         return self._scorer[1]
 
     def _stage(self, key: str) -> Stage:
-        return next(stage for stage in self.plan.stages if stage.key == key)
+        return self.plan.stage(key)
 
     def _artefact(self, stage: Stage) -> Artefact:
         return Artefact(self.store.path(stage.name, stage.key))

@@ -103,7 +103,7 @@ def score_all(
             "prompts": list(images.prompts),
         }
         try:
-            key = content_key(data | {"scorer": registry.describe(scorer)})
+            key = content_key(data | {"scorer": registry.key_data(scorer)})
             jobs.append(ScoreJob(key=key, spec=spec, scorer=scorer))
         except BenchError as error:
             failures[spec] = f"score with {spec}: {error}"

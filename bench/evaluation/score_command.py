@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bench.evaluation.image_scores import Outcome
     from bench.evaluation.image_set import ImageSet
     from bench.evaluation.summary import Benchmark
+    from bench.prints import ReservedStdout
     from bench.protocols import PromptSet
 
 _SUFFIXES = (".parquet", ".csv", ".json")
@@ -32,6 +33,7 @@ _PRINTED = 30
 
 
 def score(
+    context: typer.Context,
     images: Annotated[
         Path,
         typer.Argument(help="A folder, or a .csv, .tsv, .jsonl or .parquet file that lists them."),
@@ -76,10 +78,12 @@ def score(
     from bench.io_errors import clear_io_errors
     from bench.leaderboard.results import safe_name
     from bench.plan import named_or_path
+    from bench.prints import reserve_stdout
     from bench.progress import Progress
     from bench.registry import default_registry, spec_text
     from bench.store import Store
 
+    stdout = reserve_stdout(context, as_json)
     name = safe_name(images.resolve().name) or "images"
     out = out or Path("bench-runs") / "scores" / f"{name}.parquet"
     registry = default_registry()
@@ -116,7 +120,7 @@ def score(
         with _writing(out, "; the scores are kept, so another --out scores nothing again"):
             _write(_columns(found, outcome), out)
     if world.is_main:
-        _report(console, found, outcome, asked, out, as_json=as_json)
+        _report(console, found, outcome, asked, out, stdout)
     if outcome.failures:
         sys.exit(1)
 
@@ -217,10 +221,9 @@ def _report(
     outcome: Outcome,
     asked: Sequence[str],
     out: Path,
-    *,
-    as_json: bool,
+    stdout: ReservedStdout | None,
 ) -> None:
-    """Summaries to standard output, in words or as JSON; failures to standard error.
+    """Summaries to the console, or as JSON to `stdout`; failures to standard error.
 
     The breakdown is by the groups that were asked for; if by none, by all.
     """
@@ -236,8 +239,8 @@ def _report(
             for spec, scored in outcome.scored.items()
             if looks_like_cosines(scored.values)
         }
-    if as_json:
-        typer.echo(json.dumps(_as_data(images, outcome, groups, boards, out), indent=1))
+    if stdout:
+        stdout.emit(json.dumps(_as_data(images, outcome, groups, boards, out), indent=1))
     elif outcome.scored:
         console.print(_summary_table(outcome))
         for group in groups:

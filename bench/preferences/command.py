@@ -34,6 +34,7 @@ Source = Annotated[
 
 @data_app.command()
 def check(
+    context: typer.Context,
     source: Source,
     prompts: Annotated[
         str | None,
@@ -57,11 +58,13 @@ def check(
     from bench.leaderboard.results import safe_name
     from bench.preferences.checking import check as look_at
     from bench.preferences.checking import picture
+    from bench.prints import reserve_stdout
     from bench.progress import Progress
     from bench.registry import default_registry
     from bench.specs import split_list
     from bench.store import write_atomic
 
+    stdout = reserve_stdout(context, as_json)
     registry = default_registry()
     pairs: PreferenceSet = planning.named_or_path(registry, "preference_sets", source)
     prompt_sets = {
@@ -80,8 +83,8 @@ def check(
             write_atomic(path, png(picture(sample)))
         except OSError as error:
             raise BenchError(f"--out {path}: cannot be written ({error.strerror})") from error
-    if as_json:
-        typer.echo(json.dumps(asdict(found) | {"picture": str(path)}, indent=1))
+    if stdout:
+        stdout.emit(json.dumps(asdict(found) | {"picture": str(path)}, indent=1))
     else:
         _show(terminal.console(), found, path)
     if not found.usable:

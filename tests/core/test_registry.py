@@ -108,8 +108,10 @@ def test_equal_plugins_share_one_text() -> None:
 
 def test_duplicate_names_cite_both_packages() -> None:
     other = Entry(kind="scorers", cls=Ruler, package="other-tools", package_version="7")
-    with pytest.raises(BenchError, match=r"'ruler': tools 1 .* and other-tools 7"):
-        _registry(other)
+    registry = _registry(other)
+    with pytest.raises(BenchError, match=r"share the name 'ruler'.* tools 1 .* other-tools 7"):
+        registry.build("scorers", "ruler")
+    assert [e.cls for e in registry.entries("scorers")] == [Picky]
 
 
 class _Dist:
@@ -166,30 +168,22 @@ def test_a_hook_that_raises_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("lost\nthe list")
 
     registry = _discover(monkeypatch, _Point("bad", "b", _module(bench_scorers=bench_scorers)))
-    assert [b.reason for b in registry.broken] == ["RuntimeError: lost the list"]
+    assert [b.reason for b in registry.broken] == [
+        "hook bench_scorers failed: RuntimeError: lost the list"
+    ]
 
 
-def test_a_misspelt_hook_fails_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelt_hook_is_named_and_the_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     @hookimpl
     def bench_scorer() -> list[type[Scorer]]:
-        return [Ruler]
+        return [Picky]
 
-    point = _Point("typo", "typo-package", _module(bench_scorer=bench_scorer))
-    with pytest.raises(BenchError, match=r"typo-package:typo.*bench_scorer.*'bench_scorers'"):
-        _discover(monkeypatch, point)
-
-
-@pytest.mark.parametrize("result", [["ruler"], [int], [type("Bare", (Scorer,), {})]])
-def test_what_is_no_plugin_class_is_refused(
-    monkeypatch: pytest.MonkeyPatch, result: list[type[Scorer]]
-) -> None:
-    @hookimpl
-    def bench_scorers() -> list[type[Scorer]]:
-        return result
-
-    point = _Point("odd", "odd-package", _module(bench_scorers=bench_scorers))
-    with pytest.raises(BenchError, match="odd-package:odd, hook bench_scorers"):
-        _discover(monkeypatch, point)
+    module = _good()
+    module.__dict__["bench_scorer"] = bench_scorer
+    registry = _discover(monkeypatch, _Point("typo", "typo-package", module))
+    assert [e.cls for e in registry.entries()] == [Ruler]
+    assert "unknown hook 'bench_scorer'; did you mean 'bench_scorers'?" in registry.broken[0].reason
+    assert registry.broken[0].package == "typo-package"
 
 
 @pytest.mark.parametrize("off", ["good", "tools"])

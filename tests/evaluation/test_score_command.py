@@ -441,7 +441,7 @@ def _killed_at_chunk(chunk: int, folder: Path, command: Sequence[str]) -> int:
 
 def test_every_option_is_documented() -> None:
     documented = (Path(__file__).parents[2] / "docs" / "score.md").read_text(encoding="utf-8")
-    options = set(inspect.signature(score).parameters) - {"images"}
+    options = set(inspect.signature(score).parameters) - {"context", "images"}
     for name in options:
         flag = name.removeprefix("as_").replace("_", "-")
         assert f"| `--{flag}` |" in documented

@@ -1,0 +1,218 @@
+"""What code each kind of stage runs through, as a digest: `python -m tests.core.stage_code`.
+
+The command accepts the code as it is. Run it after a change that alters no byte of what the stage
+writes; after one that does, raise the stage's number in `bench.plan.VERSIONS` first.
+
+Followed are definitions, not files: from the roots below through every function, class and
+constant of `bench` that they name. What is asked of an object whose class is not named there
+(`policy.encode`) is a root of its own.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bench.code import absolute, executed, normal
+
+REPOSITORY = Path(__file__).parents[2]
+ACCEPTED = Path(__file__).with_suffix(".json")
+COMMAND = "python -m tests.core.stage_code"
+
+_SCORING = ("bench.evaluation.scoring", "bench.images", "bench.isolation.same_python")
+_MODEL = (
+    "bench.diffusion.stable_diffusion",
+    "bench.diffusion.pipeline",
+    "bench.diffusion.schedule",
+)
+ROOTS: Mapping[str, tuple[str, ...]] = {
+    "pairs": ("bench.work:Worker._form_pairs", "bench.preferences.generating"),
+    "inspect": ("bench.work:Worker._inspect", "bench.preferences.inspecting", "bench.images"),
+    "encode": ("bench.work:Worker._encode", "bench.training.encoding", *_MODEL),
+    "rewards": ("bench.work:Worker._rewards", *_SCORING),
+    "train": (
+        "bench.work:Worker._train",
+        "bench.methods:PairMethod",
+        "bench.training.loop",
+        "bench.training.optimizers",
+        "bench.training.weights",
+        "bench.diffusion.noising",
+        "bench.diffusion.inversion",
+        *_MODEL,
+    ),
+    "sample": (
+        "bench.work:Worker._sample",
+        "bench.diffusion.sampling",
+        "bench.diffusion.checkpoints",
+        *_MODEL,
+    ),
+    "score": ("bench.work:Worker._score", *_SCORING),
+}
+"""Stage -> a module (all of it), a definition of it, or a method of a class."""
+APART = frozenset(
+    {
+        "bench.distributed",
+        "bench.errors",
+        "bench.hub",
+        "bench.interrupts",
+        "bench.io_errors",
+        "bench.isolation.environments",
+        "bench.launch",
+        "bench.leaderboard.results",
+        "bench.making",
+        "bench.measure",
+        "bench.plugin_classes",
+        "bench.progress",
+        "bench.protocols",
+        "bench.recipe",
+        "bench.registry",
+        "bench.sealed",
+        "bench.stages",
+        "bench.store",
+        "bench.terminal",
+    }
+)
+"""Modules that declare, say, keep and pass on, but compute none of a stage's bytes."""
+
+
+@cache
+def digests(repository: Path = REPOSITORY) -> dict[str, str]:
+    """The digest of every kind of stage: 16 hex digits."""
+    return {stage: _digest(repository, roots) for stage, roots in ROOTS.items()}
+
+
+def problems(
+    accepted: Mapping[str, Any], versions: Mapping[str, int], found: Mapping[str, str]
+) -> list[str]:
+    """What is to be done about stages whose code is not the accepted one, in words."""
+    said = []
+    for stage, version in versions.items():
+        was = accepted.get(stage)
+        if was == {"version": version, "code": found[stage]}:
+            continue
+        if was is None or was["version"] != version:
+            said.append(f"{stage}: its version has changed; accept it: {COMMAND}")
+        else:
+            said.append(
+                f"{stage}: its code has changed; if that changes bytes that it writes, raise "
+                f"VERSIONS[{stage!r}] in bench/plan.py; then accept it: {COMMAND}"
+            )
+    return said
+
+
+def _digest(repository: Path, roots: tuple[str, ...]) -> str:
+    found: dict[tuple[str, str], str] = {}
+    todo = [place for root in roots for place in _places(repository, root)]
+    while todo:
+        place = todo.pop()
+        module, name = place
+        if place in found or module in APART:
+            continue
+        parsed = _module(repository, module)
+        node = parsed and parsed.definition(name)
+        if parsed is None or node is None:
+            continue
+        found[place] = hashlib.sha256(repr(normal(node)).encode()).hexdigest()
+        todo += parsed.named_in(node, name)
+    text = repr(sorted(found.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _places(repository: Path, root: str) -> list[tuple[str, str]]:
+    module, _, name = root.partition(":")
+    parsed = _module(repository, module)
+    assert parsed is not None, f"{root}: there is no such module"
+    if not name:
+        return [(module, each) for each in parsed.definitions]
+    assert parsed.definition(name) is not None, f"{root}: there is no such definition"
+    return [(module, name)]
+
+
+class _Module:
+    """The definitions of a module and what its names stand for."""
+
+    def __init__(self, repository: Path, name: str, path: Path) -> None:
+        self.repository, self.name = repository, name
+        self.package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        self.tree = ast.parse(path.read_bytes())
+        self.definitions: dict[str, ast.AST] = {}
+        for node in self.tree.body:
+            for defined in _defines(node):
+                self.definitions[defined] = node
+        self.imports = dict(self._imports(self.tree))
+
+    def definition(self, name: str) -> ast.AST | None:
+        """A function, class, constant, or `Class.method`."""
+        owner, _, method = name.partition(".")
+        node = self.definitions.get(owner)
+        if not method or not isinstance(node, ast.ClassDef):
+            return node
+        return next((m for m in node.body if method in _defines(m)), None)
+
+    def _imports(self, tree: ast.AST) -> Iterator[tuple[str, tuple[str, str]]]:
+        """Local name -> (module, its definition; "": the module itself)."""
+        for node in executed(tree):
+            if isinstance(node, ast.ImportFrom):
+                base = absolute(node, self.package)
+                for alias in node.names:
+                    whole = f"{base}.{alias.name}"
+                    is_module = _path(self.repository, whole) is not None
+                    place = (whole, "") if is_module else (base, alias.name)
+                    yield alias.asname or alias.name, place
+            elif isinstance(node, ast.Import):
+                for alias in node.names:
+                    yield alias.asname or alias.name.partition(".")[0], (alias.name, "")
+
+    def named_in(self, node: ast.AST, within: str) -> Iterator[tuple[str, str]]:
+        """The definitions that a definition names."""
+        for part in executed(node):
+            if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name):
+                owner = part.value.id
+                if owner == "self" and "." in within:
+                    yield self.name, f"{within.partition('.')[0]}.{part.attr}"
+                elif self.imports.get(owner, ("", "-"))[1] == "":
+                    yield self.imports[owner][0], part.attr
+            elif isinstance(part, ast.Name):
+                if part.id in self.definitions:
+                    yield self.name, part.id
+                elif part.id in self.imports and self.imports[part.id][1]:
+                    yield self.imports[part.id]
+
+
+def _defines(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield node.name
+    elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        yield from (n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name))
+
+
+def _path(repository: Path, module: str) -> Path | None:
+    base = repository.joinpath(*module.split("."))
+    paths = (base / "__init__.py", base.with_name(f"{base.name}.py"))
+    return next((path for path in paths if module.startswith("bench") and path.is_file()), None)
+
+
+@cache
+def _module(repository: Path, name: str) -> _Module | None:
+    path = _path(repository, name)
+    return _Module(repository, name, path) if path else None
+
+
+def main() -> None:
+    """Accept the code as it is."""
+    from bench.plan import VERSIONS
+
+    found = digests()
+    data = {s: {"version": version, "code": found[s]} for s, version in VERSIONS.items()}
+    ACCEPTED.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    print(f"accepted: {', '.join(data)}")
+
+
+if __name__ == "__main__":
+    main()
