@@ -126,8 +126,9 @@ def run(
         sys.exit(launch(num_processes, sys.argv[1:]))
     from bench import plan as planning
     from bench import recipe as recipes
+    from bench.io_errors import clear_io_errors
     from bench.registry import default_registry
-    from bench.runner import clear_io_errors, status
+    from bench.runner import status
     from bench.store import Store
 
     registry = default_registry()

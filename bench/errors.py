@@ -28,3 +28,14 @@ class DivergedError(BenchError):
 
 class DamagedArtefactError(BenchError):
     """A finished artefact's bytes no longer match the checksums taken when it was made."""
+
+
+class StoreError(BenchError):
+    """The suite's own files cannot be written: the whole run ends, since nothing could be kept."""
+
+
+class PluginError(BenchError):
+    """A plugin raised or gave what it must not; the message names it and says what was expected.
+
+    Whatever it raised itself is the `__cause__`.
+    """

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from bench import contracts
 from bench.errors import BenchError
 from bench.leaderboard.results import PromptTable
 from bench.protocols import (
@@ -102,7 +103,9 @@ def obstacles(plan: Plan, finished: frozenset[str]) -> tuple[str, ...]:
         for stage in plan.stages
         if isinstance(stage, RewardsStage | ScoreStage) and stage.key not in finished
     )
-    return tuple(dict.fromkeys(reason for scorer in needed if (reason := scorer.obstacle())))
+    return tuple(
+        dict.fromkeys(reason for scorer in needed if (reason := contracts.obstacle(scorer)))
+    )
 
 
 _Labelling = TypeVar("_Labelling", bound=Stage)
@@ -151,7 +154,9 @@ class _Builder:
             prompt_set: PromptSet = named_or_path(self.registry, "prompt_sets", text)
             name = _short(text)
             count = self._published(name, prompt_set)
-            prompts = prompt_set.load() if count is None else _placeholders(name, count)
+            prompts = (
+                contracts.prompts_of(prompt_set) if count is None else _placeholders(name, count)
+            )
             if not prompts:
                 raise BenchError(f"prompt set {text!r} holds no prompt")
             table = PromptTable.of(name, prompts)
@@ -163,7 +168,7 @@ class _Builder:
 
     def _published(self, name: str, data: PromptSet | PreferenceSet) -> int | None:
         """The published count of a set that this plan would have to download, but may not."""
-        count = None if self.download else data.expected()
+        count = None if self.download else contracts.published_count(data)
         if count is not None:
             self.absent.add(name)
         return count
@@ -185,7 +190,10 @@ class _Builder:
             )
         table = _merged(self.prompt_tables(config.prompts, config.limit))
         aggregation: Aggregation = self.registry.build("aggregations", config.label_with)
-        scorers = {name: self._label_scorer(name) for name in aggregation.needs(self.pool)}
+        scorers = {
+            name: self._label_scorer(name)
+            for name in contracts.label_scorers(aggregation, self.pool)
+        }
         if not scorers:
             raise BenchError(
                 f"generate.label_with: {config.label_with!r} reads no reward, and generated "
@@ -231,7 +239,11 @@ class _Builder:
 
     @cached_property
     def set_count(self) -> int:
-        return self.pairs.count() if self._published_pairs is None else self._published_pairs
+        return (
+            contracts.pair_count(self.pairs)
+            if self._published_pairs is None
+            else self._published_pairs
+        )
 
     @property
     def pair_count(self) -> int:
@@ -267,18 +279,19 @@ class _Builder:
             name = baseline(self.registry)
             methods[name] = self.registry.build("methods", name)
         for name, method in sorted(methods.items(), key=lambda m: (not m[1].baseline, m[0])):
-            if method.passes(1) is None:
+            if contracts.method_passes(method, 1) is None:
                 yield self._cell(name, method, None)
             else:
+                resolved = contracts.resolved(method, self.backbone.family)
                 for seed in sorted(set(self.recipe.seeds)):
-                    yield self._cell(name, method.resolved(self.backbone.family), seed)
+                    yield self._cell(name, resolved, seed)
 
     def _cell(self, name: str, method: Method, seed: int | None) -> Cell:
-        in_loop = method.label_scorers(self.pool)
+        in_loop = contracts.label_scorers(method, self.pool)
         train = None
         if seed is not None:
             train = self._train(name, method, seed, in_loop)
-            in_loop = tuple(dict.fromkeys((*in_loop, *self.pairs.labelled_by())))
+            in_loop = tuple(dict.fromkeys((*in_loop, *contracts.labelled_by(self.pairs))))
         samples = {
             (table.name, image_seed): self._sample(
                 name, method, seed, train, table, image_seed, self.backbone
@@ -389,7 +402,7 @@ class _Builder:
             "rewards": dict(sorted(rewards.items())),
             "budget": budget,
         }
-        expected = method.passes(training.steps * training.batch_size)
+        expected = contracts.method_passes(method, training.steps * training.batch_size)
         return TrainStage(
             key=content_key(data),
             label=f"train {name}, seed {seed}",
@@ -553,4 +566,7 @@ def _reader(registry: Registry, kind: Kind, path: Path) -> Any:
 
 
 def _reads(cls: type[Plugin], path: Path) -> bool:
-    return issubclass(cls, Backbone | PromptSet | PreferenceSet) and cls.reads(path)
+    if not issubclass(cls, Backbone | PromptSet | PreferenceSet):
+        return False
+    with contracts.asking(f"{cls.name!r}"):
+        return cls.reads(path)

@@ -7,32 +7,21 @@ is `bench.work`.
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.distributed import ALONE, World
-from bench.errors import BenchError, DamagedArtefactError
+from bench.contracts import asked_by_core
+from bench.distributed import ALONE, EVERYWHERE, World
+from bench.errors import BenchError, DamagedArtefactError, PluginError, StoreError
 from bench.evaluation import overlong
-from bench.making import Maker, is_full
+from bench.io_errors import clear_io_errors
+from bench.making import Maker
 from bench.preferences.inspecting import SKIPPED, summary
 from bench.progress import Progress
 from bench.stages import InspectStage, Plan, ScoreStage, Stage, TrainStage
 from bench.store import Store
 from bench.work import InspectFailedError, Worker, memory_remedy
-
-_FATAL = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file would be larger than the system allows",
-    errno.EROFS: "the file system is read-only",
-    errno.ENOTDIR: "a part of the path is not a folder",
-    errno.EEXIST: "a part of the path is not a folder",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "permission denied",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,31 +55,6 @@ def status(plan: Plan, store: Store) -> Status:
     return Status(finished=frozenset(finished), damaged=damaged)
 
 
-@contextmanager
-def clear_io_errors() -> Iterator[None]:
-    """Turn "disk full", "read-only" and the like into one sentence with the remedy."""
-    try:
-        yield
-    except OSError as error:
-        reason = _FATAL.get(error.errno or 0)
-        if reason is None:
-            raise
-        raise BenchError(_cannot_write(str(error.filename or ""), reason)) from error
-    except Exception as error:
-        # Libraries written in Rust wrap the system's error in a class of their own.
-        if is_full(error):
-            raise BenchError(_cannot_write("", "the disk is full")) from error
-        raise
-
-
-def _cannot_write(name: str, reason: str) -> str:
-    where = f" {name}" if name else ""
-    return (
-        f"cannot write{where}: {reason}; what had finished is kept, so make room or choose "
-        f"another --store, then run the same command again"
-    )
-
-
 class Runner:
     """Runs a plan's missing stages on one device, alone or with other processes of the run."""
 
@@ -122,28 +86,32 @@ class Runner:
             if cause:
                 failures[stage.key] = cause
                 continue
-            with clear_io_errors():
-                try:
+            try:
+                with clear_io_errors():
                     ran += [stage.key] if self._make(stage) else []
-                except (InspectFailedError, OSError):
+            except (InspectFailedError, StoreError):
+                raise
+            except (Exception, SystemExit) as error:
+                if asked_by_core(error) or self._alone_in_failing(stage, error):
                     raise
-                except Exception as error:
-                    if is_full(error) or self._alone_in_failing(stage, error):
-                        raise
-                    failures[stage.key] = self._failed(stage, error)
+                failures[stage.key] = self._failed(stage, error)
+            if stage.key in failures:
+                self._worker.forget()
         return RunOutcome(ran=tuple(ran), failures=failures)
 
-    def _alone_in_failing(self, stage: Stage, error: Exception) -> bool:
+    def _alone_in_failing(self, stage: Stage, error: BaseException) -> bool:
         """Whether the other processes may be waiting, in the middle of training, for this one.
 
         Shared stages end together or fail together, and what a `BenchError` reports of training
-        (divergence, unusable labels) is the same in every process. Anything else must end the
-        process, so that the launcher ends the others.
+        (divergence, unusable labels) is the same in every process, unless a plugin alone knows.
+        Anything else must end the process, so that the launcher ends the others.
         """
         shared = isinstance(stage, TrainStage) and self.world.size > 1
-        return shared and not isinstance(error, BenchError)
+        same = isinstance(error, BenchError) and not isinstance(error, PluginError)
+        known = same or EVERYWHERE in vars(error)
+        return shared and not known
 
-    def _failed(self, stage: Stage, error: Exception) -> str:
+    def _failed(self, stage: Stage, error: BaseException) -> str:
         return self._maker.failed(stage, error, memory_remedy(stage, self.plan))
 
     def _make(self, stage: Stage) -> bool:

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.contracts import prompts_of
 from bench.distributed import World
 from bench.errors import BenchError, UnknownNameError
 from bench.specs import split_list
@@ -73,11 +75,11 @@ def score(
     from bench import terminal
     from bench.evaluation.image_scores import score_all
     from bench.evaluation.sources import open_images
+    from bench.io_errors import clear_io_errors
     from bench.leaderboard.results import safe_name
     from bench.plan import named_or_path
     from bench.progress import Progress
     from bench.registry import default_registry, spec_text
-    from bench.runner import clear_io_errors
     from bench.store import Store
 
     name = safe_name(images.resolve().name) or "images"
@@ -89,7 +91,8 @@ def score(
     prompt_set = None if prompts is None else named_or_path(registry, "prompt_sets", prompts)
     _check_name(out, images, prompt_set)
     asked = list(dict.fromkeys(split_list(by or "")))
-    found = open_images(images, prompt_set.load if prompt_set else None, asked)
+    load = partial(prompts_of, prompt_set) if prompt_set else None
+    found = open_images(images, load, asked)
     for group in asked:
         if group not in found.group_names:
             raise _unknown_group(group, found, prompt_set)
@@ -170,7 +173,7 @@ def _unknown_group(group: str, images: ImageSet, prompts: PromptSet | None) -> B
         wider = replace(prompts, groups=(*given, group))  # type: ignore[call-arg]
         # What cannot be loaded has no such column.
         with suppress(BenchError):
-            if any(group in prompt.groups for prompt in wider.load()):
+            if any(group in prompt.groups for prompt in prompts_of(wider)):
                 return BenchError(
                     f"{group!r} is a column of the prompts but no group of them; make it one: "
                     f"--prompts '{spec_text(wider)}'"

@@ -73,10 +73,11 @@ def generate(
         sys.exit(launch(num_processes, sys.argv[1:]))
     from bench import plan as planning
     from bench import terminal
+    from bench.io_errors import clear_io_errors
     from bench.preferences.generating import FILE
     from bench.recipe import validate
     from bench.registry import default_registry
-    from bench.runner import clear_io_errors, status
+    from bench.runner import status
     from bench.stages import GeneratedPairs
     from bench.store import Artefact, Store, file_sha256
 

@@ -16,9 +16,10 @@ from rich.console import Console
 from bench import outputs
 from bench import plan as planning
 from bench.errors import BenchError
+from bench.io_errors import clear_io_errors
 from bench.leaderboard import tables
 from bench.progress import Progress
-from bench.runner import Runner, RunOutcome, clear_io_errors, status
+from bench.runner import Runner, RunOutcome, status
 from bench.stages import Plan
 from bench.store import Store
 from bench.work import memory_remedy
