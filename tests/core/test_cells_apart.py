@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -31,12 +32,15 @@ from bench import (
     uses,
 )
 from bench import plan as planning
+from bench.distributed import World
+from bench.launch import meeting_point
 from bench.progress import Progress
 from bench.registry import Entry, Registry
 from bench.runner import Runner, RunOutcome, status
 from bench.stages import Plan
 from bench.store import Store
 from tests import toy
+from tests.training.conftest import exit_code, forked
 
 if TYPE_CHECKING:
     import torch
@@ -70,10 +74,11 @@ class AFailingLoss(Loss):
 
     name: ClassVar[str] = "a_failing"
     how: str = option("raise", "how")
+    rank: int = option(0, "in which process")
 
     def __call__(self, errors: PairErrors, p: torch.Tensor, beta: float) -> torch.Tensor:
         _calls.append(1)
-        if len(_calls) == 3:
+        if len(_calls) == 3 and int(os.environ.get("RANK", "0")) == self.rank:
             _fail(self.how)
             if self.how == "nan":
                 return errors.policy_0 * float("nan")
@@ -544,6 +549,51 @@ def test_global_generators_begin_alike_in_every_stage(folder: Path, tmp_path: Pa
         assert not _run(_plan(folder, *methods), stores[-1]).failures
     one, two = map(toy.artefacts, stores)
     assert one.items() <= two.items()
+
+
+def _run_as_two(plan: Plan, store: Store) -> list[dict[str, str]]:
+    """What failed in each of two processes that share the run."""
+
+    def share() -> None:
+        world = World.from_environment()
+        world.connect("cpu")
+        progress = Progress(Console(quiet=True))
+        found = world.from_main(status(plan, store) if world.is_main else None)
+        assert found is not None
+        outcome = Runner(plan, store, "cpu", progress, world).run(found.finished)
+        (store.root / f"failures-{world.rank}.json").write_text(json.dumps(outcome.failures))
+        world.close()
+
+    shared = meeting_point(2)
+    running = [forked(share, RANK=str(rank), **shared) for rank in range(2)]
+    assert [exit_code(pid) for pid in running] == [0, 0]
+    files = [store.root / f"failures-{rank}.json" for rank in range(2)]
+    return [json.loads(file.read_text()) for file in files]
+
+
+@pytest.fixture(scope="module")
+def together(folder: Path) -> Store:
+    """What `dpo` is of two processes."""
+    store = Store(folder / "together")
+    _run_as_two(_plan(folder, "dpo"), store)
+    return store
+
+
+@pytest.mark.parametrize("how", ["exit", "memory"])
+def test_a_failure_in_one_of_two_processes(
+    folder: Path, together: Store, tmp_path: Path, how: str
+) -> None:
+    """Training fails in the second process alone: both leave it, and go on to the next cell."""
+    after = Store(shutil.copytree(together.root, tmp_path / "after"))
+    for stage in _plan(folder, "dpo").stages:
+        if "dpo" in stage.label:
+            after.discard(stage.name, stage.key)
+    spec = f"a_failing[loss=a_failing[how={how},rank=1]]"
+    first, second = _run_as_two(_plan(folder, spec, "dpo"), after)
+    assert first.keys() == second.keys()
+    assert len({*first.values()}) == 1
+    assert "in process 1 of 2" in next(iter(first.values()))
+    assert toy.artefacts(after) == toy.artefacts(together)
 
 
 def test_a_failed_attempt_goes_on_from_its_state(folder: Path, tmp_path: Path) -> None:
