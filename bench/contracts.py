@@ -170,6 +170,15 @@ def resolved(method: Method, family: str) -> Method:
     return found
 
 
+def family_of(backbone: Backbone) -> str:
+    """Which row of a method's defaults applies."""
+    with asking(backbone):
+        family = backbone.family
+    if not _is_text(family):
+        raise _refuse(backbone, f"{_shown(family)} as `family`", 'text such as "sd1"')
+    return family
+
+
 def method_passes(method: Method, pairs_seen: int) -> int | None:
     """Expected network passes of training; None: there is no training."""
     with asking(method):
@@ -492,8 +501,14 @@ class CheckedScorer:
     """A loaded scorer whose failures name it."""
 
     def __init__(self, name: str, scorer: LoadedScorer) -> None:
-        """`name` is the scorer's spec."""
+        """`name` is the scorer's spec; raises `PluginError` if it cannot score."""
         self._called, self._scorer = f"scorer {name!r}", scorer
+        if not callable(getattr(scorer, "score", None)):
+            raise _refuse(
+                self._called,
+                f"{_shown(scorer)} as `load`",
+                "an object with `score(images, prompts)`",
+            )
 
     def score(self, images: Sequence[Image], prompts: Sequence[str]) -> np.ndarray:
         """What the scorer says."""

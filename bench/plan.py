@@ -282,7 +282,7 @@ class _Builder:
             if contracts.method_passes(method, 1) is None:
                 yield self._cell(name, method, None)
             else:
-                resolved = contracts.resolved(method, self.backbone.family)
+                resolved = contracts.resolved(method, contracts.family_of(self.backbone))
                 for seed in sorted(set(self.recipe.seeds)):
                     yield self._cell(name, resolved, seed)
 

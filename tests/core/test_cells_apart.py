@@ -100,7 +100,7 @@ class AFailing(PairMethod):
     beta: float | None = 1.0
     learning_rate: float | None = option(1e-2, "large, so that weights are soon elsewhere")
     loss: Loss = uses("losses", "a_failing", "what")
-    at: str = option("loss", "loss, save, outcome or checkpoint")
+    at: str = option("loss", "loss, save, pairs, outcome or checkpoint")
     how: str = option("raise", "how")
 
     def train(self, setup: TrainingSetup) -> TrainingOutcome:
@@ -109,6 +109,8 @@ class AFailing(PairMethod):
         match self.at:
             case "save":
                 setup.policy.save_checkpoint = lambda folder: _fail(self.how)  # type: ignore[method-assign]
+            case "pairs":
+                setup.pairs.mean[:] = 0
             case "outcome":
                 return "done"  # type: ignore[return-value]
             case "checkpoint":
@@ -416,6 +418,7 @@ def test_training_that_fails_with_and_without_adapter(
         ("at=save", "backbone 'toy' failed in test_cells_apart.py, line "),
         ("at=save,how=exit", "SystemExit: a plugin that ends the process"),
         ("at=save,how=memory", "out of memory"),
+        ("at=pairs", "method 'a_failing' failed in test_cells_apart.py"),
         ("at=outcome", "method 'a_failing' gave 'done' (str); expected is bench.training"),
         ("at=checkpoint", "holds no denoiser weights"),
     ],

@@ -442,6 +442,12 @@ def test_plugins_that_fail_while_a_plan_is_made(
 
 def test_a_backbone_or_scorer_that_says_nonsense_of_itself() -> None:
     _refused(
+        lambda: contracts.CheckedScorer("odd", None),  # type: ignore[arg-type]
+        "scorer 'odd' gave None (NoneType) as `load`; expected is an object with `score(",
+    )
+    odd = _plugin(Backbone, family=property(lambda self: 3))
+    _refused(lambda: contracts.family_of(odd), "backbone 'odd' gave 3 (int) as `family`")
+    _refused(
         lambda: contracts.obstacle(_plugin(Scorer, obstacle=None)),
         "scorer 'odd' gave None (NoneType) as `obstacle`; expected is text",
     )
