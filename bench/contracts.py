@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
@@ -80,7 +80,7 @@ def asking(plugin: Plugin | str) -> Iterator[None]:
     except BaseException as error:
         if out_of_memory(error) or asked_by_core(error):
             raise
-        said = " ".join(str(error).split())[:_LONGEST]
+        said = _one_line(str, error)[:_LONGEST]
         reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
         raise PluginError(f"{called(plugin)} failed{_place(error)}: {reason}") from error
 
@@ -104,8 +104,15 @@ def _refuse(plugin: Plugin | str, came: str, expected: str) -> PluginError:
 
 def _shown(value: object) -> str:
     """A value for people, with its type and never more than a few words."""
-    text = " ".join(repr(value).split())
+    text = _one_line(repr, value)
     return f"{text[:60]}{'...' if len(text) > 60 else ''} ({type(value).__name__})"
+
+
+def _one_line(words: Callable[[Any], str], value: object) -> str:
+    try:
+        return " ".join(words(value).split()).encode("utf-8", "backslashreplace").decode()
+    except Exception:
+        return "what cannot be shown"
 
 
 def _is_whole(value: object, least: int = 0) -> bool:

@@ -87,7 +87,7 @@ class Runner:
                 failures[stage.key] = cause
                 continue
             try:
-                with clear_io_errors():
+                with clear_io_errors(self.store.root):
                     ran += [stage.key] if self._make(stage) else []
             except (InspectFailedError, StoreError):
                 raise

@@ -45,6 +45,13 @@ from tests.training.conftest import toy_setup, train
 N = 4
 
 
+class _Speechless(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+    __repr__ = __str__
+
+
 def _refused(ask: Callable[[], object], *said: str) -> str:
     with pytest.raises(PluginError) as caught:
         ask()
@@ -120,6 +127,7 @@ def test_labels_of_dropped_pairs_may_be_anything(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        (_Speechless(), "loss 'odd' gave what cannot be shown (_Speechless) as `loss`"),
         (None, "loss 'odd' gave None (NoneType) as `loss`; expected is a floating-point tensor"),
         (1.0, "gave 1.0 (float) as `loss`"),
         (lambda self, e, p, b: e.policy_0.mean(), "gave float32 () as `loss`"),
@@ -373,6 +381,8 @@ def test_models(tmp_path: Path) -> None:
         (asyncio.CancelledError(), "CancelledError"),
         (StopIteration(), "StopIteration"),
         (ValueError("two\nlines " + "x" * 1000), "two lines xxx"),
+        (ValueError("half of \ud83d"), "ValueError: half of \\ud83d"),
+        (_Speechless(), "_Speechless: what cannot be shown"),
     ],
 )
 def test_whatever_a_plugin_raises_is_one_sentence(error: BaseException, said: str) -> None:
