@@ -28,6 +28,10 @@ TIMEOUT = timedelta(hours=24)
 """A process may wait this long for another, which may be busy with a stage of its own."""
 
 
+EVERYWHERE = "everywhere"
+"""Set on an exception that all processes know of, so that none waits for the one that failed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class World:
     """This process among those of one run. Alone by default."""
@@ -98,6 +102,8 @@ class World:
         told = None if own is None else f"{type(own).__name__}: {own}"
         if isinstance(own, BenchError):
             told = str(own)
+        if own is not None:
+            vars(own)[EVERYWHERE] = True
         failures = [(rank, text) for rank, text in enumerate(self.gather(told)) if text]
         if own is not None:
             raise own

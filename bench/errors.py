@@ -32,3 +32,10 @@ class DamagedArtefactError(BenchError):
 
 class StoreError(BenchError):
     """The suite's own files cannot be written: the whole run ends, since nothing could be kept."""
+
+
+class PluginError(BenchError):
+    """A plugin raised or gave what it must not; the message names it and says what was expected.
+
+    Whatever it raised itself is the `__cause__`.
+    """

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.errors import BenchError, StoreError
+from bench.errors import BenchError, PluginError, StoreError
 
 _WRITING = {
     errno.ENOSPC: "the disk is full",
@@ -35,6 +35,9 @@ _ANYWHERE = {
 def clear_io_errors(*written: Path) -> Iterator[None]:
     """Turn "disk full", "read-only" and the like into one sentence with the remedy.
 
+    It also stands around the suite's own writing where that happens inside a plugin's call: the
+    same errors in a plugin's own code are the plugin's.
+
     Args:
         written: the folders that this command writes to: its store and its output. An error that
             names a file elsewhere is one of reading what the user gave.
@@ -57,9 +60,10 @@ def clear_io_errors(*written: Path) -> Iterator[None]:
         raise
 
 
-def is_full(error: Exception) -> bool:
-    """Whether an error of any class says that the disk is full."""
-    return "No space left on device" in str(error) or "File too large" in str(error)
+def is_full(error: BaseException) -> bool:
+    """Whether an error of any class, other than a plugin's, says that the disk is full."""
+    full = ("No space left on device", "File too large")
+    return not isinstance(error, PluginError) and any(text in str(error) for text in full)
 
 
 def _in_words(error: OSError, written: Sequence[Path]) -> BenchError | None:

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from bench import interrupts
 from bench.distributed import ALONE, World
-from bench.errors import BenchError, DamagedArtefactError
+from bench.errors import BenchError, DamagedArtefactError, PluginError
+from bench.io_errors import clear_io_errors
 from bench.measure import Meter
 from bench.progress import Progress, Task
 from bench.provenance import made_here
@@ -80,7 +81,9 @@ class Maker:
 
                 def note() -> None:
                     if self.world.is_main:
-                        partial.note_seconds(earlier + meter.seconds)
+                        # Training calls this from within a plugin.
+                        with clear_io_errors():
+                            partial.note_seconds(earlier + meter.seconds)
 
                 info, passes = work(partial, _Noting(task, note))
             peak = max(self.world.gather(meter.peak_memory_mb))
@@ -105,7 +108,7 @@ class Maker:
         self.store.begin(job.name, job.key, inputs, anew=anew)
         return False
 
-    def failed(self, job: Job, error: Exception, memory_remedy: str) -> str:
+    def failed(self, job: Job, error: BaseException, memory_remedy: str) -> str:
         """Say why a job failed; an unforeseen error leaves its traceback in a file.
 
         Args:
@@ -116,11 +119,14 @@ class Maker:
         reason = " ".join(str(error).split()) or type(error).__name__
         if out_of_memory(error):
             reason = memory_remedy
-        elif not isinstance(error, BenchError):
+        elif not isinstance(error, BenchError) or (
+            isinstance(error, PluginError) and error.__cause__ is not None
+        ):
             log = self.store.root / "failures" / f"{job.name}-{job.key}.log"
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-            reason = f"{type(error).__name__}: {reason} (traceback: {log})"
+            kind = "" if isinstance(error, PluginError) else f"{type(error).__name__}: "
+            reason = f"{kind}{reason} (traceback: {log})"
         self.progress.say(f"failed: {job.label}: {reason}")
         return f"{job.label}: {reason}"
 
@@ -141,10 +147,11 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device or the machine has no memory left."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "not enough memory" in text
-    )
+    if not isinstance(error, RuntimeError):
+        return False
+    # Not `str`, which a plugin's own class may have broken.
+    text = RuntimeError.__str__(error)
+    return "can't allocate memory" in text or "not enough memory" in text
 
 
 class _Noting:

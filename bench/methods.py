@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bench import contracts
 from bench.errors import BenchError
 from bench.protocols import Aggregation, Loss, Method, Reference, Trajectory, option, uses
 
@@ -94,7 +95,7 @@ class PairMethod(Method):
 
     def label_scorers(self, pool: Sequence[str]) -> tuple[str, ...]:
         """The scorers that the labels need."""
-        return self.labels.needs(pool)
+        return contracts.label_scorers(self.labels, pool)
 
     def passes(self, pairs_seen: int) -> int | None:
         """Policy, reference and trajectory passes of every image shown."""
@@ -112,9 +113,11 @@ class PairMethod(Method):
             )
         from bench.training.loop import train_pairs
 
+        with setup.world.together():
+            labels = contracts.labels_of(self.labels, setup.rewards, setup.seed)
         return train_pairs(
             setup,
-            labels=self.labels.label(setup.rewards, setup.seed),
+            labels=labels,
             trajectory=self.trajectory,
             loss=self.loss,
             reference=self.reference,

@@ -16,9 +16,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from bench import contracts
 from bench.errors import BenchError
 from bench.leaderboard.results import PromptTable
-from bench.plugin_classes import as_words, shown
+from bench.plugin_classes import shown
 from bench.protocols import (
     Aggregation,
     Backbone,
@@ -107,15 +108,9 @@ def obstacles(plan: Plan, finished: frozenset[str]) -> tuple[str, ...]:
         for stage in plan.stages
         if isinstance(stage, RewardsStage | ScoreStage) and stage.key not in finished
     )
-    return tuple(dict.fromkeys(reason for scorer in needed if (reason := _obstacle(scorer))))
-
-
-def _obstacle(scorer: Scorer) -> str:
-    try:
-        return scorer.obstacle()
-    except Exception as error:
-        # As good a reason as any why it cannot be loaded.
-        return f"scorer {scorer.name!r}: `obstacle` failed: {as_words(error)}"
+    return tuple(
+        dict.fromkeys(reason for scorer in needed if (reason := contracts.obstacle(scorer)))
+    )
 
 
 _Labelling = TypeVar("_Labelling", bound=Stage)
@@ -210,7 +205,9 @@ class _Builder:
             prompt_set: PromptSet = named_or_path(self.registry, "prompt_sets", text)
             name = _short(text)
             count = self._published(name, prompt_set)
-            prompts = prompt_set.load() if count is None else _placeholders(name, count)
+            prompts = (
+                contracts.prompts_of(prompt_set) if count is None else _placeholders(name, count)
+            )
             if not prompts:
                 raise BenchError(f"prompt set {text!r} holds no prompt")
             table = PromptTable.of(name, prompts)
@@ -222,7 +219,7 @@ class _Builder:
 
     def _published(self, name: str, data: PromptSet | PreferenceSet) -> int | None:
         """The published count of a set that this plan would have to download, but may not."""
-        count = None if self.download else data.expected()
+        count = None if self.download else contracts.published_count(data)
         if count is not None:
             self.absent.add(name)
         return count
@@ -244,7 +241,10 @@ class _Builder:
             )
         table = _merged(self.prompt_tables(config.prompts, config.limit))
         aggregation: Aggregation = self.registry.build("aggregations", config.label_with)
-        scorers = {name: self._label_scorer(name) for name in aggregation.needs(self.pool)}
+        scorers = {
+            name: self._label_scorer(name)
+            for name in contracts.label_scorers(aggregation, self.pool)
+        }
         if not scorers:
             raise BenchError(
                 f"generate.label_with: {config.label_with!r} reads no reward, and generated "
@@ -290,7 +290,11 @@ class _Builder:
 
     @cached_property
     def set_count(self) -> int:
-        return self.pairs.count() if self._published_pairs is None else self._published_pairs
+        return (
+            contracts.pair_count(self.pairs)
+            if self._published_pairs is None
+            else self._published_pairs
+        )
 
     @property
     def pair_count(self) -> int:
@@ -325,19 +329,19 @@ class _Builder:
             name = baseline(self.registry)
             methods[name] = self.registry.build("methods", name)
         for name, method in sorted(methods.items(), key=_baseline_first):
-            if method.passes(1) is None:
+            if contracts.method_passes(method, 1) is None:
                 yield self._cell(name, method, None)
             else:
-                resolved = method.resolved(self.backbone.family)
+                resolved = contracts.resolved(method, contracts.family_of(self.backbone))
                 for seed in sorted(set(self.recipe.seeds)):
                     yield self._cell(name, resolved, seed)
 
     def _cell(self, name: str, method: Method, seed: int | None) -> Cell:
-        in_loop = method.label_scorers(self.pool)
+        in_loop = contracts.label_scorers(method, self.pool)
         train = None
         if seed is not None:
             train = self._train(name, method, seed, in_loop)
-            in_loop = tuple(dict.fromkeys((*in_loop, *self.pairs.labelled_by())))
+            in_loop = tuple(dict.fromkeys((*in_loop, *contracts.labelled_by(self.pairs))))
         samples = {
             (table.name, image_seed): self._sample(
                 name, method, seed, train, table, image_seed, self.backbone
@@ -450,7 +454,7 @@ class _Builder:
             "rewards": dict(sorted(rewards.items())),
             "budget": budget,
         }
-        expected = method.passes(training.steps * training.batch_size)
+        expected = contracts.method_passes(method, training.steps * training.batch_size)
         return TrainStage(
             key=content_key(data),
             label=f"train {name}, seed {seed}",

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bench.distributed import ALONE, World
-from bench.errors import BenchError, DamagedArtefactError
+from bench.contracts import asked_by_core
+from bench.distributed import ALONE, EVERYWHERE, World
+from bench.errors import BenchError, DamagedArtefactError, PluginError, StoreError
 from bench.evaluation import overlong
-from bench.io_errors import clear_io_errors, is_full
+from bench.io_errors import clear_io_errors
 from bench.making import Maker
 from bench.preferences.inspecting import SKIPPED, summary
 from bench.progress import Progress
@@ -110,28 +111,32 @@ class Runner:
             if cause:
                 failures[stage.key] = cause
                 continue
-            with clear_io_errors(self.store.root):
-                try:
+            try:
+                with clear_io_errors(self.store.root):
                     ran += [stage.key] if self._make(stage) else []
-                except (InspectFailedError, OSError):
+            except (InspectFailedError, StoreError):
+                raise
+            except (Exception, SystemExit) as error:
+                if asked_by_core(error) or self._alone_in_failing(stage, error):
                     raise
-                except Exception as error:
-                    if is_full(error) or self._alone_in_failing(stage, error):
-                        raise
-                    failures[stage.key] = self._failed(stage, error)
+                failures[stage.key] = self._failed(stage, error)
+            if stage.key in failures:
+                self._worker.forget()
         return RunOutcome(ran=tuple(ran), failures=failures)
 
-    def _alone_in_failing(self, stage: Stage, error: Exception) -> bool:
+    def _alone_in_failing(self, stage: Stage, error: BaseException) -> bool:
         """Whether the other processes may be waiting, in the middle of training, for this one.
 
         Shared stages end together or fail together, and what a `BenchError` reports of training
-        (divergence, unusable labels) is the same in every process. Anything else must end the
-        process, so that the launcher ends the others.
+        (divergence, unusable labels) is the same in every process, unless a plugin alone knows.
+        Anything else must end the process, so that the launcher ends the others.
         """
         shared = isinstance(stage, TrainStage) and self.world.size > 1
-        return shared and not isinstance(error, BenchError)
+        same = isinstance(error, BenchError) and not isinstance(error, PluginError)
+        known = same or EVERYWHERE in vars(error)
+        return shared and not known
 
-    def _failed(self, stage: Stage, error: Exception) -> str:
+    def _failed(self, stage: Stage, error: BaseException) -> str:
         return self._maker.failed(stage, error, memory_remedy(stage, self.plan))
 
     def _make(self, stage: Stage) -> bool:

@@ -6,6 +6,7 @@ Several processes of one run do a stage together: each its share, into the same 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench import contracts, process_state
 from bench import images as image_files
 from bench.ahead import ahead
 from bench.distributed import ALONE, World
-from bench.errors import BenchError
+from bench.errors import BenchError, PluginError, StoreError
 from bench.evaluation import overlong
+from bench.io_errors import clear_io_errors
 from bench.isolation.scorer import load
 from bench.making import SCORING_REMEDY
 from bench.preferences import generating
@@ -26,6 +29,7 @@ from bench.preferences.table import PairTable
 from bench.preferences.table import read as read_table
 from bench.progress import Task
 from bench.protocols import Backbone, LoadedScorer, PairRewards, PreferenceSet, Scorer
+from bench.seeding import derive_seed
 from bench.stages import (
     EncodeStage,
     GeneratedPairs,
@@ -62,8 +66,7 @@ class Worker:
         """`device` is "cpu", "cuda", "cuda:1", ..."""
         self.plan, self.store, self.device, self.world = plan, store, device, world
         self._scorer: tuple[Scorer, LoadedScorer] | None = None
-        self._backbone: tuple[Backbone, Policy] | None = None
-        self._at: tuple[Any, Policy] | None = None
+        self._held: tuple[Any, Policy] | None = None
         self._table = lru_cache(maxsize=1)(self._read_table)
 
     def units(self, stage: Stage) -> int:
@@ -76,7 +79,20 @@ class Worker:
         return stage.work
 
     def do(self, stage: Stage, partial: Partial, task: Task) -> tuple[dict[str, Any], int]:
-        """Do the stage's work into `partial.out`; returns its info and network passes."""
+        """Do the stage's work into `partial.out`; returns its info and network passes.
+
+        A function of the stage alone, whatever was done, or failed, in this process before.
+        """
+        with process_state.kept(derive_seed("stage", stage.key)):
+            return self._do(stage, partial, task)
+
+    def forget(self) -> None:
+        """Hold no model any more: after a failure nobody knows what was done to it."""
+        self._scorer = None
+        self._let_go()
+        process_state.collect_garbage()
+
+    def _do(self, stage: Stage, partial: Partial, task: Task) -> tuple[dict[str, Any], int]:
         match stage:
             case PairsStage():
                 return self._form_pairs(stage, partial, task), 0
@@ -108,6 +124,8 @@ class Worker:
                     advance=task.advance,
                 )
             )
+        except (PluginError, StoreError):
+            raise
         except BenchError as error:
             raise InspectFailedError(str(error)) from error
 
@@ -139,19 +157,18 @@ class Worker:
         from bench.training import encoding
 
         usable = self._table(stage.inspect)
-        policy = self._policy(self.plan.backbone)
-        encoding.encode(
-            policy,
-            self._pairs(stage.pairs),
-            usable,
-            resolution=self.plan.backbone.resolution,
-            framing=self.plan.recipe.framing,
-            folder=partial.out,
-            work=partial.work,
-            world=self.world,
-            advance=task.advance,
-        )
-        policy.release()
+        with self._untouched(self.plan.backbone) as policy:
+            encoding.encode(
+                policy,
+                self._pairs(stage.pairs),
+                usable,
+                resolution=self.plan.backbone.resolution,
+                framing=self.plan.recipe.framing,
+                folder=partial.out,
+                work=partial.work,
+                world=self.world,
+                advance=task.advance,
+            )
         return {"pairs": len(usable.rows)}
 
     def _rewards(self, stage: RewardsStage, partial: Partial, task: Task) -> dict[str, Any]:
@@ -167,7 +184,7 @@ class Worker:
                 sides[int(usable.rows[i // 2])].append(i % 2)
             encoded = (
                 (pair.image_0, pair.image_1)[side]
-                for pair in pairs.read(wanted)
+                for pair in contracts.read_pairs(pairs, wanted)
                 for side in sides[pair.row]
             )
             return ahead(image_files.decode, encoded, DECODE_AHEAD)
@@ -190,26 +207,26 @@ class Worker:
         from bench.training import encoding
         from bench.training.setup import TrainingSetup
 
-        policy = self._policy(self.plan.backbone)
-        policy.release()
         encode = self._stage(stage.encode)
         assert isinstance(encode, EncodeStage)
-        outcome = stage.method.train(
-            TrainingSetup(
-                policy=policy,
-                pairs=encoding.read(self._artefact(encode).path),
-                rewards=self._pair_rewards(stage, self._table(encode.inspect)),
-                budget=self._budget(),
-                seed=stage.seed,
-                workspace=partial.work,
-                report=_StepTask(task),
-                world=self.world,
+        with self._untouched(self.plan.backbone) as policy:
+            outcome = contracts.trained(
+                stage.method,
+                TrainingSetup(
+                    policy=policy,
+                    pairs=encoding.read(self._artefact(encode).path),
+                    rewards=self._pair_rewards(stage, self._table(encode.inspect)),
+                    budget=self._budget(),
+                    seed=stage.seed,
+                    workspace=partial.work,
+                    report=_StepTask(task),
+                    world=self.world,
+                ),
             )
-        )
-        if self.world.is_main:
-            policy.save_checkpoint(partial.out)
-            _write_csv(partial.out / "curve.csv", [asdict(step) for step in outcome.steps])
-        policy.release(denoiser=True)
+            if self.world.is_main:
+                with contracts.asking(self.plan.backbone), clear_io_errors():
+                    policy.save_checkpoint(partial.out)
+                _write_csv(partial.out / "curve.csv", [asdict(step) for step in outcome.steps])
         info = {
             "steps": len(outcome.steps),
             "pairs_seen": outcome.pairs_seen,
@@ -223,7 +240,7 @@ class Worker:
             name: _read_rewards(self._artefact(self._stage(key)).path / "rewards.parquet")
             for name, key in stage.rewards.items()
         }
-        return PairRewards(human=table.human, rewards=rewards)
+        return contracts.read_only(PairRewards(human=table.human, rewards=rewards))
 
     def _budget(self) -> TrainingBudget:
         from bench.training.setup import TrainingBudget
@@ -249,16 +266,19 @@ class Worker:
             for turn, rows in enumerate(self.world.share(batches)):
                 files = [folder / f"{row:05d}.png" for row in rows]
                 if not all(_is_image(file) for file in files):
-                    sampled = sample(
-                        self._model(stage),
-                        [prompts[row] for row in rows],
-                        [stage.image_seed] * len(rows),
-                        scheduler=config.scheduler,
-                        steps=config.steps,
-                        guidance=config.guidance,
-                        compiled=config.compile,
-                    )
-                    for file, picture in zip(files, sampled.images, strict=True):
+                    model = self._model(stage)
+                    with contracts.asking(stage.backbone):
+                        sampled = sample(
+                            model,
+                            [prompts[row] for row in rows],
+                            [stage.image_seed] * len(rows),
+                            scheduler=config.scheduler,
+                            steps=config.steps,
+                            guidance=config.guidance,
+                            compiled=config.compile,
+                        )
+                    images = contracts.checked_images(stage.backbone, sampled.images, len(rows))
+                    for file, picture in zip(files, images, strict=True):
                         write_atomic(file, image_files.png(picture))
                 # The other processes are at their batch of the same turn.
                 size = self.world.size
@@ -276,7 +296,10 @@ class Worker:
 
         scores = score_in_chunks(
             overlong.noting(
-                lambda: self._load_scorer(stage.scorer), stage.prompts.texts, partial.work
+                lambda: self._load_scorer(stage.scorer),
+                stage.scorer,
+                stage.prompts.texts,
+                partial.work,
             ),
             stage.scorer.name,
             images,
@@ -290,30 +313,35 @@ class Worker:
             _write_table(partial.out / SCORES, columns)
         return {"images": len(scores), **overlong.noted(partial.work)}
 
-    def _policy(self, backbone: Backbone) -> Policy:
-        """The untouched backbone; only the last one used stays in memory."""
-        if self._backbone is None or self._backbone[0] != backbone:
-            self._backbone = self._at = None
-            self._backbone = (backbone, backbone.load(self.device))
-        policy = self._backbone[1]
-        if self._at is not None:
-            self._at = None
-            policy.reset()
-        return policy
+    @contextmanager
+    def _untouched(self, backbone: Backbone) -> Iterator[Policy]:
+        """The backbone as it is on disk; what becomes of it is gone afterwards."""
+        self._let_go()
+        policy = contracts.loaded(backbone, self.device)
+        try:
+            yield policy
+        finally:
+            _release(policy)
 
     def _model(self, stage: SampleStage) -> Policy:
         """The model whose images the stage asks for; the same again costs nothing."""
         name = (stage.backbone, stage.checkpoint or stage.method)
-        if self._at is None or self._at[0] != name:
-            policy = self._policy(stage.backbone)
-            # Marked before it is changed, so that a failure midway cannot pass for the backbone.
-            self._at = (None, policy)
+        if self._held is None or self._held[0] != name:
+            self._let_go()
+            policy = contracts.loaded(stage.backbone, self.device)
             if stage.checkpoint:
-                policy.load_checkpoint(self._artefact(self._stage(stage.checkpoint)).path)
+                with contracts.asking(stage.backbone):
+                    policy.load_checkpoint(self._artefact(self._stage(stage.checkpoint)).path)
             else:
-                policy = stage.method.model(policy)
-            self._at = (name, policy)
-        return self._at[1]
+                policy = contracts.model_of(stage.method, policy)
+            self._held = (name, policy)
+        return self._held[1]
+
+    def _let_go(self) -> None:
+        """Hold no policy: only one is in memory, and nobody is lent one that another has had."""
+        if self._held is not None:
+            policy, self._held = self._held[1], None
+            _release(policy)
 
     def _pairs(self, pairs: PreferenceSet) -> PreferenceSet:
         """The preference set itself, where it stands for an artefact of this run."""
@@ -325,7 +353,8 @@ class Worker:
         """The scorer's weights; only the last one used stays in memory."""
         if self._scorer is None or self._scorer[0] != scorer:
             self._scorer = None
-            self._scorer = (scorer, load(scorer, self.device))
+            with contracts.asking(scorer):
+                self._scorer = (scorer, load(scorer, self.device))
         return self._scorer[1]
 
     def _stage(self, key: str) -> Stage:
@@ -355,6 +384,14 @@ def memory_remedy(stage: Stage, plan: Plan) -> str:
         smaller = max(1, sampling.batch_size // 2)
         return f"out of memory; try --set sampling.batch_size={smaller} (it changes no image)"
     return SCORING_REMEDY
+
+
+def _release(policy: Policy) -> None:
+    """Give its memory back even where something still refers to it."""
+    for denoiser in (False, True):
+        # It may be in any state, and nobody asks it for anything any more.
+        with suppress(Exception):
+            policy.release(denoiser=denoiser)
 
 
 class _StepTask:

@@ -11,6 +11,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from PIL import Image
 
+from bench.diffusion.compiling import compile_blocks
 from bench.diffusion.policy import Policy
 from bench.errors import BenchError, UnknownNameError
 
@@ -64,17 +65,6 @@ def solver(name: str, scheduler_config: dict[str, Any]) -> Any:
     return scheduler
 
 
-def compile_blocks(denoiser: Any) -> None:
-    """torch.compile the blocks that the denoiser repeats, once (regional compilation).
-
-    A block is compiled once and used by all that are built alike, so that it takes seconds. The
-    denoiser stays compiled until the policy is reset.
-    """
-    blocks = [m for m in denoiser.modules() if type(m).__name__ in denoiser._repeated_blocks]
-    if not any(block._compiled_call_impl for block in blocks):
-        denoiser.compile_repeated_blocks()
-
-
 @torch.no_grad()
 def denoise(
     policy: Policy,
@@ -89,7 +79,8 @@ def denoise(
     """Clean latents from standard normal `noise` [B, C, h, w], and the network passes spent.
 
     Guidance is eps = eps("") + g (eps(prompt) - eps("")) (Ho & Salimans 2021, Eq. 6 with
-    g = 1 + w), both in one doubled batch; g = 1 asks for the prompt alone.
+    g = 1 + w), both in one doubled batch; g = 1 asks for the prompt alone. `compiled` compiles the
+    denoiser's blocks first and leaves them so for the next batch.
     """
     if guidance < 1:
         raise BenchError(f"guidance must be at least 1 (1: none), not {guidance}")
@@ -138,6 +129,7 @@ def sample(
         scheduler: The solver: DDIM with eta 0, Euler, or DPM-Solver++ of second order.
         steps: Solver steps.
         guidance: Classifier-free guidance scale; 1 is none.
+        compiled: Compile the denoiser's blocks, as `denoise` does.
     """
     noise = torch.stack(
         [
@@ -146,6 +138,12 @@ def sample(
         ]
     )
     latents, passes = denoise(
-        policy, noise, prompts, scheduler=scheduler, steps=steps, guidance=guidance
+        policy,
+        noise,
+        prompts,
+        scheduler=scheduler,
+        steps=steps,
+        guidance=guidance,
+        compiled=compiled,
     )
     return Samples(images=policy.decode(latents), passes=passes)

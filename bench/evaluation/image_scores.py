@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from bench.contracts import asking
 from bench.distributed import World
-from bench.errors import BenchError, DamagedArtefactError
+from bench.errors import BenchError, DamagedArtefactError, StoreError
 from bench.evaluation import overlong
 from bench.evaluation.identity import identify
 from bench.evaluation.image_set import ImageSet
@@ -19,7 +20,7 @@ from bench.io_errors import is_full
 from bench.isolation.scorer import load
 from bench.making import SCORING_REMEDY, Maker
 from bench.progress import Progress, Task
-from bench.protocols import Scorer
+from bench.protocols import LoadedScorer, Scorer
 from bench.registry import Registry
 from bench.store import Artefact, Partial, Store, content_key, write_atomic
 
@@ -119,7 +120,7 @@ def score_all(
             progress.say(f"Running on {maker.device}.")
         try:
             maker.make(job, images.__len__, _Work(images, job, maker.device, world))
-        except OSError:
+        except (OSError, StoreError):
             raise
         except Exception as error:
             if is_full(error):
@@ -139,7 +140,7 @@ class _Work:
     def __call__(self, partial: Partial, task: Task) -> tuple[dict[str, Any], int]:
         prompts = self.images.prompts
         scores = score_in_chunks(
-            overlong.noting(lambda: load(self.job.scorer, self.device), prompts, partial.work),
+            overlong.noting(self._load, self.job.scorer, prompts, partial.work),
             self.job.spec,
             self.images.decoded,
             prompts,
@@ -153,6 +154,10 @@ class _Work:
             np.save(buffer, scores, allow_pickle=False)
             write_atomic(partial.out / _FILE, buffer.getvalue())
         return {"images": len(scores), **overlong.noted(partial.work)}, 0
+
+    def _load(self) -> LoadedScorer:
+        with asking(self.job.scorer):
+            return load(self.job.scorer, self.device)
 
 
 def _is_in(store: Store, job: ScoreJob) -> bool:

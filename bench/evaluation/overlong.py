@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import sealed
-from bench.protocols import LoadedScorer
+from bench.contracts import asking
+from bench.protocols import LoadedScorer, Scorer
 from bench.store import write_atomic
 
 CUT, DISTINCT = "prompts_cut", "distinct_prompts"
@@ -27,16 +28,18 @@ def count(scorer: LoadedScorer, prompts: Sequence[str]) -> dict[str, int]:
 
 
 def noting(
-    load: Callable[[], LoadedScorer], prompts: Sequence[str], work: Path
+    load: Callable[[], LoadedScorer], scorer: Scorer, prompts: Sequence[str], work: Path
 ) -> Callable[[], LoadedScorer]:
-    """`load`, which also leaves in `work` what `count` says, for `noted`."""
+    """`load`, which also leaves in `work` what `count` says of the scorer, for `noted`."""
 
     def loaded() -> LoadedScorer:
-        scorer = load()
+        ready = load()
         note = work / _NOTE
         if not noted(work):
-            write_atomic(note, sealed.seal(count(scorer, prompts)))
-        return scorer
+            with asking(scorer):
+                counts = count(ready, prompts)
+            write_atomic(note, sealed.seal(counts))
+        return ready
 
     return loaded
 

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.contracts import prompts_of
 from bench.distributed import World
 from bench.errors import BenchError, UnknownNameError
 from bench.specs import split_list
@@ -93,7 +95,8 @@ def score(
     prompt_set = None if prompts is None else named_or_path(registry, "prompt_sets", prompts)
     _check_name(out, images, prompt_set)
     asked = list(dict.fromkeys(split_list(by or "")))
-    found = open_images(images, prompt_set.load if prompt_set else None, asked)
+    load = partial(prompts_of, prompt_set) if prompt_set else None
+    found = open_images(images, load, asked)
     for group in asked:
         if group not in found.group_names:
             raise _unknown_group(group, found, prompt_set)
@@ -174,7 +177,7 @@ def _unknown_group(group: str, images: ImageSet, prompts: PromptSet | None) -> B
         wider = replace(prompts, groups=(*given, group))  # type: ignore[call-arg]
         # What cannot be loaded has no such column.
         with suppress(BenchError):
-            if any(group in prompt.groups for prompt in wider.load()):
+            if any(group in prompt.groups for prompt in prompts_of(wider)):
                 return BenchError(
                     f"{group!r} is a column of the prompts but no group of them; make it one: "
                     f"--prompts '{spec_text(wider)}'"

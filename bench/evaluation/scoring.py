@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench import sealed
+from bench import contracts, sealed
 from bench.distributed import ALONE, World
 from bench.errors import BenchError
 from bench.protocols import LoadedScorer
@@ -71,7 +71,10 @@ def score_in_chunks(
         mine = turns(chunks, world)
         missing = [chunk for chunk, _ in mine if _read(files[chunk], len(chunk)) is None]
         stream = images([i for chunk in missing for i in chunk])
-        parts = rated(scorer(), name, stream, prompts, missing, called) if missing else iter(())
+        parts: Iterator[np.ndarray] = iter(())
+        if missing:
+            checked = contracts.CheckedScorer(name, scorer())
+            parts = rated(checked, name, stream, prompts, missing, called)
         for chunk, done in mine:
             if chunk in missing:
                 buffer = io.BytesIO()
@@ -107,14 +110,10 @@ def rated(
     stream = iter(images)
     for chunk in chunks:
         batch = list(islice(stream, len(chunk)))
-        part = np.asarray(scorer.score(batch, [prompts[i] for i in chunk]), dtype=float)
+        scores = scorer.score(batch, [prompts[i] for i in chunk])
         # Not held while the images of the next chunk are collected.
         del batch
-        if part.shape != (len(chunk),):
-            raise BenchError(
-                f"scorer {name!r} gave shape {part.shape} for {len(chunk)} images, "
-                f"expected ({len(chunk)},)"
-            )
+        part = contracts.checked_scores(name, scores, len(chunk))
         if not np.isfinite(part).all():
             bad = chunk[int(np.flatnonzero(~np.isfinite(part))[0])]
             raise BenchError(f"scorer {name!r} gave no finite score for {called(bad)}")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.ahead import ahead
+from bench.contracts import read_pairs
 from bench.images import decode
 from bench.preferences.inspecting import BrokenRow, SeenPair, look, threads, too_many
 from bench.protocols import PreferencePair, PreferenceSet, Prompt
@@ -129,7 +130,7 @@ def check(
         What was found, and a few pairs drawn with a fixed seed.
     """
     tally = _Tally()
-    for pair, seen, digests in ahead(_look_closely, pairs.read(), _AHEAD, threads()):
+    for pair, seen, digests in ahead(_look_closely, read_pairs(pairs), _AHEAD, threads()):
         tally.add(pair, seen, digests)
         advance(1)
     usable = not too_many(len(tally.broken), tally.pairs, max_broken_share)

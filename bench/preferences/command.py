@@ -52,8 +52,8 @@ def check(
     """Count, compare and show what a preference set holds; exit code 1 if it cannot be used."""
     from rich.console import Console
 
+    from bench import contracts, terminal
     from bench import plan as planning
-    from bench import terminal
     from bench.images import png
     from bench.leaderboard.results import safe_name
     from bench.preferences.checking import check as look_at
@@ -68,11 +68,11 @@ def check(
     registry = default_registry()
     pairs: PreferenceSet = planning.named_or_path(registry, "preference_sets", source)
     prompt_sets = {
-        text: planning.named_or_path(registry, "prompt_sets", text).load()
+        text: contracts.prompts_of(planning.named_or_path(registry, "prompt_sets", text))
         for text in split_list(prompts or "")
     }
     progress = Progress(Console(stderr=True) if as_json else terminal.console())
-    with progress.task(f"check {pairs.source}", pairs.count()) as task:
+    with progress.task(f"check {pairs.source}", contracts.pair_count(pairs)) as task:
         found, sample = look_at(
             pairs, prompt_sets, max_broken_share=max_broken_share, advance=task.advance
         )
@@ -101,8 +101,8 @@ def convert(
     ] = False,
 ) -> None:
     """Write any preference set as one Parquet file that is read quickly and in little memory."""
+    from bench import contracts, terminal
     from bench import plan as planning
-    from bench import terminal
     from bench.preferences.inspecting import describe
     from bench.preferences.writing import convert as write
     from bench.progress import Progress
@@ -115,11 +115,11 @@ def convert(
     registry = default_registry()
     pairs: PreferenceSet = planning.named_or_path(registry, "preference_sets", source)
     console = terminal.console()
-    with Progress(console).task(f"convert {pairs.source}", pairs.count()) as task:
+    with Progress(console).task(f"convert {pairs.source}", contracts.pair_count(pairs)) as task:
         provenance = {
             "made_by": "bench data convert",
             "source": registry.describe(pairs),
-            "scorers": list(pairs.labelled_by()),
+            "scorers": list(contracts.labelled_by(pairs)),
         }
         done = write(pairs, out, provenance, task.advance)
     _say(console, f"{done.written:,} pairs written to {out}")

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from bench import contracts
 from bench.preferences.writing import PairWriter
 from bench.protocols import Aggregation, PairRewards, PreferencePair
 from bench.registry import OWN_PACKAGE, spec_text
@@ -136,7 +137,8 @@ def compare(
     ]
     row, first, second = np.array(shown).T
     oriented = {name: np.stack([r[row, first], r[row, second]], 1) for name, r in rewards.items()}
-    labels = label_with.label(PairRewards(human=np.full(len(row), 0.5), rewards=oriented), 0)
+    unlabelled = PairRewards(human=np.full(len(row), 0.5), rewards=oriented)
+    labels = contracts.labels_of(label_with, unlabelled, 0)
     p = np.where(labels.kept, labels.p, 0.5)
     chances = np.full((len(prompts), count, count), 0.5)
     chances[row, first, second] = p

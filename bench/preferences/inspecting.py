@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import sealed
+from bench import contracts, sealed
 from bench.ahead import ahead
 from bench.distributed import World
 from bench.errors import BenchError
@@ -116,7 +116,7 @@ def inspect(
     Raises:
         BenchError: too many pairs are broken, or none is left.
     """
-    everything = pairs.count()
+    everything = contracts.pair_count(pairs)
     chunks = [range(i, min(i + CHUNK, everything)) for i in range(0, everything, CHUNK)]
     files = {chunk: work / f"inspected-{chunk.start:09d}.parquet" for chunk in chunks}
     enough = _Enough([files[chunk] for chunk in chunks], [len(chunk) for chunk in chunks], filters)
@@ -124,7 +124,7 @@ def inspect(
         mine = world.share(chunks)
         missing = {chunk for chunk in mine if _read_chunk(files[chunk], len(chunk)) is None}
         wanted = (row for chunk in mine if chunk in missing for row in chunk)
-        seen = ahead(look, pairs.read(wanted), _AHEAD, threads(world.size))
+        seen = ahead(look, contracts.read_pairs(pairs, wanted), _AHEAD, threads(world.size))
         for turn, chunk in enumerate(mine):
             if enough.without(chunk.start // CHUNK):
                 break

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
+from bench.contracts import read_pairs
 from bench.errors import BenchError
 from bench.preferences.inspecting import BrokenRow
 from bench.protocols import PreferencePair, PreferenceSet
@@ -176,7 +177,7 @@ def convert(
     """
     left_out = []
     with PairWriter(path, provenance) as writer:
-        for pair in pairs.read():
+        for pair in read_pairs(pairs):
             if pair.problem:
                 left_out.append(BrokenRow(row=pair.row, reason=pair.problem))
             else:

@@ -23,6 +23,7 @@ from PIL import ImageOps
 from PIL.Image import Image
 
 from bench.ahead import ahead
+from bench.contracts import asking, read_pairs
 from bench.diffusion.policy import Condition, Moments, Policy
 from bench.distributed import World
 from bench.errors import BenchError
@@ -38,6 +39,7 @@ PAIRS_AT_ONCE = 16
 """Pairs whose images are in memory at a time; as many again are decoded beside the encoder."""
 THREADS = min(8, os.cpu_count() or 1)
 
+_BACKBONE = "the backbone"
 _CONDITION = "condition."
 _PREPARED = "prepared"
 
@@ -140,7 +142,8 @@ def encode(
         for chunk in world.share(_chunks(len(prompts))):
             done = work / f"prompts-{chunk.start:08d}"
             if not done.exists():
-                told = policy.encode_prompts([prompts[i] for i in chunk])
+                with asking(_BACKBONE):
+                    told = policy.encode_prompts([prompts[i] for i in chunk])
                 for name, values in told.items():
                     _write(folder / f"{_CONDITION}{name}.npy", chunk.start, values, "a prompt")
                 done.touch()
@@ -167,7 +170,9 @@ def _prepare(
     views = 2 if framing.flip else 1
     moments = (len(table.rows), 2, views, *policy.latent_shape)
     arrays = {"mean": (moments, small), "std": (moments, small)}
-    for name, value in policy.encode_prompts([""]).items():
+    with asking(_BACKBONE):
+        told = policy.encode_prompts([""])
+    for name, value in told.items():
         dtype = small if value.is_floating_point() else value.dtype
         arrays[_CONDITION + name] = ((len(prompts), *value.shape[1:]), dtype)
     for name, (shape, dtype) in arrays.items():
@@ -195,13 +200,14 @@ def _encode_images(
     missing = {chunk for chunk, mark in marks.items() if not mark.exists()}
     wanted = [int(table.rows[i]) for chunk in mine if chunk in missing for i in chunk]
     ready = partial(_views, source=pairs.source, resolution=resolution, framing=framing)
-    stream: Iterator[list[Image]] = ahead(ready, pairs.read(wanted), PAIRS_AT_ONCE, THREADS)
+    stream: Iterator[list[Image]] = ahead(ready, read_pairs(pairs, wanted), PAIRS_AT_ONCE, THREADS)
     for turn, chunk in enumerate(mine):
         if chunk in missing:
             for start in range(chunk.start, chunk.stop, PAIRS_AT_ONCE):
                 size = min(PAIRS_AT_ONCE, chunk.stop - start)
                 images = [image for views in islice(stream, size) for image in views]
-                moments = policy.encode_images(images)
+                with asking(_BACKBONE):
+                    moments = policy.encode_images(images)
                 rows = f"{pairs.source}: an image of rows {table.rows[start]} to "
                 rows += f"{table.rows[start + size - 1]}"
                 for name, values in (("mean", moments.mean), ("std", moments.std)):

@@ -21,10 +21,13 @@ from typing import Any
 
 import torch
 
+from bench import contracts
+from bench.diffusion.compiling import compiled
 from bench.diffusion.lora import LoraSettings
 from bench.diffusion.noising import NoiseRequest
 from bench.diffusion.policy import Condition
 from bench.errors import BenchError, DivergedError
+from bench.io_errors import clear_io_errors
 from bench.methods import implicit_logit
 from bench.protocols import Labels, Loss, PairErrors, Reference, Trajectory
 from bench.seeding import derive_seed, generator
@@ -181,8 +184,9 @@ class _Training:
         self.beta = beta
         self.learning_rate = learning_rate
 
+        labels = contracts.checked_labels("who calls train_pairs", labels, len(setup.pairs))
         self.p = torch.from_numpy(labels.p.astype("float32"))
-        self.kept = torch.from_numpy(labels.kept.astype(bool)).nonzero().flatten()
+        self.kept = torch.from_numpy(labels.kept).nonzero().flatten()
         if len(self.kept) == 0:
             raise BenchError(
                 f"no pair is left to train on: the labels drop all {len(self.p)}; "
@@ -210,7 +214,7 @@ class _Training:
             if budget.gradient_checkpointing:
                 fast.enter_context(speed.checkpointed(self.denoiser))
             if budget.compile:
-                fast.enter_context(speed.compiled(self.weights.networks()))
+                fast.enter_context(compiled(self.weights.networks()))
             for step in range(len(self.reports) + 1, budget.steps + 1):
                 self.reports.append(self._step(step))
                 if world.is_main and (step % budget.checkpoint_every == 0 or step == budget.steps):
@@ -245,7 +249,9 @@ class _Training:
         self.scaler.update()
         # Before the distance, whose differences then take the gradients' place in memory.
         self.optimizer.zero_grad(set_to_none=True)
-        weights.follow(self.follows.keep(step))
+        with self.setup.world.together():
+            keep = contracts.reference_keep(self.follows, step)
+        weights.follow(keep)
         margin, accuracy = (
             (math.nan, math.nan) if signals.logits is None else _agreement(signals.logits, batch.p)
         )
@@ -281,17 +287,19 @@ class _Training:
         none = torch.empty(0, device=self.device)
         losses, logits, passes = [none], [none], 0
         has_logit = self.loss.needs_reference and not self.loss.winner_only
-        for part in self._parts():
-            shown = self._show(batch, part)
-            errors, spent = self._errors(shown)
-            passes += spent
-            pair_losses = self.loss(errors, shown.p, self.beta)
-            # Divided by the whole batch, so that the sum of parts is the gradient of its mean.
-            mean_loss = pair_losses.sum() / budget.batch_size
-            self.scaler.scale(mean_loss).backward()  # type: ignore[no-untyped-call]
-            losses.append(pair_losses.detach())
-            if has_logit:
-                logits.append(implicit_logit(errors, self.beta).detach())
+        # Plugins may fail in one process alone, while the others would wait for its gradient.
+        with world.together():
+            for part in self._parts():
+                shown = self._show(batch, part)
+                errors, spent = self._errors(shown)
+                passes += spent
+                pair_losses = contracts.pair_losses(self.loss, errors, shown.p, self.beta)
+                # Divided by the whole batch, so that the sum of parts is the gradient of its mean.
+                mean_loss = pair_losses.sum() / budget.batch_size
+                self.scaler.scale(mean_loss).backward()  # type: ignore[no-untyped-call]
+                losses.append(pair_losses.detach())
+                if has_logit:
+                    logits.append(implicit_logit(errors, self.beta).detach())
         sum_gradients(self.weights.trained, world)
         told = world.gather((torch.cat(losses).cpu(), torch.cat(logits).cpu(), passes))
         return _Signals(
@@ -329,7 +337,8 @@ class _Training:
     def _errors(self, shown: _Shown) -> tuple[PairErrors, int]:
         """Run trajectory, reference and policy; the errors and the passes that they took."""
         with torch.no_grad():
-            noised = self.trajectory.noise(
+            noised = contracts.noised(
+                self.trajectory,
                 NoiseRequest(
                     clean=shown.clean,
                     timesteps=shown.timesteps,
@@ -337,7 +346,8 @@ class _Training:
                     condition=shown.condition,
                     schedule=self.setup.policy.schedule,
                     predict_epsilon=lambda x, t, c: self._predict(self.denoiser, x, t, c),
-                )
+                ),
+                untouched=not self.reports,
             )
         images = len(noised.latents)
         asked = (
@@ -396,7 +406,8 @@ class _Training:
     def _save(self) -> None:
         """Write the state so that no interruption leaves half of it under its name."""
         folder = self.setup.workspace
-        folder.mkdir(parents=True, exist_ok=True)
+        with clear_io_errors():
+            folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f"{STATE_FILE}.partial"
         state = {
             "call": self.call,
@@ -406,15 +417,16 @@ class _Training:
             "reports": [dataclasses.asdict(report) for report in self.reports],
             "passes": self.passes,
         }
-        try:
-            with temporary.open("wb") as file:
-                torch.save(state, file)
-        except RuntimeError as error:
-            # torch closes its archive while a full disk's error is under way, and hides it.
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
-        os.replace(temporary, folder / STATE_FILE)
+        with clear_io_errors():
+            try:
+                with temporary.open("wb") as file:
+                    torch.save(state, file)
+            except RuntimeError as error:
+                # torch closes its archive while a full disk's error is under way, and hides it.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+            os.replace(temporary, folder / STATE_FILE)
 
     def _resume(self) -> None:
         """Go on from the saved state, if there is one of this very call."""

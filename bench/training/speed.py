@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -55,30 +55,3 @@ def checkpointed(denoiser: Any) -> Iterator[None]:
         yield
     finally:
         denoiser.disable_gradient_checkpointing()
-
-
-@contextmanager
-def compiled(networks: Sequence[torch.nn.Module]) -> Iterator[None]:
-    """torch.compile in place: the blocks that a diffusers model repeats, or the whole network.
-
-    Weights keep their names, since the modules stay the same. Batch sizes are left open, since
-    trajectories ask about fewer and fewer latents, and since a graph that is compiled again in
-    between would not fit what gradient checkpointing has noted.
-    """
-    blocks = [module for network in networks for module in _repeated(network)]
-    for module in blocks:
-        module.compile(dynamic=True)
-    try:
-        # Few widths of blocks, each with and without gradient and under each adapter, are more
-        # graphs than torch's default limit, past which it goes back to running uncompiled.
-        with torch._dynamo.config.patch(cache_size_limit=64):
-            yield
-    finally:
-        for module in blocks:
-            # What `compile` sets; torch has no public way back.
-            module._compiled_call_impl = None
-
-
-def _repeated(network: torch.nn.Module) -> list[torch.nn.Module]:
-    names = getattr(network, "_repeated_blocks", None) or ()
-    return [m for m in network.modules() if type(m).__name__ in names] or [network]

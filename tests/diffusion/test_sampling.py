@@ -148,7 +148,9 @@ def test_blocks_are_compiled_once_and_until_the_policy_is_reset(
         ]
 
     with torch.compiler.set_stance("force_eager"):
-        compiled_and_plain(policy)
+        sample(policy, PROMPTS, SEEDS, steps=1, guidance=1.0)
+        assert not any(state())
+        sample(policy, PROMPTS, SEEDS, steps=1, guidance=1.0, compiled=True)
         before = state()
         assert len(before) > 1
         assert all(before)

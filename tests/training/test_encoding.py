@@ -224,7 +224,7 @@ def test_places_cover_the_way_evenly() -> None:
     assert len(np.unique(places)) == places.size
 
 
-class Stop(Exception):
+class Stop(KeyboardInterrupt):
     """Stands for a killed process."""
 
 

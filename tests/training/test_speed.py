@@ -11,6 +11,7 @@ import torch
 from bench_plugins.references import HardCopy
 
 from bench import BenchError
+from bench.diffusion.compiling import compiled
 from bench.errors import DivergedError
 from bench.training import speed
 from bench.training.loop import STATE_FILE
@@ -157,12 +158,12 @@ def test_tf32_is_set_and_restored() -> None:
 def test_blocks_that_repeat_are_compiled_and_let_go(pipeline: Path, tmp_path: Path) -> None:
     unet = tiny_setup(pipeline, tmp_path).policy.denoiser
 
-    def compiled() -> list[str]:
+    def compiled_now() -> list[str]:
         return [type(m).__name__ for m in unet.modules() if m._compiled_call_impl is not None]
 
-    with speed.compiled([unet]):
-        assert compiled() == ["BasicTransformerBlock"] * 4
-    assert compiled() == []
+    with compiled([unet]):
+        assert compiled_now() == ["BasicTransformerBlock"] * 4
+    assert compiled_now() == []
 
 
 @pytest.mark.parametrize(
@@ -185,12 +186,12 @@ def test_compiled_networks_train_alike_and_keep_their_names(
     torch._dynamo.utils.counters.clear()
     compile_ = partialmethod(torch.nn.Module.compile, backend="eager")
     monkeypatch.setattr(torch.nn.Module, "compile", compile_)
-    compiled = setup("compiled", compile=True)
-    outcome = train(compiled, reference=HardCopy(every=2))
+    fast = setup("compiled", compile=True)
+    outcome = train(fast, reference=HardCopy(every=2))
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
-    assert trained(compiled).keys() == trained(plain).keys()
-    assert all("_orig_mod" not in name for name in compiled.policy.denoiser.state_dict())
-    assert all(m._compiled_call_impl is None for m in compiled.policy.denoiser.modules())
+    assert trained(fast).keys() == trained(plain).keys()
+    assert all("_orig_mod" not in name for name in fast.policy.denoiser.state_dict())
+    assert all(m._compiled_call_impl is None for m in fast.policy.denoiser.modules())
     assert [r.grad_norm for r in outcome.steps] == pytest.approx(
         [r.grad_norm for r in expected.steps], rel=1e-3
     )
