@@ -68,8 +68,6 @@ def score(
         from bench.launch import launch
 
         sys.exit(launch(num_processes, sys.argv[1:]))
-    from rich.console import Console
-
     from bench import terminal
     from bench.evaluation.image_scores import score_all
     from bench.evaluation.sources import open_images
@@ -95,7 +93,7 @@ def score(
             raise _unknown_group(group, found, prompt_set)
     _check_columns(found, built)
     _check_writable(out)
-    console = Console(stderr=True) if as_json else terminal.console()
+    console = terminal.console(stderr=as_json)
     console.quiet = not world.is_main
     progress = Progress(console)
     progress.say(f"{len(found):,} images of {len(set(found.prompts)):,} prompts: {images}")
@@ -224,6 +222,7 @@ def _report(
 
     The breakdown is by the groups that were asked for; if by none, by all.
     """
+    from bench import terminal
     from bench.evaluation import overlong
     from bench.evaluation.folders import STYLE
     from bench.evaluation.summary import benchmark, looks_like_cosines
@@ -255,9 +254,9 @@ def _report(
         _say(console, f"Scores of each image: {out}")
     for spec, scored in outcome.scored.items():
         if said := overlong.warning(spec, scored.info):
-            typer.echo(f"warning: {said}", err=True)
+            terminal.complain(said, kind="warning")
     for reason in outcome.failures.values():
-        typer.echo(f"error: {reason}", err=True)
+        terminal.complain(reason)
 
 
 def _as_data(

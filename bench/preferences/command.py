@@ -49,8 +49,6 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Count, compare and show what a preference set holds; exit code 1 if it cannot be used."""
-    from rich.console import Console
-
     from bench import plan as planning
     from bench import terminal
     from bench.images import png
@@ -68,7 +66,7 @@ def check(
         text: planning.named_or_path(registry, "prompt_sets", text).load()
         for text in split_list(prompts or "")
     }
-    progress = Progress(Console(stderr=True) if as_json else terminal.console())
+    progress = Progress(terminal.console(stderr=as_json))
     with progress.task(f"check {pairs.source}", pairs.count()) as task:
         found, sample = look_at(
             pairs, prompt_sets, max_broken_share=max_broken_share, advance=task.advance
@@ -85,7 +83,7 @@ def check(
     else:
         _show(terminal.console(), found, path)
     if not found.usable:
-        typer.echo(f"error: {found.source}: {_unusable(found, max_broken_share)}", err=True)
+        terminal.complain(f"{found.source}: {_unusable(found, max_broken_share)}")
         sys.exit(1)
 
 
