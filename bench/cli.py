@@ -52,21 +52,29 @@ def main() -> None:
     try:
         _refuse_empty(sys.argv[1:])
         _add_plugin_commands()
-        code = app(standalone_mode=False)
+        _run_command()
     except BenchError as error:
         _fail(str(error))
+    except KeyboardInterrupt:
+        _interrupted()
+    except SystemExit as end:
+        # What typer makes of a KeyboardInterrupt.
+        if end.code == INTERRUPTED:
+            _interrupted()
+        raise
+
+
+def _run_command() -> NoReturn:
+    """What typer makes of the arguments; what it cannot parse is one sentence too."""
+    try:
+        code = app(standalone_mode=False)
     except UsageError as error:
         _misused(error)
     except OSError as error:
-        _fail(_system_error(error))
-    except KeyboardInterrupt:
-        _interrupted()
-    else:
-        # Where `standalone_mode` is off, the code that a command or an interruption exits with.
-        if code == INTERRUPTED:
-            _interrupted()
-        if code:
-            sys.exit(code)
+        # Where nobody foresaw it.
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    # Without `standalone_mode` typer returns the code that a command or Ctrl-C exits with.
+    sys.exit(code or 0)
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:
@@ -101,12 +109,6 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
         if word == "" or re.fullmatch(r"--[\w-]+=", word):
             name = word.rstrip("=") or before
             raise BenchError(f"{name}: an empty value; give one, or leave the option out")
-
-
-def _system_error(error: OSError) -> str:
-    """A file that could not be used where nobody foresaw it."""
-    reason = error.strerror or str(error)
-    return f"{error.filename}: {reason}" if error.filename else reason
 
 
 def _interrupted() -> None:
@@ -296,11 +298,15 @@ def leaderboard_build(
 ) -> None:
     """Regenerate the tables of a board from its result files."""
     from bench.leaderboard import tables
-    from bench.runner import clear_io_errors
 
     for folder in _boards(board):
-        with clear_io_errors():
+        try:
             tables.write(folder)
+        except OSError as error:
+            raise BenchError(
+                f"{error.filename or folder}: cannot be written ({error.strerror}); the result "
+                f"files are as they were, so mend that and build again"
+            ) from error
         typer.echo(f"built {printable(str(folder))}")
 
 

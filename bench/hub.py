@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from bench.errors import BenchError
+from bench.reading import exists, expanded, refuse_special
 from bench.store import file_sha256, write_atomic
+from bench.wording import quoted
 
 RepoType: TypeAlias = Literal["model", "dataset"]
 
@@ -33,13 +35,14 @@ def local(source: str) -> Path | None:
     Raises:
         BenchError: it is written like a path but nothing is there.
     """
-    path = Path(source).expanduser()
-    if path.exists():
+    path = expanded(source)
+    if exists(path):
+        refuse_special(path)
         return path
     if source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
         raise BenchError(
-            f"there is no file or folder {source!r}; give an existing path or a Hub id such as "
-            f"'owner/name'"
+            f"there is no file or folder {quoted(source)}; give an existing path or a Hub id such "
+            f"as 'owner/name'"
         )
     return None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -45,7 +45,7 @@ def load(text: str) -> Any:
         YamlError: it is not YAML, or holds more than this.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506
+        return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
@@ -62,12 +62,12 @@ def dump(data: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_constructors: dict[Any, Any] = {}
-    yaml_implicit_resolvers: dict[Any, Any] = {}
+    yaml_constructors: ClassVar[dict[Any, Any]] = {}
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
     _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise _error("anchors and aliases (&, *) are not read; write the value out", event)
         if (tag := getattr(event, "tag", None)) is not None:

@@ -28,6 +28,7 @@ from bench.protocols import (
     PromptSet,
     Scorer,
 )
+from bench.reading import exists, refuse_special
 from bench.recipe import Recipe
 from bench.registry import Registry, noun, spec_text
 from bench.stages import (
@@ -44,6 +45,7 @@ from bench.stages import (
     TrainStage,
 )
 from bench.store import content_key
+from bench.wording import listed, quoted
 
 VERSIONS = {
     "pairs": 1,
@@ -504,7 +506,7 @@ def _merged(tables: Sequence[PromptTable]) -> PromptTable:
 
 def _short(text: str) -> str:
     """What a named or located set is called in tables: of every path its last part."""
-    if Path(text).exists():
+    if exists(Path(text)):
         return Path(text).name
     return re.sub(r"(?<==)[^,\[\]]*/(?=[^/,\[\]]+)", "", text)
 
@@ -538,18 +540,31 @@ def named_or_path(registry: Registry, kind: Kind, text: str) -> Any:
     """A plugin by its spec; an existing path goes to the plugin that reads such files."""
     known = {e.cls.name for e in registry.entries(kind)}
     named = re.split(r"[\[:]", text, maxsplit=1)[0] in known
-    if named or not (Path(text).exists() or "/" in text or Path(text).suffix):
+    if named or not (exists(Path(text)) or "/" in text or Path(text).suffix):
         return registry.build(kind, text)
     return _reader(registry, kind, Path(text))
 
 
 def _reader(registry: Registry, kind: Kind, path: Path) -> Any:
-    if not path.exists():
-        raise BenchError(f"{noun(kind)} {str(path)!r}: there is no such file or folder")
+    if not exists(path):
+        raise BenchError(
+            f"{noun(kind)} {quoted(str(path))}: there is no such file or folder"
+            f"{_hub_hint(registry, kind, str(path))}"
+        )
+    refuse_special(path)
     readers = [e.cls for e in registry.entries(kind) if _reads(e.cls, path)]
     if not readers:
         raise BenchError(f"{noun(kind)} {str(path)!r}: no plugin reads such files")
     return readers[0](path=str(path))  # type: ignore[call-arg]
+
+
+def _hub_hint(registry: Registry, kind: Kind, text: str) -> str:
+    """How a Hub id is given, where the text could be one."""
+    hub = [e for e in registry.entries(kind) if "revision" in e.cls.__dataclass_fields__]
+    if not hub or text.startswith(("/", ".", "~")) or not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+        return ""
+    names = listed(f"{e.cls.name}[path={text}]" for e in hub)
+    return f"; a Hub id is given with the {noun(kind)} that reads it: {names}"
 
 
 def _reads(cls: type[Plugin], path: Path) -> bool:

@@ -42,6 +42,18 @@ def exists(path: Path) -> bool:
         return False
 
 
+def expanded(text: str) -> Path:
+    """The path of a text, with "~" as the user's folder.
+
+    Raises:
+        BenchError: it names the folder of a user whom nobody knows.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise BenchError(f"{quoted(text)}: there is no such user's folder") from error
+
+
 def require_regular(path: Path) -> None:
     """Refuse what is no regular file.
 

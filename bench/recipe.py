@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from bench import plain_yaml
 from bench.errors import BenchError, UnknownNameError
-from bench.reading import exists, read_text
+from bench.reading import exists, expanded, read_text
 from bench.registry import Registry
 from bench.specs import Spec, check_text, parse, split_list
 from bench.wording import listed, quoted
@@ -146,9 +146,7 @@ class SamplingConfig(_Strict):
     steps: Count = Field(description="denoising steps")
     guidance: Number = Field(ge=1, description="classifier-free guidance scale; 1 is none")
     image_seeds: Seeds = Field(default=(0,), description="one image a prompt and seed")
-    batch_size: Count = Field(
-        default=32, description="prompts sampled at a time; changes no image"
-    )
+    batch_size: Count = Field(default=32, description="prompts sampled at a time; changes no image")
     compile: Flag = Field(default=False, description="torch.compile the denoiser's blocks")
 
 
@@ -211,8 +209,8 @@ def _read(
         source: a preset's name or the path of a YAML file.
         below: the recipes that extend this one, directly or not.
     """
-    path = Path(source)
     check_text(source)
+    path = expanded(source)
     if _is_file(source):
         try:
             text, where, name = read_text(path, plain_yaml.MOST_BYTES), str(path), path.stem
@@ -234,7 +232,7 @@ def _read(
                 f"{where}: extends: expected a preset's name or a file, not {quoted(base)}"
             )
         if _is_file(source) and _is_file(base):
-            base = str(path.parent / Path(base).expanduser())
+            base = str(path.parent / expanded(base))
         chain = " -> ".join((*below, source, base))
         if base in (*below, source):
             raise BenchError(f"{where}: extends itself ({chain})")

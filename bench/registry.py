@@ -187,7 +187,9 @@ class Registry:
             )
         if "kind" in field.metadata:
             if not isinstance(raw, str | Spec):
-                raise BenchError(f"{spec.name}[{field.name}={cut(str(raw))}]: expected a plugin's name")
+                raise BenchError(
+                    f"{spec.name}[{field.name}={cut(str(raw))}]: expected a plugin's name"
+                )
             return self.build(field.metadata["kind"], raw)
         if not given:
             return raw

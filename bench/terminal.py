@@ -26,8 +26,8 @@ def console(*, quiet: bool = False, stderr: bool = False) -> Console:
 
     Names that hold control codes are printed as escapes, and no ":name:" becomes an emoji.
     """
-    kind = _console_class()
-    found: Console = kind(quiet=quiet, stderr=stderr, emoji=False)
+    kind: type[Console] = _console_class()
+    found = kind(quiet=quiet, stderr=stderr, emoji=False)
     if not found.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         return kind(quiet=quiet, stderr=stderr, emoji=False, width=_WIDE)
     if found.width < _NARROWEST:

@@ -15,7 +15,7 @@ _LONGEST = 4_000
 """Characters of a whole message."""
 
 _SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 100, 100, 40
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 200, 200, 40
 
 
 def quoted(value: object) -> str:
@@ -23,7 +23,7 @@ def quoted(value: object) -> str:
     return _SHORT.repr(value)
 
 
-def cut(text: str, longest: int = 100) -> str:
+def cut(text: str, longest: int = 200) -> str:
     """A text without its middle where it is longer than that."""
     if len(text) <= longest:
         return text

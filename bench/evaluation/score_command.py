@@ -15,6 +15,7 @@ import typer
 
 from bench.distributed import World
 from bench.errors import BenchError, UnknownNameError
+from bench.reading import expanded
 from bench.specs import split_list
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _check_name(out: Path, images: Path, prompts: PromptSet | None) -> None:
         raise BenchError(f"--out {out}: expected the name of a {', '.join(_SUFFIXES)} file")
     # By convention of prompt sets; a Hub id is no path that exists.
     path = getattr(prompts, "path", None)
-    source = images if path is None else Path(path).expanduser()
+    source = images if path is None else expanded(path)
     for read in (images, source):
         if read.exists() and out.exists() and read.samefile(out):
             raise BenchError(f"--out {out} is what is to be read; choose another name")

@@ -98,7 +98,9 @@ def list_() -> None:
         table.add_row(spec.name, state, python, ", ".join(scorer.name for scorer in scorers))
     console = terminal.console()
     console.print(table)
-    console.print(f"They lie in {environments.root()}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"They lie in {environments.root()}", highlight=False, markup=False, soft_wrap=True
+    )
 
 
 @env_app.command()
