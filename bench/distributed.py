@@ -48,7 +48,7 @@ class World:
             BenchError: the variables are not what a launcher sets.
         """
         size = _variable("WORLD_SIZE", 1)
-        rank = _variable("RANK", 0 if size == 1 else None)
+        rank = _variable("RANK", 0 if size <= 1 else None)
         local = _variable("LOCAL_RANK", rank)
         if not (size >= 1 and 0 <= rank < size and local >= 0):
             raise BenchError(

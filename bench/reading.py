@@ -172,7 +172,7 @@ def below(root: Path, name: str) -> Path:
         ValueError: it lies elsewhere, by "..", an absolute path or a link, or is no regular file.
     """
     try:
-        folder = _real(str(root))
+        folder = _real(os.path.abspath(root))
         file = os.path.realpath(os.path.join(folder, name))
         if os.path.commonpath([folder, file]) != folder:
             raise ValueError(f"lies outside of {root}, below which images are read")

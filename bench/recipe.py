@@ -143,7 +143,7 @@ class SamplingConfig(_Strict):
     """How evaluation images are made."""
 
     scheduler: Literal["ddim", "euler", "dpm++"] = Field(default="ddim", description="solver")
-    steps: Count = Field(description="denoising steps")
+    steps: Count = Field(le=1000, description="denoising steps")
     guidance: Number = Field(ge=1, description="classifier-free guidance scale; 1 is none")
     image_seeds: Seeds = Field(default=(0,), description="one image a prompt and seed")
     batch_size: Count = Field(default=32, description="prompts sampled at a time; changes no image")
@@ -362,7 +362,10 @@ def _spec(item: object, where: str) -> Spec | str:
     if isinstance(item, str):
         return item
     if isinstance(item, Mapping):
-        return parse(item)
+        try:
+            return parse(item)
+        except BenchError as error:
+            raise BenchError(f"{where}: {error}") from error
     raise BenchError(f"{where}: {quoted(item)} is not a plugin's name")
 
 

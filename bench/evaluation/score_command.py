@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -79,7 +80,7 @@ def score(
     from bench.runner import clear_io_errors
     from bench.store import Store
 
-    name = safe_name(images.resolve().name) or "images"
+    name = safe_name(Path(os.path.abspath(images)).name) or "images"
     out = out or Path("bench-runs") / "scores" / f"{name}.parquet"
     registry = default_registry()
     built = {spec_text(s): s for s in (registry.build("scorers", t) for t in split_list(scorers))}

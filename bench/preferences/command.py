@@ -60,6 +60,8 @@ def check(
     from bench.specs import split_list
     from bench.store import write_atomic
 
+    if not 0 <= max_broken_share <= 1:
+        raise BenchError(f"--max-broken-share {max_broken_share}: expected a share from 0 to 1")
     registry = default_registry()
     pairs: PreferenceSet = planning.named_or_path(registry, "preference_sets", source)
     prompt_sets = {
