@@ -200,9 +200,9 @@ def cached_sha256(path: Path) -> str:
     """
     real = path.resolve()
     stat = real.stat()
-    told = hashlib.sha256(str(real).encode()).hexdigest()[:32]
+    told = hashlib.sha256(os.fsencode(real)).hexdigest()[:32]
     state = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    root = Path(os.environ.get("XDG_CACHE_HOME") or expanded("~/.cache"))
     note = root / "diffusion-preference-bench" / "sha256" / f"{told}.json"
     try:
         known = json.loads(note.read_text())

@@ -51,7 +51,9 @@ def expanded(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise BenchError(f"{quoted(text)}: there is no such user's folder") from error
+        raise BenchError(
+            f"{quoted(text)}: there is no such user's folder; set HOME or write it out"
+        ) from error
 
 
 def require_regular(path: Path) -> None:
@@ -139,7 +141,7 @@ def decode_json(text: str, start: int = 0) -> tuple[Any, int]:
         raise
     except ValueError as error:
         raise ValueError(str(error).partition(";")[0]) from error
-    if _HALF.search(text, start, end) and _halves(value):
+    if _HALF.search(text, start, end) and is_half(json.dumps(value, ensure_ascii=False)):
         raise ValueError(r"holds half of a character (such as \ud800 without its partner)")
     return value, end
 
@@ -198,9 +200,10 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
-def _halves(value: Any) -> bool:
+def is_half(text: str) -> bool:
+    """Whether a text holds half of a character, a surrogate without its partner."""
     try:
-        json.dumps(value, ensure_ascii=False).encode()
+        text.encode()
     except UnicodeEncodeError:
         return True
     return False

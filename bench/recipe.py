@@ -29,6 +29,7 @@ def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
+# Bounds here are all that a field has: pydantic takes the last of two.
 # A boolean is no number, a text is none either, and nothing is infinite.
 Count: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=10**9)]
 Number: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -89,7 +90,9 @@ class GenerateConfig(_Strict):
     backbones: tuple[str, ...] = Field(
         default=(), description="the models that draw; none: the recipe's backbone"
     )
-    images_per_prompt: Count = Field(default=4, ge=2, description="of each model")
+    images_per_prompt: int = Field(
+        default=4, strict=True, ge=2, le=10**9, description="of each model"
+    )
     label_with: str = Field(
         default="average[normalise=zscore]", description="the aggregation that decides"
     )
@@ -143,7 +146,7 @@ class SamplingConfig(_Strict):
     """How evaluation images are made."""
 
     scheduler: Literal["ddim", "euler", "dpm++"] = Field(default="ddim", description="solver")
-    steps: Count = Field(le=1000, description="denoising steps")
+    steps: int = Field(strict=True, ge=1, le=1000, description="denoising steps")
     guidance: Number = Field(ge=1, description="classifier-free guidance scale; 1 is none")
     image_seeds: Seeds = Field(default=(0,), description="one image a prompt and seed")
     batch_size: Count = Field(default=32, description="prompts sampled at a time; changes no image")
@@ -153,7 +156,7 @@ class SamplingConfig(_Strict):
 class Recipe(_Strict):
     """One comparison. Plugins are named by specs: `name[option=value,...]`."""
 
-    name: str
+    name: str = Field(min_length=1, max_length=100, description="names the output folder")
     backbone: str
     pairs: str = Field(description="preference set or its file; `generated`: see `generate`")
     prompts: tuple[str, ...] = Field(min_length=1, description="prompt sets or their files")

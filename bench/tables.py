@@ -116,7 +116,7 @@ def parquet_errors(path: Path) -> Iterator[None]:
     require_regular(path)
     try:
         yield
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+    except (OSError, pa.ArrowException, UnicodeError) as error:
         reason = " ".join(str(error).split())
         raise BenchError(f"{path}: not a readable Parquet file ({reason})") from error
 

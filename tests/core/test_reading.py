@@ -21,9 +21,12 @@ from bench_plugins.preference_sets.records import HubRecords
 from bench_plugins.prompt_sets import HPDv2, PromptFile
 from PIL import Image
 
+import bench
 from bench import images, reading
+from bench.diffusion.files import read_json
 from bench.errors import BenchError
 from bench.evaluation.manifests import open_manifest
+from bench.leaderboard import tables
 from bench.reading import below, decode_json, json_value
 
 
@@ -401,3 +404,51 @@ def test_lists_of_pairs_that_cannot_be_read(folder: Path, text: str, said: str) 
     (folder / "train.json").write_text(text)
     with pytest.raises(BenchError, match=said):
         list(HPD(path=str(folder / "train.json")).read())
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        ("/dev/zero", "image 0: /dev/zero is a device, not a file"),
+        ("pipe.png", "image 0: pipe.png is a pipe, not a file"),
+        ("a" * 5_000, "File name too long"),
+        ("a\0b", "image 0: "),
+        ("sub", "is a folder, not a file"),
+        (b"", "image 0: "),
+    ],
+)
+def test_the_python_interface_opens_files_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, image: str | bytes, said: str
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(BenchError, match=said):
+        bench.score([image], ["a"], ["gold"])
+    with pytest.raises(BenchError, match=r"prompt 0 is .* half of a character"):
+        bench.score([folder / "0.png"], ["\ud800"], ["gold"])
+
+
+def test_names_of_files_need_not_be_utf_8(folder: Path) -> None:
+    table = folder / os.fsdecode(b"t\xff.csv")
+    table.write_text("prompt,chosen,rejected\na,0.png,0.png\n")
+    pairs = PairsTable(path=str(table))
+    assert len(pairs.fingerprint()) == 64
+    assert pairs.count() == 1
+    broken = folder / os.fsdecode(b"t\xff.parquet")
+    broken.write_bytes(b"PAR1")
+    with pytest.raises(BenchError, match="not a readable Parquet file"):
+        PromptFile(path=str(broken)).load()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "9" * 5_000, "\0", "", "["])
+def test_our_own_files_may_be_broken_too(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(BenchError, match=r"x\.json"):
+        read_json(tmp_path / "x.json")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "x.json").write_text(text)
+    with pytest.raises(BenchError, match=r"x\.json"):
+        tables.build(tmp_path)
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "dataset_dict.json").write_text(text)
+    with pytest.raises(BenchError, match=r"dataset_dict\.json"):
+        PairsTable(path=str(tmp_path / "saved")).count()

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TextIO, TypeAlias
 
 from bench import BenchError, hub
 from bench.preferences.writing import PROVENANCE
-from bench.reading import decode_json, json_value, require_regular
+from bench.reading import decode_json, json_value, read_text, require_regular
 from bench.tables import DIALECTS, csv_problem, header, parquet_errors
 from bench.wording import listed
 
@@ -158,7 +158,7 @@ def peek_columns(path: Path) -> frozenset[str]:
         if (path / _SAVED_SPLITS).exists():
             folder = path / _saved_splits(path)[0]
         if (folder / _SAVED).exists():
-            info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+            info = json_value(read_text(folder / "dataset_info.json"))
             return frozenset(info["features"])
         file = _shards(path)[0] if path.is_dir() else path
         require_regular(file)
@@ -284,7 +284,7 @@ class ParquetRecords:
         with parquet_errors(self.files[0]):
             noted = (pq.read_schema(self.files[0]).metadata or {}).get(PROVENANCE.encode(), b"{}")
         try:
-            found = json.loads(noted)
+            found = json_value(noted.decode())
         except ValueError:
             # Another program's note under the same name.
             return {}
@@ -345,7 +345,7 @@ class SavedRecords:
     def fingerprint(self) -> str:
         """A hash of the Arrow files in their order."""
         try:
-            state = json.loads((self.folder / _SAVED).read_text(encoding="utf-8"))
+            state = json_value(read_text(self.folder / _SAVED))
             files = [self.folder / part["filename"] for part in state["_data_files"]]
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise BenchError(f"{self.folder / _SAVED}: cannot be read ({_line(error)})") from error
@@ -600,7 +600,7 @@ def _shards(folder: Path) -> list[Path]:
 def _saved_splits(folder: Path) -> list[str]:
     path = folder / _SAVED_SPLITS
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))["splits"]
+        names = json_value(read_text(path))["splits"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise BenchError(f"{path}: cannot be read ({_line(error)})") from error
     return sorted(map(str, names))
