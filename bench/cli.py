@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -17,6 +19,7 @@ from bench.isolation.command import env_app
 from bench.launch import join_launch, launch
 from bench.preferences.command import data_app
 from bench.store_command import store_app
+from bench.wording import cut, printable, quoted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,10 +41,15 @@ app.add_typer(env_app, name="env")
 app.add_typer(store_app, name="store")
 
 LEADERBOARDS = Path("leaderboards")
+MISUSED = 2
+"""The exit code after a command line that cannot be parsed, as shells have it."""
+UsageError: Any = typer.BadParameter.__base__
+"""Typer's own name for it depends on its version."""
 
 
 def main() -> None:
-    """Run the command line; mistakes of the user end in one line and exit code 1."""
+    """Run the command line; mistakes of the user end in one line and an exit code that is not 0."""
+    terminal.accept_any_text()
     join_launch()
     try:
         world = World.from_environment()
@@ -53,8 +61,9 @@ def main() -> None:
 
 def _run(world: World) -> None:
     try:
+        _refuse_empty(sys.argv[1:])
         _add_plugin_commands()
-        app()
+        _run_command()
     except KeyboardInterrupt:
         interrupts.end(alone=world.size == 1)
     except SystemExit as end:
@@ -64,11 +73,51 @@ def _run(world: World) -> None:
         raise
 
 
-def _fail(message: str) -> None:
+def _run_command() -> NoReturn:
+    """What typer makes of the arguments; what it cannot parse is one sentence too."""
+    try:
+        code = app(standalone_mode=False)
+    except UsageError as error:
+        _misused(error)
+    except OSError as error:
+        # Where nobody foresaw it.
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    # Without `standalone_mode` typer returns the code that a command or Ctrl-C exits with.
+    sys.exit(code or 0)
+
+
+def _fail(message: str, code: int = 1) -> NoReturn:
     # What one process of a run finds wrong, all do; one says it.
-    if World.from_environment().is_main:
-        typer.echo(f"error: {message}", err=True)
-    sys.exit(1)
+    try:
+        speaks = World.from_environment().is_main
+    except BenchError:
+        # The environment itself is what is wrong.
+        speaks = True
+    if speaks:
+        terminal.complain(message)
+    sys.exit(code)
+
+
+def _misused(error: Any) -> NoReturn:
+    """What the parser of the command line found wrong, or a group's help where nothing is asked."""
+    context = error.ctx
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(context.get_help())
+        sys.exit(MISUSED)
+    path = context.command_path if context else "bench"
+    _fail(f"{error.format_message().rstrip('.')}; see `{path} --help`", MISUSED)
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """An empty text is no name, no file and no folder, though `Path` takes it for this one.
+
+    Raises:
+        BenchError: names the option.
+    """
+    for before, word in zip(["bench", *arguments], arguments, strict=False):
+        if word == "" or re.fullmatch(r"--[\w-]+=", word):
+            name = word.rstrip("=") or before
+            raise BenchError(f"{name}: an empty value; give one, or leave the option out")
 
 
 def _add_plugin_commands() -> None:
@@ -227,7 +276,7 @@ def _execute(
     ):
         console.print(f"  {what:<17} {out}/{name}", highlight=False, soft_wrap=True, markup=False)
     for reason in dict.fromkeys(outcome.failures.values()):
-        typer.echo(f"error: {reason}", err=True)
+        terminal.complain(reason)
     return bool(outcome.failures)
 
 
@@ -238,10 +287,12 @@ def _print_plan(console: Console, plan: Plan, store: Store, found: Status, proce
         f"Plan of recipe {plan.recipe.name!r}: {_count(len(plan.cells), 'cell')}, "
         f"{_count(len(plan.stages), 'stage')}, {len(found.finished)} of them cached.",
         highlight=False,
+        markup=False,
     )
     console.print(facts_table(plan, processes), highlight=False)
     for reason in found.damaged.values():
-        console.print(f"damaged artefact: {reason}; it will be made again", soft_wrap=True)
+        said = f"damaged artefact: {reason}; it will be made again"
+        console.print(said, markup=False, soft_wrap=True)
     console.print(estimate(plan, store, found.finished, processes=processes).table())
 
 
@@ -276,8 +327,14 @@ def leaderboard_build(
     from bench.leaderboard import tables
 
     for folder in _boards(board):
-        tables.write(folder)
-        typer.echo(f"built {folder}")
+        try:
+            tables.write(folder)
+        except OSError as error:
+            raise BenchError(
+                f"{error.filename or folder}: cannot be written ({error.strerror}); the result "
+                f"files are as they were, so mend that and build again"
+            ) from error
+        typer.echo(f"built {printable(str(folder))}")
 
 
 @leaderboard_app.command("check")
@@ -289,7 +346,7 @@ def leaderboard_check(
 
     for folder in _boards(board):
         tables.check(folder)
-        typer.echo(f"up to date: {folder}")
+        typer.echo(f"up to date: {printable(str(folder))}")
 
 
 def _boards(board: Path | None) -> list[Path]:
@@ -304,19 +361,19 @@ def _boards(board: Path | None) -> list[Path]:
 def _integers(flag: str, text: str | None) -> list[int] | None:
     if text is None:
         return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise BenchError(f"{flag} {text}: expected whole numbers such as 0,1,2") from error
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"-?[0-9]{1,25}", part) for part in parts):
+        raise BenchError(f"{flag} {cut(text)}: expected whole numbers such as 0,1,2")
+    return [int(part) for part in parts]
 
 
 def _setting(text: str) -> tuple[str, object]:
-    import yaml
+    from bench import plain_yaml
 
     key, equals, value = text.partition("=")
-    if not equals:
-        raise BenchError(f"--set {text}: expected key=value, e.g. training.steps=50")
+    if not equals or not key.strip():
+        raise BenchError(f"--set {cut(text)}: expected key=value, e.g. training.steps=50")
     try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise BenchError(f"--set {text}: {value!r} is not a YAML value") from error
+        return key.strip(), plain_yaml.load(value)
+    except plain_yaml.YamlError as error:
+        raise BenchError(f"--set {cut(text)}: {quoted(value)} is not a YAML value") from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,12 +19,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.errors import BenchError
+from bench.wording import quoted
 
 if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
 
+_REMEDY = "unset such variables, or let accelerate or torchrun set them"
 TIMEOUT = timedelta(hours=24)
 """A process may wait this long for another, which may be busy with a stage of its own."""
 
@@ -43,10 +46,20 @@ class World:
 
     @classmethod
     def from_environment(cls) -> World:
-        """What the launcher set; alone if this process was started by hand."""
-        read = {k: int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1))}
-        local = int(os.environ.get("LOCAL_RANK", read["RANK"]))
-        return cls(rank=read["RANK"], size=read["WORLD_SIZE"], local_rank=local)
+        """What the launcher set; alone if this process was started by hand.
+
+        Raises:
+            BenchError: the variables are not what a launcher sets.
+        """
+        size = _variable("WORLD_SIZE", 1)
+        rank = _variable("RANK", 0 if size <= 1 else None)
+        local = _variable("LOCAL_RANK", rank)
+        if not (size >= 1 and 0 <= rank < size and local >= 0):
+            raise BenchError(
+                f"WORLD_SIZE={size}, RANK={rank}, LOCAL_RANK={local} describe no group of "
+                f"processes; {_REMEDY}"
+            )
+        return cls(rank=rank, size=size, local_rank=local)
 
     @property
     def is_main(self) -> bool:
@@ -54,9 +67,17 @@ class World:
         return self.rank == 0
 
     def connect(self, device: str) -> None:
-        """Join the other processes; nothing to do alone."""
+        """Join the other processes; nothing to do alone.
+
+        Raises:
+            BenchError: the environment does not say where they meet.
+        """
         if self.size == 1:
             return
+        if not os.environ.get("MASTER_ADDR"):
+            raise BenchError(f"MASTER_ADDR is not set, though WORLD_SIZE is; {_REMEDY}")
+        if not 0 < (port := _variable("MASTER_PORT", None)) < 1 << 16:
+            raise BenchError(f"MASTER_PORT={port} is no port; {_REMEDY}")
         import torch.distributed as dist
 
         if not dist.is_initialized():
@@ -137,6 +158,17 @@ class World:
 
         for tensor in tensors:
             dist.all_reduce(tensor)
+
+
+def _variable(name: str, default: int | None) -> int:
+    """A whole number from the environment; without a default it must be there."""
+    text = os.environ.get(name, "")
+    if not text and default is not None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        found = f"is {quoted(text)}, not a number" if text else "is not set, though WORLD_SIZE is"
+        raise BenchError(f"{name} {found}; {_REMEDY}")
+    return int(text)
 
 
 @contextmanager

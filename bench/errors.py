@@ -5,6 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from bench.wording import listed, quoted
+
+_CLOSE = 5
+"""Names that are suggested at most."""
+
 
 class BenchError(Exception):
     """A mistake or mishap outside the code; the message says what, where and the remedy."""
@@ -16,10 +21,14 @@ class UnknownNameError(BenchError):
     def __init__(self, what: str, asked: str, known: Iterable[str]) -> None:
         """`what` is the noun ("method"), `known` every name that would have been right."""
         names = sorted(known)
-        close = difflib.get_close_matches(asked, names, n=3, cutoff=0.5)
+        # Longer than any name; comparing would take its time.
+        close = difflib.get_close_matches(asked[:200], names, n=_CLOSE, cutoff=0.5)
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-        listed = f" Known: {', '.join(names)}." if names else " There are none."
-        super().__init__(f"unknown {what} {asked!r}.{hint}{listed}")
+        if not names:
+            hint = " There are none."
+        elif not close or len(names) <= _CLOSE:
+            hint += f" Known: {listed(names, _CLOSE)}."
+        super().__init__(f"unknown {what} {quoted(asked)}.{hint}")
 
 
 class DivergedError(BenchError):

@@ -78,6 +78,7 @@ class Estimate:
         from rich import box
         from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("stage")
@@ -102,7 +103,7 @@ class Estimate:
         cells.add_column("to do", overflow="fold")
         cells.add_column("network passes", justify="right")
         for cell in self.cells:
-            cells.add_row(cell.label.replace("[", "\\["), cell.todo, f"{cell.passes:,}")
+            cells.add_row(Text(cell.label), cell.todo, f"{cell.passes:,}")
         return Group(cells, table)
 
 
@@ -132,12 +133,13 @@ def estimate(plan: Plan, store: Store, finished: frozenset[str], *, processes: i
 def facts_table(plan: Plan, processes: int) -> Any:
     """`facts` for a rich console."""
     from rich.table import Table
+    from rich.text import Text
 
     grid = Table.grid(padding=(0, 2), pad_edge=True)
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for what, words in facts(plan, processes):
-        grid.add_row(what, words.replace("[", "\\["))
+        grid.add_row(what, Text(words))
     return grid
 
 

@@ -18,7 +18,9 @@ from typing import Literal, TypeAlias
 
 from bench import sealed
 from bench.errors import BenchError
+from bench.reading import exists, expanded, refuse_special
 from bench.store import file_sha256, write_atomic
+from bench.wording import quoted
 
 RepoType: TypeAlias = Literal["model", "dataset"]
 
@@ -33,13 +35,14 @@ def local(source: str) -> Path | None:
     Raises:
         BenchError: it is written like a path but nothing is there.
     """
-    path = Path(source).expanduser()
-    if path.exists():
+    path = expanded(source)
+    if exists(path):
+        refuse_special(path)
         return path
     if source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
         raise BenchError(
-            f"there is no file or folder {source!r}; give an existing path or a Hub id such as "
-            f"'owner/name'"
+            f"there is no file or folder {quoted(source)}; give an existing path or a Hub id such "
+            f"as 'owner/name'"
         )
     return None
 
@@ -197,9 +200,9 @@ def cached_sha256(path: Path) -> str:
     """
     real = path.resolve()
     stat = real.stat()
-    told = hashlib.sha256(str(real).encode()).hexdigest()[:32]
+    told = hashlib.sha256(os.fsencode(real)).hexdigest()[:32]
     state = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    root = Path(os.environ.get("XDG_CACHE_HOME") or expanded("~/.cache"))
     note = root / "diffusion-preference-bench" / "sha256" / f"{told}.json"
     try:
         known = sealed.read(note)

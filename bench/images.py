@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +12,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CENTER = (0.5, 0.5)
+FORMATS = ("JPEG", "PNG", "WEBP", "MPO", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA")
+"""Formats that are read. Others of Pillow's start programs (EPS) or are no pictures (PDF, HDF5)."""
+MOST_PIXELS = 1 << 26
+"""Of one image; a few kilobytes may claim thousands of millions."""
 _ORIENTATION = 0x0112
 """The EXIF tag that says how the image is to be turned."""
 _TURNS = {
@@ -34,20 +39,42 @@ def decode(data: bytes) -> Image:
     """An upright RGB image from encoded bytes.
 
     Raises:
-        ValueError: the bytes are no image or end too early; says what is wrong.
+        ValueError: the bytes are no image, of a format that is not read, of too many pixels, or
+            end too early; says what is wrong.
     """
     from PIL import Image as pil
     from PIL import UnidentifiedImageError
 
     try:
-        with pil.open(io.BytesIO(data)) as image:
+        with pil.open(io.BytesIO(data), formats=_formats()) as image:
+            pixels = image.width * image.height
+            if pixels > MOST_PIXELS:
+                raise ValueError(
+                    f"{image.width} x {image.height} pixels, more than the {MOST_PIXELS:,} that "
+                    f"are read"
+                )
             image.load()
             return upright_rgb(image)
     except UnidentifiedImageError as error:
         # Its own message names an address in memory, another one in every run.
         raise ValueError("cannot identify image file") from error
-    except (OSError, SyntaxError, RuntimeError, pil.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Pillow's readers raise whatever broken bytes make them run into.
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow reads; its warning of many pixels is ours to give."""
+    import warnings
+
+    from PIL import Image as pil
+
+    warnings.filterwarnings("ignore", category=pil.DecompressionBombWarning)
+    pil.init()
+    return tuple(name for name in FORMATS if name in pil.OPEN)
 
 
 def upright_rgb(image: Image | Tensor) -> Image:

@@ -79,6 +79,7 @@ def _show_one(console: Console, registry: Registry, entry: Entry) -> None:
         f"{row['name']}: {row['kind']} from {row['package']} {row['version']}",
         style="bold",
         highlight=False,
+        markup=False,
     )
     console.print(inspect.getdoc(entry.cls) or "", markup=False, highlight=False)
     options = registry.options(entry)

@@ -32,6 +32,7 @@ from bench.protocols import (
     PromptSet,
     Scorer,
 )
+from bench.reading import exists, refuse_special
 from bench.recipe import Recipe
 from bench.registry import OWN_PACKAGE, Registry, classes_in_key, noun, spec_text
 from bench.specs import Spec
@@ -49,6 +50,7 @@ from bench.stages import (
     TrainStage,
 )
 from bench.store import content_key
+from bench.wording import listed, quoted
 
 VERSIONS = {
     "pairs": 1,
@@ -576,7 +578,7 @@ def _merged(tables: Sequence[PromptTable]) -> PromptTable:
 
 def _short(text: str) -> str:
     """What a named or located set is called in tables: of every path its last part."""
-    if Path(text).exists():
+    if exists(Path(text)):
         return Path(text).name
     return re.sub(r"(?<==)[^,\[\]]*/(?=[^/,\[\]]+)", "", text)
 
@@ -610,14 +612,18 @@ def named_or_path(registry: Registry, kind: Kind, text: str) -> Any:
     """A plugin by its spec; an existing path goes to the plugin that reads such files."""
     known = {e.cls.name for e in registry.entries(kind)}
     named = re.split(r"[\[:]", text, maxsplit=1)[0] in known
-    if named or not (Path(text).exists() or "/" in text or Path(text).suffix):
+    if named or not (exists(Path(text)) or "/" in text or Path(text).suffix):
         return registry.build(kind, text)
     return _reader(registry, kind, Path(text))
 
 
 def _reader(registry: Registry, kind: Kind, path: Path) -> Any:
-    if not path.exists():
-        raise BenchError(f"{noun(kind)} {str(path)!r}: there is no such file or folder")
+    if not exists(path):
+        raise BenchError(
+            f"{noun(kind)} {quoted(str(path))}: there is no such file or folder"
+            f"{_hub_hint(registry, kind, str(path))}"
+        )
+    refuse_special(path)
     entries = sorted(registry.entries(kind), key=lambda e: e.package != OWN_PACKAGE)
     failures: list[BenchError] = []
     for entry in entries:
@@ -634,3 +640,12 @@ def _reader(registry: Registry, kind: Kind, path: Path) -> Any:
             return registry.build(kind, Spec(entry.cls.name, {"path": str(path)}))
     why = "".join(f"; {error}" for error in failures)
     raise BenchError(f"{noun(kind)} {str(path)!r}: no plugin reads such files{why}")
+
+
+def _hub_hint(registry: Registry, kind: Kind, text: str) -> str:
+    """How a Hub id is given, where the text could be one."""
+    hub = [e for e in registry.entries(kind) if "revision" in e.cls.__dataclass_fields__]
+    if not hub or text.startswith(("/", ".", "~")) or not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+        return ""
+    names = listed(f"{e.cls.name}[path={text}]" for e in hub)
+    return f"; a Hub id is given with the {noun(kind)} that reads it: {names}"

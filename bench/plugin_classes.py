@@ -32,11 +32,11 @@ def _hints(cls: type) -> Mapping[str, object]:
 
 
 def adapter(hint: object, field: dataclasses.Field[Any]) -> Any:
-    """What pydantic makes of an option's type and bounds."""
+    """What pydantic makes of an option's type and bounds; numbers are finite."""
     import pydantic
 
     bounded = Annotated[hint, pydantic.Field(**field.metadata.get("bounds", {}))]  # type: ignore[valid-type]
-    return pydantic.TypeAdapter(bounded)
+    return pydantic.TypeAdapter(bounded, config=pydantic.ConfigDict(allow_inf_nan=False))
 
 
 def one_line(error: object) -> str:

@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import pydantic
-import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from bench import plain_yaml
 from bench.errors import BenchError, UnknownNameError
+from bench.reading import exists, expanded, read_text
 from bench.registry import Registry
-from bench.specs import Spec, parse, split_list
+from bench.specs import Spec, check_text, parse, split_list
+from bench.wording import listed, quoted
+
+_MOST_EXTENDED = 10
+"""Recipes that extend one another."""
+
+
+def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    seen: set[int] = set()
+    for seed in seeds:
+        if seed in seen:
+            raise ValueError(f"the seed {seed} is there twice")
+        seen.add(seed)
+    return seeds
+
+
+# Bounds here are all that a field has: pydantic takes the last of two.
+# A boolean is no number, a text is none either, and nothing is infinite.
+Count: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=10**9)]
+Number: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Flag: TypeAlias = Annotated[bool, Field(strict=True)]
+Seeds: TypeAlias = Annotated[
+    tuple[Annotated[int, Field(strict=True, ge=0, lt=2**63)], ...],
+    Field(min_length=1),
+    AfterValidator(_each_once),
+]
 
 
 class _Strict(BaseModel):
@@ -25,17 +51,17 @@ class PairFilters(_Strict):
     ties: Literal["keep", "drop"] = Field(
         default="keep", description="pairs that people tied; labels may still drop what is kept"
     )
-    same_model: bool = Field(
+    same_model: Flag = Field(
         default=False, description="only pairs whose two images come from the same known model"
     )
-    min_resolution: int | None = Field(
-        default=None, ge=1, description="pixels that the shorter side of both images must have"
+    min_resolution: Count | None = Field(
+        default=None, description="pixels that the shorter side of both images must have"
     )
-    per_prompt: int | None = Field(
-        default=None, ge=1, description="at most this many pairs a caption, the first ones"
+    per_prompt: Count | None = Field(
+        default=None, description="at most this many pairs a caption, the first ones"
     )
-    max_pairs: int | None = Field(
-        default=None, ge=1, description="the first pairs that pass everything else"
+    max_pairs: Count | None = Field(
+        default=None, description="the first pairs that pass everything else"
     )
 
 
@@ -45,7 +71,7 @@ class Framing(_Strict):
     crop: Literal["center", "random"] = Field(
         default="center", description="random: one place an image, drawn from the set and row"
     )
-    flip: bool = Field(
+    flip: Flag = Field(
         default=False, description="mirror half of the images anew at every step, at random"
     )
 
@@ -58,13 +84,15 @@ class GenerateConfig(_Strict):
     """
 
     prompts: tuple[str, ...] = Field(min_length=1, description="prompt sets or their files")
-    limit: int | None = Field(
-        default=None, ge=1, description="prompts a set, stratified by group; none: all"
+    limit: Count | None = Field(
+        default=None, description="prompts a set, stratified by group; none: all"
     )
     backbones: tuple[str, ...] = Field(
         default=(), description="the models that draw; none: the recipe's backbone"
     )
-    images_per_prompt: int = Field(default=4, ge=2, description="of each model")
+    images_per_prompt: int = Field(
+        default=4, strict=True, ge=2, le=10**9, description="of each model"
+    )
     label_with: str = Field(
         default="average[normalise=zscore]", description="the aggregation that decides"
     )
@@ -76,34 +104,36 @@ class GenerateConfig(_Strict):
 class TrainingConfig(_Strict):
     """What every trained method gets alike."""
 
-    steps: int = Field(ge=1, description="optimiser steps")
-    batch_size: int = Field(ge=1, description="pairs an optimiser step")
-    micro_batch_size: int | None = Field(
-        default=None, ge=1, description="pairs in memory at a time; none: the whole batch"
+    steps: Count = Field(description="optimiser steps")
+    batch_size: Count = Field(description="pairs an optimiser step")
+    micro_batch_size: Count | None = Field(
+        default=None, description="pairs in memory at a time; none: the whole batch"
     )
-    warmup_steps: int = Field(default=0, ge=0, description="linear learning-rate warm-up")
-    max_grad_norm: float = Field(default=1.0, gt=0, description="gradient clipping")
-    weight_decay: float = Field(default=0.01, ge=0, description="AdamW's weight decay")
-    empty_prompt_share: float = Field(
+    warmup_steps: int = Field(
+        default=0, strict=True, ge=0, le=10**9, description="linear learning-rate warm-up"
+    )
+    max_grad_norm: Number = Field(default=1.0, gt=0, description="gradient clipping")
+    weight_decay: Number = Field(default=0.01, ge=0, description="AdamW's weight decay")
+    empty_prompt_share: Number = Field(
         default=0.1, ge=0, le=1, description="share of pairs trained without their prompt"
     )
     optimizer: Literal["adamw", "adamw8bit", "adafactor"] = Field(
         default="adamw", description="adamw8bit needs bitsandbytes; Adafactor without scaling"
     )
-    lora_rank: int | None = Field(
-        default=None, ge=1, description="train a LoRA of this rank; none: all weights"
+    lora_rank: Count | None = Field(
+        default=None, description="train a LoRA of this rank; none: all weights"
     )
-    lora_alpha: float | None = Field(default=None, gt=0, description="none: the rank")
+    lora_alpha: Number | None = Field(default=None, gt=0, description="none: the rank")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         default="fp32", description="of the passes (autocast); trained weights are float32"
     )
-    tf32: bool = Field(default=False, description="TF32 matrix products on GPUs that have them")
-    gradient_checkpointing: bool = Field(
+    tf32: Flag = Field(default=False, description="TF32 matrix products on GPUs that have them")
+    gradient_checkpointing: Flag = Field(
         default=False, description="compute activations again instead of holding them"
     )
-    compile: bool = Field(default=False, description="torch.compile the denoiser's blocks")
-    checkpoint_every: int = Field(
-        default=25, ge=1, description="steps between states that an interrupted training resumes"
+    compile: Flag = Field(default=False, description="torch.compile the denoiser's blocks")
+    checkpoint_every: Count = Field(
+        default=25, description="steps between states that an interrupted training resumes"
     )
 
     def micro_batch(self, processes: int) -> int:
@@ -116,21 +146,17 @@ class SamplingConfig(_Strict):
     """How evaluation images are made."""
 
     scheduler: Literal["ddim", "euler", "dpm++"] = Field(default="ddim", description="solver")
-    steps: int = Field(ge=1, description="denoising steps")
-    guidance: float = Field(ge=1, description="classifier-free guidance scale; 1 is none")
-    image_seeds: tuple[int, ...] = Field(
-        default=(0,), min_length=1, description="one image a prompt and seed"
-    )
-    batch_size: int = Field(
-        default=32, ge=1, description="prompts sampled at a time; changes no image"
-    )
-    compile: bool = Field(default=False, description="torch.compile the denoiser's blocks")
+    steps: int = Field(strict=True, ge=1, le=1000, description="denoising steps")
+    guidance: Number = Field(ge=1, description="classifier-free guidance scale; 1 is none")
+    image_seeds: Seeds = Field(default=(0,), description="one image a prompt and seed")
+    batch_size: Count = Field(default=32, description="prompts sampled at a time; changes no image")
+    compile: Flag = Field(default=False, description="torch.compile the denoiser's blocks")
 
 
 class Recipe(_Strict):
     """One comparison. Plugins are named by specs: `name[option=value,...]`."""
 
-    name: str
+    name: str = Field(min_length=1, max_length=100, description="names the output folder")
     backbone: str
     pairs: str = Field(description="preference set or its file; `generated`: see `generate`")
     prompts: tuple[str, ...] = Field(min_length=1, description="prompt sets or their files")
@@ -139,7 +165,7 @@ class Recipe(_Strict):
         default=(), description="the pool whose rewards may label pairs"
     )
     methods: tuple[str, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="train seeds")
+    seeds: Seeds = Field(default=(0,), description="train seeds")
     generate: GenerateConfig | None = Field(
         default=None, description="how the pairs of `pairs: generated` are made"
     )
@@ -147,16 +173,16 @@ class Recipe(_Strict):
     framing: Framing = Framing()
     training: TrainingConfig
     sampling: SamplingConfig
-    limit: int | None = Field(
-        default=None, ge=1, description="prompts a set, stratified by group; none: all"
+    limit: Count | None = Field(
+        default=None, description="prompts a set, stratified by group; none: all"
     )
-    max_broken_share: float = Field(
+    max_broken_share: Number = Field(
         default=0.02, ge=0, lt=1, description="share of undecodable pairs that is skipped"
     )
 
     def to_yaml(self) -> str:
         """The resolved recipe as YAML that `--recipe FILE` reads back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return plain_yaml.dump(self.model_dump(mode="json"))
 
 
 def load(registry: Registry, source: str, overrides: Mapping[str, object] | None = None) -> Recipe:
@@ -186,30 +212,44 @@ def _read(
         source: a preset's name or the path of a YAML file.
         below: the recipes that extend this one, directly or not.
     """
-    path = Path(source)
-    if path.suffix in (".yaml", ".yml") or "/" in source:
+    check_text(source)
+    path = expanded(source)
+    if _is_file(source):
         try:
-            text, where = path.read_text(encoding="utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as error:
-            raise BenchError(f"recipe {source}: cannot be read ({error})") from error
-        name = path.stem
+            text, where, name = read_text(path, plain_yaml.MOST_BYTES), str(path), path.stem
+        except BenchError as error:
+            hint = "" if exists(path) else "; a preset is named without a path, such as shapes"
+            raise BenchError(f"recipe {error}{hint}") from error
     else:
         text, where, name = registry.build("recipes", source).text(), f"recipe {source}", source
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BenchError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+        data = plain_yaml.load(text)
+    except plain_yaml.YamlError as error:
+        raise BenchError(f"{where}: not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise BenchError(f"{where}: expected a mapping of recipe keys at the top")
     base = data.pop("extends", None)
     if base is not None:
         if not isinstance(base, str):
-            raise BenchError(f"{where}: extends: expected a preset's name or a file, not {base!r}")
+            raise BenchError(
+                f"{where}: extends: expected a preset's name or a file, not {quoted(base)}"
+            )
+        if _is_file(source) and _is_file(base):
+            base = str(path.parent / expanded(base))
+        chain = " -> ".join((*below, source, base))
         if base in (*below, source):
-            chain = " -> ".join((*below, source, base))
             raise BenchError(f"{where}: extends itself ({chain})")
+        if len(below) >= _MOST_EXTENDED:
+            raise BenchError(
+                f"{where}: more than {_MOST_EXTENDED} recipes that extend one another ({chain})"
+            )
         data = _merged(_read(registry, base, (*below, source))[0], data)
     return {"name": name, **data}, where
+
+
+def _is_file(source: str) -> bool:
+    """Whether a recipe is named by a path, not as a preset."""
+    return Path(source).suffix in (".yaml", ".yml") or "/" in source
 
 
 def _merged(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
@@ -227,6 +267,11 @@ def validate(data: Mapping[str, object], where: str) -> Recipe:
     prepared = _with_spec_texts(data, where)
     if isinstance(block := data.get("generate"), Mapping):
         prepared["generate"] = _with_spec_texts(block, f"{where}: generate")
+    for key, text in _texts(prepared):
+        try:
+            check_text(text)
+        except BenchError as error:
+            raise BenchError(f"{where}: {key}: {error}") from error
     try:
         return Recipe.model_validate(prepared)
     except pydantic.ValidationError as error:
@@ -238,8 +283,32 @@ def validate(data: Mapping[str, object], where: str) -> Recipe:
             what = f"{location[0]} key" if len(location) > 1 else "recipe key"
             key_error = UnknownNameError(what, location[-1], owner.model_fields)
             raise BenchError(f"{where}: {key_error}") from error
-        problem = first["msg"][:1].lower() + first["msg"][1:]
-        raise BenchError(f"{where}: {'.'.join(location)}: {problem}") from error
+        raise BenchError(f"{where}: {'.'.join(location)}: {_problem(first)}") from error
+
+
+def _problem(error: Any) -> str:
+    """What pydantic says, in the words of a recipe."""
+    match error["type"]:
+        case "tuple_type":
+            return f"expected a list such as [0, 1], not {quoted(error['input'])}"
+        case "model_type" | "model_attributes_type":
+            block = error["loc"][0]
+            keys = listed(BLOCKS[block].model_fields) if block in BLOCKS else "its own"
+            return f"expected keys ({keys}), not {quoted(error['input'])}"
+        case "value_error":
+            return str(error["ctx"]["error"])
+    message = str(error["msg"])
+    return message[:1].lower() + message[1:]
+
+
+def _texts(data: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Every text of a recipe and of its blocks, with its key."""
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{inner}", text) for inner, text in _texts(value))
+        else:
+            texts = value if isinstance(value, list | tuple) else [value]
+            yield from ((key, text) for text in texts if isinstance(text, str))
 
 
 _SINGLE = ("backbone", "pairs", "label_with")
@@ -273,10 +342,14 @@ def _owner(location: list[str]) -> type[BaseModel]:
 
 def _override(data: dict[str, Any], key: str, value: object) -> None:
     *parents, last = key.split(".")
+    if not all((*parents, last)) or len(parents) > 1:
+        raise BenchError(
+            f"--set {quoted(key)}: expected a recipe's key, or a block and its key: training.steps"
+        )
     for parent in parents:
         data = data.setdefault(parent, {})
         if not isinstance(data, dict):
-            raise BenchError(f"--set {key}: {parent!r} holds no keys of its own")
+            raise BenchError(f"--set {key}: {quoted(parent)} holds no keys of its own")
     data[last] = value
 
 
@@ -284,7 +357,7 @@ def _spec_list(value: object, where: str) -> list[str]:
     """Texts of the specs in a list or a comma-separated string, each once."""
     items = split_list(value) if isinstance(value, str) else value
     if not isinstance(items, list | tuple):
-        raise BenchError(f"{where}: expected a list, not {value!r}")
+        raise BenchError(f"{where}: expected a list, not {quoted(value)}")
     return list(dict.fromkeys(spec_to_text(_spec(item, where)) for item in items))
 
 
@@ -292,8 +365,11 @@ def _spec(item: object, where: str) -> Spec | str:
     if isinstance(item, str):
         return item
     if isinstance(item, Mapping):
-        return parse(item)
-    raise BenchError(f"{where}: {item!r} is not a plugin's name")
+        try:
+            return parse(item)
+        except BenchError as error:
+            raise BenchError(f"{where}: {error}") from error
+    raise BenchError(f"{where}: {quoted(item)} is not a plugin's name")
 
 
 def spec_to_text(spec: Spec | str) -> str:

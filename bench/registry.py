@@ -25,6 +25,7 @@ from bench.errors import BenchError, UnknownNameError
 from bench.plugin_classes import adapter, as_words, hints, name_of, options, problem, shown
 from bench.protocols import Kind, Plugin
 from bench.specs import REQUIRED, Spec, parse
+from bench.wording import cut
 
 GROUP = "bench"
 DISABLED_VARIABLE = "BENCH_DISABLED_PLUGINS"
@@ -230,11 +231,13 @@ class Registry:
             )
         if "kind" in field.metadata:
             if not isinstance(raw, str | Spec):
-                raise BenchError(f"{spec.name}[{field.name}={raw}]: expected a plugin's name")
+                raise BenchError(
+                    f"{spec.name}[{field.name}={cut(str(raw))}]: expected a plugin's name"
+                )
             return self.build(field.metadata["kind"], raw)
         if not given:
             return raw
-        return _typed(f"{spec.name}[{field.name}={_shown(raw)}]", hint, field, raw)
+        return _typed(f"{spec.name}[{field.name}={cut(_shown(raw))}]", hint, field, raw)
 
     def options(self, entry: Entry) -> list[OptionInfo]:
         """The options of a plugin, in the order that its class declares them."""
@@ -457,17 +460,26 @@ def _typed(shown: str, hint: object, field: dataclasses.Field[Any], raw: object)
 
     if isinstance(raw, Spec):
         raise BenchError(f"{shown}: the option does not name a plugin")
+    number = bool({int, float} & {hint, *typing.get_args(hint)})
     if isinstance(raw, str):
         if raw.lower() == "none" and type(None) in typing.get_args(hint):
             return None
         if typing.get_origin(hint) is tuple:
             raw = [part for part in raw.split("+") if part]
+        elif number and ("_" in raw or not raw.isascii()):
+            # int() reads 1_000 and digits of every alphabet; no recipe does.
+            raise BenchError(f"{shown}: not a plain number (type: {_type_name(hint)})")
     try:
-        return adapter(hint, field).validate_python(raw)
+        value: object = adapter(hint, field).validate_python(raw)
     except pydantic.ValidationError as error:
         problem = error.errors()[0]["msg"]
         problem = problem[:1].lower() + problem[1:]
         raise BenchError(f"{shown}: {problem} (type: {_type_name(hint)})") from error
+    if number and isinstance(raw, bool):
+        raise BenchError(f"{shown}: a number is expected (type: {_type_name(hint)})")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise BenchError(f"{shown}: does not fit in 64 bits (type: {_type_name(hint)})")
+    return value
 
 
 def _type_name(hint: object) -> str:

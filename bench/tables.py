@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from bench.errors import BenchError
+from bench.reading import json_value, read_text, require_regular
+from bench.wording import quoted
 
 DIALECTS: Mapping[str, Mapping[str, Any]] = {
     ".csv": {"delimiter": ","},
@@ -93,40 +95,34 @@ def header(path: Path, cells: Sequence[str]) -> list[str]:
     names = [name.strip() for name in cells]
     twice = [name for name in names if name and names.count(name) > 1]
     if twice:
-        raise BenchError(f"{path}: the column {twice[0]!r} is there twice; rename one")
+        raise BenchError(f"{path}: the column {quoted(twice[0])} is there twice; rename one")
     return names
+
+
+def csv_problem(error: csv.Error) -> str:
+    """What the reader of delimited files found wrong, and the remedy."""
+    if "field limit" in str(error):
+        return (
+            f"a cell has more than the {csv.field_size_limit():,} characters of a text; shorten it"
+        )
+    return f"{error}; a quoted field ends with a quote, and a quote inside it is doubled"
 
 
 @contextmanager
 def parquet_errors(path: Path) -> Iterator[None]:
-    """Turn whatever reading a Parquet file raises into one sentence."""
+    """Turn whatever reading a Parquet file raises into one sentence; a pipe is never opened."""
     import pyarrow as pa
 
+    require_regular(path)
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeError) as error:
         reason = " ".join(str(error).split())
         raise BenchError(f"{path}: not a readable Parquet file ({reason})") from error
 
 
-def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BenchError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise BenchError(
-            f"{path}: line {line}: not UTF-8 (byte 0x{error.object[error.start]:02x}); save the "
-            f"file as UTF-8"
-        ) from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    text = _text(path).removesuffix("\n")
+    text = read_text(path).removesuffix("\n")
     # str.splitlines would also split at characters that may stand inside a text.
     lines = text.split("\n") if text else []
     return ((f"line {number}", line) for number, line in enumerate(lines, start=1))
@@ -139,7 +135,7 @@ def _texts(path: Path, texts: Iterable[tuple[str, object]]) -> Table:
 
 def _delimited(path: Path) -> Table:
     # Empty lines at the end are how many editors leave a file; elsewhere they may be a mistake.
-    text = _text(path).rstrip("\n")
+    text = read_text(path).rstrip("\n")
     _, first = next(_records(path, text), ("", []))
     columns = header(path, first)
     if not columns:
@@ -167,21 +163,20 @@ def _records(path: Path, text: str) -> Iterator[tuple[str, list[str]]]:
         try:
             record = next(reader, None)
         except csv.Error as error:
-            raise BenchError(
-                f"{path}: {where}: {error}; a quoted field ends with a quote, and a quote inside "
-                f"it is doubled"
-            ) from error
+            raise BenchError(f"{path}: {where}: {csv_problem(error)}") from error
         if record is None:
             return
         yield where, record
 
 
 def _json_list(path: Path) -> list[tuple[str, object]]:
-    text = _text(path)
+    text = read_text(path)
     try:
-        data = json.loads(text)
+        data = json_value(text)
     except json.JSONDecodeError as error:
         raise BenchError(f"{path}: line {error.lineno}: not valid JSON ({error.msg})") from error
+    except ValueError as error:
+        raise BenchError(f"{path}: not readable JSON ({error})") from error
     if not isinstance(data, list):
         raise BenchError(f"{path}: expected a JSON list, of texts or of objects")
     return [(f"entry {i}", entry) for i, entry in enumerate(data)]
@@ -193,9 +188,10 @@ def _json_lines(path: Path) -> list[tuple[str, object]]:
         if not line.strip():
             continue
         try:
-            entries.append((where, json.loads(line)))
-        except json.JSONDecodeError as error:
-            raise BenchError(f"{path}: {where}: not valid JSON ({error.msg})") from error
+            entries.append((where, json_value(line)))
+        except ValueError as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+            raise BenchError(f"{path}: {where}: not valid JSON ({reason})") from error
     return entries
 
 
@@ -224,5 +220,5 @@ def _parquet(path: Path) -> Table:
         return ((f"row {i}", record) for i, record in enumerate(records))
 
     with parquet_errors(path):
-        columns = pq.read_schema(path).names
+        columns = header(path, pq.read_schema(path).names)
     return Table(path=path, columns=columns, rows=rows)

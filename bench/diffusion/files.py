@@ -5,7 +5,6 @@ Reads JSON alone, so that planning can ask what a folder is without importing to
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from typing import Any
 
 from bench import hub
 from bench.errors import BenchError
+from bench.reading import exists, json_value, read_text
 
 DENOISER = "unet"
 VAE = "vae"
@@ -31,10 +31,10 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         BenchError: it is absent or no JSON object.
     """
+    if not exists(path):
+        raise BenchError(f"there is no file {str(path)!r}")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BenchError(f"there is no file {str(path)!r}") from error
+        data = json_value(read_text(path))
     except ValueError as error:
         raise BenchError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(data, dict):

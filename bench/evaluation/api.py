@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bench.errors import BenchError
 from bench.protocols import LoadedScorer, Scorer
+from bench.reading import MOST_IMAGE, expanded, is_half, read_bytes
+from bench.wording import quoted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +64,9 @@ def score(
         )
     for position, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
-            raise BenchError(f"prompt {position} is {prompt!r}, no text")
+            raise BenchError(f"prompt {position} is {quoted(prompt)}, no text")
+        if is_half(prompt):
+            raise BenchError(f"prompt {position} is {quoted(prompt)}, with half of a character")
     named = _named(scorers)
     if not named:
         raise BenchError("scorers names nothing")
@@ -142,7 +146,7 @@ def _open(position: int, image: AnyImage) -> Image:
 
     try:
         if isinstance(image, str | PathLike):
-            image = Path(image).read_bytes()
+            image = read_bytes(expanded(os.fsdecode(image)), MOST_IMAGE)
         return decode(image) if isinstance(image, bytes) else upright_rgb(image)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, BenchError) as error:
         raise BenchError(f"image {position}: {error}") from error

@@ -13,6 +13,7 @@ from bench import images, tables
 from bench.ahead import ahead
 from bench.errors import BenchError
 from bench.evaluation.scoring import CHUNK
+from bench.reading import MOST_IMAGE, read_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -104,8 +105,7 @@ def _stat(path: Path) -> os.stat_result:
 
 
 def _read(path: Path) -> bytes:
-    with reading(path):
-        return path.read_bytes()
+    return read_bytes(path, MOST_IMAGE)
 
 
 def holds_bytes(path: Path, column: str) -> bool:

@@ -9,7 +9,10 @@ from typing import Any
 from bench import tables
 from bench.errors import BenchError
 from bench.evaluation.image_set import ImageSet, holds_bytes, listed
+from bench.reading import below
 from bench.tables import Row
+from bench.wording import listed as some
+from bench.wording import quoted
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -42,7 +45,7 @@ def _parquet(path: Path, groups: Sequence[str]) -> ImageSet:
     import pyarrow.parquet as pq
 
     with tables.parquet_errors(path), pq.ParquetFile(path) as file:
-        columns = file.schema_arrow.names
+        columns = tables.header(path, file.schema_arrow.names)
         image, prompt = _find(path, columns, _IMAGE), _find(path, columns, _PROMPT)
         kind = file.schema_arrow.field(image).type
         inside = _holds_images(path, image, kind)
@@ -99,8 +102,15 @@ def _of_paths(
         raise BenchError(f"{path}: lists no image")
     image, prompt = _find(path, columns, _IMAGE), _find(path, columns, _PROMPT)
     names = [_text(path, row, image) for row in rows]
-    files = [path.parent / name for name in names]
-    missing = [name for name, file in zip(names, files, strict=True) if not file.is_file()]
+    files: list[Path] = []
+    missing = []
+    for (where, _), name in zip(rows, names, strict=True):
+        try:
+            files.append(below(path.parent, name))
+        except FileNotFoundError:
+            missing.append(name)
+        except ValueError as error:
+            raise BenchError(f"{path}: {where}: image {quoted(name)} {error}") from error
     if missing:
         raise BenchError(
             f"{path}: {len(missing):,} of the {len(names):,} images that it lists are not there: "
@@ -122,7 +132,7 @@ def _find(path: Path, columns: Sequence[str], usual: Sequence[str]) -> str:
             return by_name[name]
     raise BenchError(
         f"{path}: no column is called {', '.join(usual[:-1])} or {usual[-1]}; it has "
-        f"{', '.join(columns)}"
+        f"{some(columns, 12)}"
     )
 
 
@@ -149,5 +159,5 @@ def _text(path: Path, row: Row, column: str) -> str:
     if value is None or (isinstance(value, str) and not value.strip()):
         raise BenchError(f"{path}: {where}: {column!r} is empty; fill it in or remove the row")
     if not isinstance(value, str):
-        raise BenchError(f"{path}: {where}: {column!r} is {value!r}, expected a text")
+        raise BenchError(f"{path}: {where}: {column!r} is {quoted(value)}, expected a text")
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ import typer
 from bench.contracts import prompts_of
 from bench.distributed import World
 from bench.errors import BenchError, UnknownNameError
+from bench.reading import expanded
 from bench.specs import split_list
 
 if TYPE_CHECKING:
@@ -72,8 +74,6 @@ def score(
         from bench.launch import launch
 
         sys.exit(launch(num_processes, sys.argv[1:]))
-    from rich.console import Console
-
     from bench import terminal
     from bench.evaluation.image_scores import score_all
     from bench.evaluation.sources import open_images
@@ -86,7 +86,7 @@ def score(
     from bench.store import Store
 
     stdout = reserve_stdout(context, as_json)
-    name = safe_name(images.resolve().name) or "images"
+    name = safe_name(Path(os.path.abspath(images)).name) or "images"
     out = out or Path("bench-runs") / "scores" / f"{name}.parquet"
     registry = default_registry()
     built = {spec_text(s): s for s in (registry.build("scorers", t) for t in split_list(scorers))}
@@ -102,7 +102,7 @@ def score(
             raise _unknown_group(group, found, prompt_set)
     _check_columns(found, built)
     _check_writable(out)
-    console = Console(stderr=True) if as_json else terminal.console()
+    console = terminal.console(stderr=as_json)
     console.quiet = not world.is_main
     progress = Progress(console)
     progress.say(f"{len(found):,} images of {len(set(found.prompts)):,} prompts: {images}")
@@ -134,7 +134,7 @@ def _check_name(out: Path, images: Path, prompts: PromptSet | None) -> None:
         raise BenchError(f"--out {out}: expected the name of a {', '.join(_SUFFIXES)} file")
     # By convention of prompt sets; a Hub id is no path that exists.
     path = getattr(prompts, "path", None)
-    source = images if path is None else Path(path).expanduser()
+    source = images if path is None else expanded(path)
     for read in (images, source):
         if read.exists() and out.exists() and read.samefile(out):
             raise BenchError(f"--out {out} is what is to be read; choose another name")
@@ -230,6 +230,7 @@ def _report(
 
     The breakdown is by the groups that were asked for; if by none, by all.
     """
+    from bench import terminal
     from bench.evaluation import overlong
     from bench.evaluation.folders import STYLE
     from bench.evaluation.summary import benchmark, looks_like_cosines
@@ -261,9 +262,9 @@ def _report(
         _say(console, f"Scores of each image: {out}")
     for spec, scored in outcome.scored.items():
         if said := overlong.warning(spec, scored.info):
-            typer.echo(f"warning: {said}", err=True)
+            terminal.complain(said, kind="warning")
     for reason in outcome.failures.values():
-        typer.echo(f"error: {reason}", err=True)
+        terminal.complain(reason)
 
 
 def _as_data(

@@ -10,6 +10,7 @@ from bench.evaluation import manifests
 from bench.evaluation.folders import open_folder
 from bench.evaluation.image_set import ImageSet, reading
 from bench.protocols import Prompt
+from bench.reading import exists, refuse_special
 
 
 def open_images(
@@ -40,8 +41,12 @@ def _open(
                 f"or a file of prompts"
             )
         return open_folder(source, prompts())
-    if not source.exists():
-        raise BenchError(f"{source}: there is no such file or folder")
+    if not exists(source):
+        raise BenchError(
+            f"{source}: there is no such file or folder; images of the Hub are scored from a "
+            f"folder that `hf download` has made"
+        )
+    refuse_special(source)
     if source.suffix.lower() not in manifests.SUFFIXES:
         raise BenchError(
             f"{source}: expected a folder of images, or a file that lists them "

@@ -79,9 +79,9 @@ def create(
 def list_() -> None:
     """Every environment that a scorer declares, and what is there of it."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
+    from bench import terminal
     from bench.isolation import environments
     from bench.registry import default_registry
 
@@ -96,9 +96,11 @@ def list_() -> None:
             state = "outdated" if environments.pointers(spec.name) else "not built"
         python = built.python_version if built else (spec.python or environments.running_python())
         table.add_row(spec.name, state, python, ", ".join(scorer.name for scorer in scorers))
-    console = Console()
+    console = terminal.console()
     console.print(table)
-    console.print(f"They lie in {environments.root()}", highlight=False, soft_wrap=True)
+    console.print(
+        f"They lie in {environments.root()}", highlight=False, markup=False, soft_wrap=True
+    )
 
 
 @env_app.command()

@@ -32,6 +32,7 @@ from typing import IO, Any
 
 from bench.errors import BenchError
 from bench.isolation import worker
+from bench.reading import expanded
 from bench.store import Store, content_key
 
 ROOT_VARIABLE = "BENCH_ENV_DIR"
@@ -159,8 +160,8 @@ def root() -> Path:
     """Where all environments lie."""
     chosen = os.environ.get(ROOT_VARIABLE)
     if chosen:
-        return Path(chosen).expanduser().absolute()
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+        return expanded(chosen).absolute()
+    data = os.environ.get("XDG_DATA_HOME") or expanded("~/.local/share")
     return Path(data) / "diffusion-preference-bench" / "environments"
 
 

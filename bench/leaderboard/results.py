@@ -18,6 +18,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from bench.errors import BenchError
 from bench.protocols import Prompt
+from bench.reading import json_value, read_text
 from bench.store import write_atomic
 
 SCHEMA = 1
@@ -294,8 +295,8 @@ def _save(path: Path, kind: str, record: Any) -> Path:
 def _document(path: Path) -> dict[str, Any]:
     """The outer layer of a file, checked."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
+        document = json_value(read_text(path))
+    except ValueError as exc:
         msg = f"{path}: cannot be read as JSON ({exc})"
         raise BenchError(msg) from exc
     keys = {"schema", "kind", "record", "sha256"}

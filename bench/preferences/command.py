@@ -50,8 +50,6 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Count, compare and show what a preference set holds; exit code 1 if it cannot be used."""
-    from rich.console import Console
-
     from bench import contracts, terminal
     from bench import plan as planning
     from bench.images import png
@@ -65,13 +63,15 @@ def check(
     from bench.store import write_atomic
 
     stdout = reserve_stdout(context, as_json)
+    if not 0 <= max_broken_share <= 1:
+        raise BenchError(f"--max-broken-share {max_broken_share}: expected a share from 0 to 1")
     registry = default_registry()
     pairs: PreferenceSet = planning.named_or_path(registry, "preference_sets", source)
     prompt_sets = {
         text: contracts.prompts_of(planning.named_or_path(registry, "prompt_sets", text))
         for text in split_list(prompts or "")
     }
-    progress = Progress(Console(stderr=True) if as_json else terminal.console())
+    progress = Progress(terminal.console(stderr=as_json))
     with progress.task(f"check {pairs.source}", contracts.pair_count(pairs)) as task:
         found, sample = look_at(
             pairs, prompt_sets, max_broken_share=max_broken_share, advance=task.advance
@@ -88,7 +88,7 @@ def check(
     else:
         _show(terminal.console(), found, path)
     if not found.usable:
-        typer.echo(f"error: {found.source}: {_unusable(found, max_broken_share)}", err=True)
+        terminal.complain(f"{found.source}: {_unusable(found, max_broken_share)}")
         sys.exit(1)
 
 

@@ -113,7 +113,7 @@ def test_a_loaded_scorer_is_not_loaded_again() -> None:
     ("images", "prompts", "scorers", "message"),
     [
         ([b""], ["a", "b"], ["channel"], "1 images but 2 prompts"),
-        (["gone.png"], ["a"], ["channel"], r"image 0: .*No such file.*gone\.png"),
+        (["gone.png"], ["a"], ["channel"], r"image 0: gone\.png: .*No such file"),
         ([b"", b"no"], ["a", "b"], ["channel"], "image 0: cannot identify image file"),
         ("a.png", ["a"], ["channel"], "lists, even of one"),
         (["a.png"], "a", ["channel"], "lists, even of one"),

@@ -459,7 +459,11 @@ def test_a_wrong_mapping_is_one_sentence(
         ("a.csv", "", "the file is empty"),
         ("a.csv", "prompt,chosen,rejected\na,b\n", "line 2 has 2 of 3 columns"),
         ("a.csv", "prompt,chosen,chosen\n", "the column 'chosen' is there twice"),
-        ("a.csv", 'prompt,chosen,rejected\n"a,b,c\n', "cannot be read after line 1"),
+        (
+            "a.csv",
+            'prompt,chosen,rejected\n"a,b,c\n',
+            "line 2: unexpected end of data",
+        ),
         ("a.jsonl", "", "the file is empty"),
         ("a.jsonl", "[1]\n", "row 0: expected a JSON object"),
         ("a.jsonl", '{"prompt": "a", "chosen": "b", "rejected": "c"}\n{', "line 2: Expecting"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bench import BenchError, PreferencePair, PreferenceSet, option
+from bench.reading import exists, expanded
 from bench_plugins.preference_sets.mapping import Columns, pairs_of, path_of, paths_hash
 from bench_plugins.preference_sets.records import JsonRecords, Record, joined_hash, require
 
@@ -66,8 +67,8 @@ class HPD(PreferenceSet):
 
     @cached_property
     def _records(self) -> JsonRecords:
-        path = Path(self.path).expanduser()
-        if not path.is_file():
+        path = expanded(self.path)
+        if not exists(path):
             raise BenchError(f"{self.path}: there is no such file")
         records = JsonRecords(path=path)
         if "rank" in records.columns:
@@ -105,7 +106,7 @@ class HPD(PreferenceSet):
     @property
     def _root(self) -> Path:
         if self.images:
-            return Path(self.images).expanduser()
+            return expanded(self.images)
         file = self._records.path
         beside = file.with_suffix("")
         return beside if beside.is_dir() else file.parent
@@ -120,8 +121,8 @@ class HPD(PreferenceSet):
     def _flat(self, row: int, values: list[Any]) -> Record:
         """An entry of HPDv2 with a column for each image, and a share as label."""
         prompt, paths, votes = values
-        counts = [value if isinstance(value, int | float) else -1 for value in votes or ()]
-        if not isinstance(paths, list) or len(paths) != 2 or len(counts) != 2 or min(counts) < 0:
+        counts = votes if isinstance(votes, list) and all(map(_is_count, votes)) else []
+        if not isinstance(paths, list) or len(paths) != 2 or len(counts) != 2:
             raise BenchError(
                 f"{self.path}: row {row}: expected two images and a number for each in "
                 f"{self._needed[1]} and human_preference"
@@ -129,3 +130,8 @@ class HPD(PreferenceSet):
         total = sum(counts)
         share = counts[0] / total if total else 0.5
         return dict(zip(_FLAT_NAMES, (prompt, *paths, share), strict=True))
+
+
+def _is_count(value: object) -> bool:
+    """Whether it is a number of votes; NaN, infinity and truth are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9

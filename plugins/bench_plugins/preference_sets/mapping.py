@@ -11,6 +11,8 @@ from typing import Any
 
 from bench import BenchError, PreferencePair
 from bench.ahead import ahead
+from bench.reading import MOST_IMAGE, below, read_bytes
+from bench.wording import cut, quoted
 from bench_plugins.preference_sets.records import Record
 
 _AHEAD, _THREADS = 32, 8
@@ -41,14 +43,14 @@ class Columns:
 
 
 def pairs_of(
-    items: Iterable[tuple[int, Record]], columns: Columns, root: Path, source: str
+    items: Iterable[tuple[int, Record]], columns: Columns, root: Path | None, source: str
 ) -> Iterator[PreferencePair]:
     """The pairs that records hold.
 
     Args:
         items: (position, record).
         columns: which column holds what.
-        root: the folder of image paths.
+        root: the folder of image paths, which lie in or below it; None: there is none.
         source: for messages.
 
     Raises:
@@ -80,20 +82,25 @@ def pairs_of(
     return ahead(pair, items, _AHEAD, _THREADS)
 
 
-def image_bytes(value: Any, root: Path) -> bytes:
+def image_bytes(value: Any, root: Path | None) -> bytes:
     """An encoded image from a cell: bytes, a path, or the {"bytes", "path"} of `datasets`.
 
     Raises:
-        NoImageError: the cell is empty, or the file cannot be read.
+        NoImageError: the cell is empty, the file cannot be read or lies elsewhere.
     """
     path = path_of(value)
     if path:
+        if root is None:
+            raise NoImageError("a path, but a set of the Hub has no folder; give it with images=")
         try:
-            return (root / path).read_bytes()
+            return read_bytes(below(root, path), MOST_IMAGE)
         except FileNotFoundError as error:
             raise NoImageError(f"there is no file {root / path}") from error
-        except (OSError, ValueError) as error:
-            raise NoImageError(f"{root / path} cannot be read ({error})") from error
+        except ValueError as error:
+            hint = "; name their folder with images=" if "outside" in str(error) else ""
+            raise NoImageError(f"{cut(path)} {error}{hint}") from error
+        except BenchError as error:
+            raise NoImageError(str(error)) from error
     data = value.get("bytes") if isinstance(value, dict) else value
     if isinstance(data, bytes) and data:
         return data
@@ -109,13 +116,13 @@ def path_of(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def paths_hash(paths: Iterable[str | None], root: Path) -> str:
+def paths_hash(paths: Iterable[str | None], root: Path | None) -> str:
     """A hash of the names and sizes of image files, missing ones included.
 
     Reading every image at every start would take hours, and a changed image nearly always has
     another size.
     """
-    total, folder = hashlib.sha256(), str(root)
+    total, folder = hashlib.sha256(), str(root or "")
     for path in paths:
         try:
             # A Path for each of a million names would double the time.
@@ -139,7 +146,7 @@ def _share(value: Any, where: str) -> float:
     except (TypeError, ValueError):
         number = float("nan")
     if not 0 <= number <= 1:
-        found = "null" if value is None else value
+        found = "null" if value is None else quoted(value)
         raise BenchError(f"{where} is {found}, expected 0 to 1 (0.5 a tie)")
     return number
 

@@ -20,7 +20,9 @@ from typing import Any, Protocol, TextIO, TypeAlias
 
 from bench import BenchError, hub
 from bench.preferences.writing import PROVENANCE
-from bench.tables import DIALECTS, header, parquet_errors
+from bench.reading import decode_json, json_value, read_text, require_regular
+from bench.tables import DIALECTS, csv_problem, header, parquet_errors
+from bench.wording import listed
 
 BATCH = 16
 """Rows decoded at a time; two images of a megapixel are about a megabyte."""
@@ -50,8 +52,8 @@ class Records(Protocol):
         ...
 
     @property
-    def root(self) -> Path:
-        """What paths in its cells are relative to."""
+    def root(self) -> Path | None:
+        """The folder that paths in its cells are relative to; None: it has none."""
         ...
 
     def count(self) -> int:
@@ -156,9 +158,10 @@ def peek_columns(path: Path) -> frozenset[str]:
         if (path / _SAVED_SPLITS).exists():
             folder = path / _saved_splits(path)[0]
         if (folder / _SAVED).exists():
-            info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+            info = json_value(read_text(folder / "dataset_info.json"))
             return frozenset(info["features"])
         file = _shards(path)[0] if path.is_dir() else path
+        require_regular(file)
         return frozenset(pq.read_schema(file).names)
     except (OSError, ValueError, LookupError, TypeError, BenchError, pa.ArrowException):
         # Whoever reads it says what is wrong with it.
@@ -173,7 +176,7 @@ def require(records: Records, names: Iterable[str], hint: str = "") -> None:
             meant = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
             raise BenchError(
                 f"{records.source}: column {name!r} is missing{meant}; it has "
-                f"{', '.join(records.columns)}{hint}"
+                f"{listed(records.columns, 12)}{hint}"
             )
 
 
@@ -233,8 +236,7 @@ class ParquetRecords:
         import pyarrow.parquet as pq
 
         with parquet_errors(self.files[0]):
-            names: list[str] = pq.read_schema(self.files[0]).names
-        return names
+            return header(self.files[0], pq.read_schema(self.files[0]).names)
 
     def count(self) -> int:
         """Rows by the files' metadata."""
@@ -282,7 +284,7 @@ class ParquetRecords:
         with parquet_errors(self.files[0]):
             noted = (pq.read_schema(self.files[0]).metadata or {}).get(PROVENANCE.encode(), b"{}")
         try:
-            found = json.loads(noted)
+            found = json_value(noted.decode())
         except ValueError:
             # Another program's note under the same name.
             return {}
@@ -343,7 +345,7 @@ class SavedRecords:
     def fingerprint(self) -> str:
         """A hash of the Arrow files in their order."""
         try:
-            state = json.loads((self.folder / _SAVED).read_text(encoding="utf-8"))
+            state = json_value(read_text(self.folder / _SAVED))
             files = [self.folder / part["filename"] for part in state["_data_files"]]
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise BenchError(f"{self.folder / _SAVED}: cannot be read ({_line(error)})") from error
@@ -368,9 +370,8 @@ class HubRecords:
         return f"{self.repo}@{self.revision}{split}"
 
     @property
-    def root(self) -> Path:
-        """The working folder; cells of a Hub set hold images, not paths."""
-        return Path()
+    def root(self) -> None:
+        """None: cells of a Hub set hold images, and a path in one must not name files here."""
 
     @cached_property
     def _builder(self) -> Any:
@@ -493,6 +494,7 @@ class DelimitedRecords(_OneFile):
 
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
         line = 0
+        require_regular(self.path)
         try:
             with self.path.open(encoding="utf-8-sig", newline="") as file:
                 dialect = DIALECTS[self.path.suffix.lower()]
@@ -501,7 +503,10 @@ class DelimitedRecords(_OneFile):
                     line = reader.line_num
                     if cells:
                         yield line, cells
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+        except csv.Error as error:
+            where = f"{self.path}: line {line + 1}"
+            raise BenchError(f"{where}: {csv_problem(error)}") from error
+        except (OSError, UnicodeDecodeError) as error:
             raise BenchError(
                 f"{self.path}: cannot be read after line {line} ({_line(error)})"
             ) from error
@@ -538,6 +543,7 @@ class JsonRecords(_OneFile):
 
     def _objects(self) -> Iterator[Mapping[str, Any]]:
         values = _json_lines if self.path.suffix.lower() == ".jsonl" else _json_list
+        require_regular(self.path)
         try:
             with self.path.open(encoding="utf-8-sig") as file:
                 for row, value in enumerate(values(file)):
@@ -552,14 +558,14 @@ def _json_lines(file: TextIO) -> Iterator[Any]:
     for number, line in enumerate(file, start=1):
         if line.strip():
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number}: {error.msg}") from error
+                yield json_value(line)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {_problem(error)}") from error
 
 
 def _json_list(file: TextIO) -> Iterator[Any]:
     """The entries of a JSON list, which may be larger than memory."""
-    decoder, buffer, start, row = json.JSONDecoder(), file.read(_BLOCK).lstrip(), 1, 0
+    buffer, start, row = file.read(_BLOCK).lstrip(), 1, 0
     if not buffer.startswith("["):
         raise ValueError("expected a list of objects")
     while True:
@@ -567,15 +573,21 @@ def _json_list(file: TextIO) -> Iterator[Any]:
         if buffer.startswith("]", start):
             return
         try:
-            value, start = decoder.raw_decode(buffer, start)
+            value, start = decode_json(buffer, start)
         except json.JSONDecodeError as error:
             more = file.read(_BLOCK)
             if not more or len(buffer) - start > _LONGEST:
                 raise ValueError(f"row {row}: {error.msg}") from error
             buffer, start = buffer[start:] + more, 0
+        except ValueError as error:
+            raise ValueError(f"row {row}: {error}") from error
         else:
             yield value
             row += 1
+
+
+def _problem(error: ValueError) -> str:
+    return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -588,7 +600,7 @@ def _shards(folder: Path) -> list[Path]:
 def _saved_splits(folder: Path) -> list[str]:
     path = folder / _SAVED_SPLITS
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))["splits"]
+        names = json_value(read_text(path))["splits"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise BenchError(f"{path}: cannot be read ({_line(error)})") from error
     return sorted(map(str, names))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from bench import BenchError, PreferencePair, PreferenceSet, option
+from bench.reading import expanded
 from bench_plugins.preference_sets.mapping import Columns, pairs_of, path_of, paths_hash
 from bench_plugins.preference_sets.records import (
     HubRecords,
@@ -94,8 +95,8 @@ class PairsTable(PreferenceSet):
         return open_records(self.path, self.split, self.revision)
 
     @property
-    def _root(self) -> Path:
-        return Path(self.images).expanduser() if self.images else self._records.root
+    def _root(self) -> Path | None:
+        return expanded(self.images) if self.images else self._records.root
 
     @cached_property
     def _opened(self) -> tuple[Records, Columns]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from bench import BenchError, Prompt, PromptSet, hub, option
+from bench.reading import expanded
 from bench_plugins.prompt_sets import tables
 
 _REVISION = "commit, branch or tag on the Hub"
@@ -249,7 +250,7 @@ class GenEval(PromptSet):
 
     def load(self) -> tuple[Prompt, ...]:
         """All prompts in file order."""
-        return tables.read(Path(self.path).expanduser()).prompts("prompt", {"tag": "tag"})
+        return tables.read(expanded(self.path)).prompts("prompt", {"tag": "tag"})
 
 
 def _unless_here(

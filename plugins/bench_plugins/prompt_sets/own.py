@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from bench import BenchError, Prompt, PromptSet, option
+from bench.reading import expanded
+from bench.wording import listed
 from bench_plugins.prompt_sets import tables
 from bench_plugins.prompt_sets.benchmarks import BENCHMARKS
 
@@ -42,7 +44,7 @@ class PromptFile(PromptSet):
 
     def load(self) -> tuple[Prompt, ...]:
         """All rows in file order."""
-        table = tables.read(Path(self.path).expanduser())
+        table = tables.read(expanded(self.path))
         return table.prompts(self._prompt_column(table.columns), self._groups(table.columns))
 
     def _prompt_column(self, present: Sequence[str]) -> str:
@@ -53,7 +55,7 @@ class PromptFile(PromptSet):
             raise BenchError(
                 f"{self.path}: no column is called {', '.join(_PROMPT_COLUMNS)}; name the one "
                 f"that holds the prompts: {self.name}[path={self.path},prompt=...]; it has "
-                f"{', '.join(present)}"
+                f"{listed(present, 12)}"
             )
         return found
 

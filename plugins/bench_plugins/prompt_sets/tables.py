@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import difflib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench import BenchError, Prompt, tables
+from bench.reading import json_value, require_regular
+from bench.wording import listed, quoted
 
 SUFFIXES = tables.SUFFIXES
 """What `read` reads."""
@@ -69,7 +70,7 @@ def peek_columns(path: Path) -> frozenset[str]:
             case ".parquet":
                 return frozenset(tables.read(path).columns)
             case ".jsonl":
-                entry = json.loads(_first_line(path))
+                entry = json_value(_first_line(path))
                 return frozenset(entry if isinstance(entry, dict) else ())
             case ".csv" | ".tsv" as suffix:
                 cells = next(csv.reader([_first_line(path)], **tables.DIALECTS[suffix]))
@@ -84,11 +85,12 @@ def peek_text_list(path: Path) -> bool:
     """Whether a .json file begins as a list of texts."""
     try:
         return path.suffix.lower() == ".json" and bool(re.match(r'\s*\[\s*"', _head(path)))
-    except OSError:
+    except (OSError, BenchError):
         return False
 
 
 def _head(path: Path) -> str:
+    require_regular(path)
     with path.open("rb") as file:
         return file.read(_HEAD).decode("utf-8-sig", errors="replace")
 
@@ -111,4 +113,6 @@ def _text_of(value: object, where: str, column: str) -> str:
 def _missing(path: Path, name: str, present: Sequence[str]) -> BenchError:
     close = difflib.get_close_matches(name, present, n=1, cutoff=0.5)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return BenchError(f"{path}: column {name!r} is missing{hint}; it has {', '.join(present)}")
+    return BenchError(
+        f"{path}: column {quoted(name)} is missing{hint}; it has {listed(present, 12)}"
+    )

@@ -1,0 +1,54 @@
+"""What users gave, as messages quote it: on one line, in few characters, without control codes."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Iterable, Sequence
+
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Control characters but for tab and newline, reversals of direction, halves of characters."""
+_CONTROL = re.compile(f"[\t\n]|{_UNPRINTABLE.pattern}")
+_LONGEST = 4_000
+"""Characters of a whole message."""
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 200, 200, 40
+
+
+def quoted(value: object) -> str:
+    """Any value as messages show it: its `repr`, cut to a sensible length."""
+    return _SHORT.repr(value)
+
+
+def cut(text: str, longest: int = 200) -> str:
+    """A text without its middle where it is longer than that."""
+    if len(text) <= longest:
+        return text
+    tail = longest // 3
+    return f"{text[: longest - tail - 3]}...{text[len(text) - tail :]}"
+
+
+def printable(text: str) -> str:
+    r"""The text with what could steer a terminal as escapes: ESC becomes \x1b."""
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def sentence(text: str) -> str:
+    """A message as it is printed: one line, of bounded length, without control codes."""
+    return cut(printable(re.sub(r"\s*\n\s*", " ", text.strip())), _LONGEST)
+
+
+def listed(names: Iterable[object], most: int = 5) -> str:
+    """The first few names, and how many there are where it is more."""
+    every: Sequence[str] = [cut(str(name)) for name in names]
+    more = f", ... ({len(every):,} in all)" if len(every) > most else ""
+    return ", ".join(every[:most]) + more
+
+
+def control_character(text: str) -> str | None:
+    """The first character that no name may hold, as U+001B; None if there is none."""
+    found = _CONTROL.search(text)
+    return f"U+{ord(found[0]):04X}" if found else None
