@@ -544,11 +544,17 @@ def named_or_path(registry: Registry, kind: Kind, text: str) -> Any:
 
 
 def _reader(registry: Registry, kind: Kind, path: Path) -> Any:
+    classes = [entry.cls for entry in registry.entries(kind)]
     if not path.exists():
-        raise BenchError(f"{noun(kind)} {str(path)!r}: there is no such file or folder")
-    readers = [e.cls for e in registry.entries(kind) if _reads(e.cls, path)]
+        raise BenchError(
+            f"{noun(kind)} {str(path)!r}: there is no such file or folder; a Hub id goes with the "
+            f"plugin that reads it, as NAME[path={path}]"
+        )
+    readers = [cls for cls in classes if _reads(cls, path)]
     if not readers:
-        raise BenchError(f"{noun(kind)} {str(path)!r}: no plugin reads such files")
+        near = (cls.refusal(path) for cls in classes if issubclass(cls, Backbone))
+        reason = next(filter(None, near), "no plugin reads such files")
+        raise BenchError(f"{noun(kind)} {str(path)!r}: {reason}")
     return readers[0](path=str(path))  # type: ignore[call-arg]
 
 
