@@ -147,7 +147,7 @@ def read_part(kind: Any, weights: Weights, dtype: torch.dtype) -> Any:
     """
     options: dict[str, Any] = {_DTYPE: dtype} if issubclass(kind, ModelMixin) else {"dtype": dtype}
     try:
-        with _quietly():
+        with _quietly(), warnings.catch_warnings(action="ignore"):
             part, found = kind.from_pretrained(
                 weights.folder,
                 variant=weights.variant,

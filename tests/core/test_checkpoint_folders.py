@@ -167,5 +167,5 @@ def test_links_of_an_earlier_version_are_replaced(store: Store, base: Path, tmp_
     ]
     (made / "curve.csv").unlink()
     (out / "curve.csv").unlink()
-    with pytest.raises(DamagedArtefactError, match="curve.csv is missing"):
+    with pytest.raises(DamagedArtefactError, match=r"curve\.csv is missing"):
         write_checkpoint(out, made, "# card")

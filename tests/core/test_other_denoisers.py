@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from bench_plugins.pretrained import Pretrained
@@ -91,9 +92,8 @@ class TransformerPolicy(Policy):
         return {"prompt": torch.stack(rows)}
 
     def encode_images(self, images: Sequence[Image.Image]) -> Moments:
-        sides = [image.convert("RGBA").resize((8, 8)) for image in images]
-        flat = [torch.tensor(list(side.getdata()), dtype=torch.float32) for side in sides]
-        mean = torch.stack([values.reshape(8, 8, 4).permute(2, 0, 1) / 128 - 1 for values in flat])
+        sides = [np.asarray(image.convert("RGBA").resize((8, 8))) for image in images]
+        mean = torch.from_numpy(np.stack(sides)).permute(0, 3, 1, 2).float() / 128 - 1
         return Moments(mean=mean, std=torch.zeros_like(mean))
 
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
