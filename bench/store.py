@@ -115,7 +115,11 @@ class Artefact:
             if found[name] == seen.get(name):
                 continue
             if found[name][0] != expected["size"] or file_sha256(path) != expected["sha256"]:
-                raise DamagedArtefactError(f"{path} differs from its checksum")
+                shared = path.stat().st_nlink > 1
+                hint = "; was it edited in an output folder, whose checkpoints are links to it?"
+                raise DamagedArtefactError(
+                    f"{path} differs from its checksum{hint if shared else ''}"
+                )
         return found
 
 

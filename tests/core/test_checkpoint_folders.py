@@ -169,3 +169,19 @@ def test_links_of_an_earlier_version_are_replaced(store: Store, base: Path, tmp_
     (out / "curve.csv").unlink()
     with pytest.raises(DamagedArtefactError, match=r"curve\.csv is missing"):
         write_checkpoint(out, made, "# card")
+
+
+def test_an_edited_checkpoint_is_found_in_the_store_and_mended(
+    store: Store, base: Path, tmp_path: Path
+) -> None:
+    made, out = artefact(store, base, "k1", change=0.02), tmp_path / "out"
+    write_checkpoint(out, made, "# card")
+    with (out / "curve.csv").open("a") as file:
+        file.write("2,0.4\n")
+    with pytest.raises(DamagedArtefactError, match=r"curve\.csv differs .*edited in an output"):
+        store.find("train", "k1")
+    store.discard("train", "k1")
+    again = artefact(store, base, "k1", change=0.02)
+    write_checkpoint(out, again, "# card")
+    assert (out / "curve.csv").read_text() == "step,loss\n1,0.5\n"
+    assert store.find("train", "k1")
