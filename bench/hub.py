@@ -47,12 +47,17 @@ def local(source: str) -> Path | None:
     if found:
         return path
     refuse_broken_link(path)
-    if source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
+    if not is_id(source):
         raise BenchError(
             f"there is no file or folder {source!r}; give an existing path or a Hub id such as "
             f"'owner/name'"
         )
     return None
+
+
+def is_id(source: str) -> bool:
+    """Whether it is written like a Hub id; a relative path of two parts is, too."""
+    return bool(_HUB_ID.fullmatch(source))
 
 
 def refuse_broken_link(path: Path) -> None:

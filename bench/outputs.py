@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from bench.checkpoint_folders import is_adapter, write_checkpoint
+from bench.errors import BenchError
 from bench.leaderboard import cards, contact_sheet, results, tables
 from bench.plan import SPEED_ONLY
+from bench.protocols import StartModel
 from bench.runner import RunOutcome
 from bench.stages import Cell, Plan, Stage
 from bench.store import Artefact, Store, write_atomic
@@ -190,6 +192,7 @@ def _write_checkpoints(
     """`checkpoints/<cell>`: what training left, and a model card."""
     stale = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     rows = {(r.method, r.seeds): r for section in built.sections for r in section.seed_rows}
+    start = _start_model(plan)
     for cell in plan.cells:
         record = records[cell.method, cell.seed]
         if not cell.train or not isinstance(record, results.CellResult):
@@ -198,7 +201,7 @@ def _write_checkpoints(
         card = cards.model_card(
             record,
             rows[record.method, (record.seed,)],
-            plan.backbone.start_model,
+            start,
             plan.backbone.licence,
             adapter=is_adapter(artefact),
         )
@@ -209,6 +212,20 @@ def _write_checkpoints(
         shutil.rmtree(folder / name, ignore_errors=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
+
+
+def _start_model(plan: Plan) -> StartModel | None:
+    try:
+        return plan.backbone.start_model
+    except BenchError:
+        raise
+    except Exception as error:
+        # A plugin's own mistake, whatever it is.
+        reason = f"{type(error).__name__}: {error}"
+        raise BenchError(
+            f"backbone {plan.recipe.backbone}: its start_model failed ({reason}), so that no model "
+            f"card can be written"
+        ) from error
 
 
 def _write_sheet(plan: Plan, store: Store, path: Path, failures: Mapping[str, str]) -> None:

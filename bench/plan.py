@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from bench import hub
 from bench.errors import BenchError
 from bench.leaderboard.results import PromptTable
 from bench.protocols import (
@@ -546,9 +547,10 @@ def named_or_path(registry: Registry, kind: Kind, text: str) -> Any:
 def _reader(registry: Registry, kind: Kind, path: Path) -> Any:
     classes = [entry.cls for entry in registry.entries(kind)]
     if not path.exists():
+        hint = f"; a Hub id goes with the plugin that reads it, as NAME[path={path}]"
         raise BenchError(
-            f"{noun(kind)} {str(path)!r}: there is no such file or folder; a Hub id goes with the "
-            f"plugin that reads it, as NAME[path={path}]"
+            f"{noun(kind)} {str(path)!r}: there is no such file or folder"
+            + (hint if hub.is_id(str(path)) else "")
         )
     readers = [cls for cls in classes if _reads(cls, path)]
     if not readers:

@@ -104,6 +104,12 @@ def test_half_an_adapter_does_not_stay_on_the_backbone(
     assert not lora.names(policy.denoiser)
 
 
+def test_a_denoiser_without_layers_to_adapt_says_so() -> None:
+    for denoiser in (torch.nn.Linear(2, 2), torch.nn.ModuleDict({"to_q": torch.nn.Linear(2, 2)})):
+        with pytest.raises(BenchError, match=r"takes no LoRA: .* leave training\.lora_rank out"):
+            lora.add(denoiser, lora.LoraSettings(rank=2, alpha=2.0), seed=0)
+
+
 def test_a_training_state_is_no_checkpoint(base: Path, tmp_path: Path) -> None:
     state: dict[str, Any] = dict(load_file(base / "unet" / WEIGHTS))
     policy = StableDiffusionPolicy.load(base, "cpu")
