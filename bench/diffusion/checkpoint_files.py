@@ -66,11 +66,15 @@ def find(path: Path, parts: Sequence[str] = DENOISERS) -> Checkpoint | None:
         return Checkpoint(form="peft", folder=path, files=(PEFT_CONFIG, file))
     if hub.is_file(path / LORA_FILE):
         return Checkpoint(form="file", folder=path, files=(LORA_FILE,))
-    found = sorted(
+    try:
+        entries = sorted(path.iterdir())
+    except OSError as error:
+        raise BenchError(f"{path}: cannot be read as a folder ({error.strerror})") from error
+    found = [
         entry
-        for entry in path.iterdir()
+        for entry in entries
         if entry.suffix.lower() in WEIGHT_SUFFIXES and not entry.name.startswith(".")
-    )
+    ]
     if len(found) > 1:
         names = ", ".join(entry.name for entry in found[:4])
         raise BenchError(f"{path}: holds several weights files ({names}); name one of them")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,12 @@ def test_a_cut_file_is_one_sentence(base: Path, tmp_path: Path) -> None:
         with pytest.raises(BenchError, match=r"cannot read .*cut") as raised:
             _ = backbone.load("cpu").denoiser
         assert "\n" not in str(raised.value)
+
+
+def test_what_is_neither_file_nor_folder_is_one_sentence(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(BenchError, match="fifo: cannot be read as a folder"):
+        Pretrained(weights=str(tmp_path / "fifo")).fingerprint()
 
 
 def test_an_unknown_pipeline_is_named_with_what_is_supported(tmp_path: Path) -> None:
