@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from bench_plugins.preference_sets.records import open_records
 from bench_plugins.prompt_sets import HPDv2
 
 from bench import BenchError
-from tests import toy
 
 
 def test_shards_in_linked_folders_are_pairs_like_others(tmp_path: Path) -> None:
     plain = tmp_path / "plain" / "data"
     plain.mkdir(parents=True)
-    toy.write_pairs(plain / "a.parquet", 4)
-    toy.write_pairs(plain / "b.PARQUET", 3)
+    pd.DataFrame({"caption": [*"abcd"]}).to_parquet(plain / "a.parquet")
+    pd.DataFrame({"caption": [*"efg"]}).to_parquet(plain / "b.PARQUET")
     linked = tmp_path / "linked"
     linked.mkdir()
     (linked / "data").symlink_to(plain)
