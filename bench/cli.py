@@ -274,6 +274,8 @@ def _execute(
         ("contact sheet", "contact_sheet.png"),
         ("recipe", "recipe.yaml"),
     ):
+        if what == "checkpoints" and not (out / "checkpoints").is_dir():
+            continue
         console.print(f"  {what:<17} {out}/{name}", highlight=False, soft_wrap=True, markup=False)
     for reason in dict.fromkeys(outcome.failures.values()):
         terminal.complain(reason)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -27,6 +29,8 @@ RepoType: TypeAlias = Literal["model", "dataset"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TRANSPORTS = ("requests", "httpx", "httpx2", "httpcore", "httpcore2")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_CLOCK_TICK_NS = 20_000_000
+"""Longer than a file system's clock stands still: two writes within may leave the same times."""
 
 
 def local(source: str) -> Path | None:
@@ -39,12 +43,93 @@ def local(source: str) -> Path | None:
     if exists(path):
         refuse_special(path)
         return path
-    if source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
+    refuse_broken_link(path)
+    if not is_id(source):
         raise BenchError(
             f"there is no file or folder {quoted(source)}; give an existing path or a Hub id such "
             f"as 'owner/name'"
         )
     return None
+
+
+def is_id(source: str) -> bool:
+    """Whether it is written like a Hub id; a relative path of two parts is, too."""
+    return bool(_HUB_ID.fullmatch(source))
+
+
+def refuse_broken_link(path: Path) -> None:
+    """Raise where `path`, or the folder that it lies in, is a link that leads nowhere.
+
+    To every question such a link answers that nothing is there, which is not what is wrong.
+
+    Raises:
+        BenchError: names the link.
+    """
+    for place in (path.parent, path):
+        if place.is_symlink() and not place.exists():
+            raise BenchError(
+                f"{place}: this link leads nowhere (to {os.readlink(place)}); bring back what it "
+                f"pointed to, or put a copy in its place"
+            )
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there.
+
+    Raises:
+        BenchError: it, or its folder, is a link that leads nowhere.
+    """
+    if path.is_file():
+        return True
+    refuse_broken_link(path)
+    return False
+
+
+def files_below(folder: Path, patterns: Sequence[str] = ("*",)) -> list[str]:
+    """Names, relative to `folder` and sorted, of the files below it that match a pattern.
+
+    Linked files and folders are as good as others; a linked folder that lies in itself is not
+    entered twice. Hidden ones are nobody's data: editors, desktops and archivers leave them.
+
+    Args:
+        folder: an existing folder.
+        patterns: "*" also stands for "/"; the case of letters counts.
+
+    Raises:
+        BenchError: a matching file, or a folder that may hold some, is a link that leads nowhere
+            or cannot be read.
+    """
+    found: list[str] = []
+
+    def enter(place: Path, prefix: str, parents: tuple[tuple[int, int], ...]) -> None:
+        state = place.stat()
+        here = (state.st_dev, state.st_ino)
+        if here in parents:
+            return
+        for entry in sorted(place.iterdir()):
+            name = prefix + entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                enter(entry, f"{name}/", (*parents, here))
+            elif any(fnmatchcase(name, pattern) for pattern in patterns):
+                if is_file(entry):
+                    found.append(name)
+            elif any(_may_hold(name, pattern) for pattern in patterns):
+                refuse_broken_link(entry)
+
+    try:
+        enter(folder, "", ())
+    except OSError as error:
+        raise BenchError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    return sorted(found)
+
+
+def _may_hold(name: str, pattern: str) -> bool:
+    """Whether something below a folder of this name can match; endings make it a file's name."""
+    start = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
+    inside = f"{name}/"
+    return start.startswith(inside) or (inside.startswith(start) and not Path(name).suffix)
 
 
 def fetch_folder(
@@ -135,23 +220,36 @@ def fingerprint(
     """What identifies the bytes of `source`: a hash of local files, or the Hub commit.
 
     Nothing is downloaded. A local folder's hash covers names and contents of the files that
-    match `patterns`.
+    match `patterns`, linked ones included (see `files_below`).
 
     Raises:
-        BenchError: a revision that is no commit hash cannot be resolved now.
+        BenchError: a revision that is no commit hash cannot be resolved now, or no local file
+            matches.
     """
     here = local(source)
     if here is None:
         return f"{source}@{commit(source, revision, repo_type)}"
     if here.is_file():
         return cached_sha256(here)
-    from fnmatch import fnmatch
+    if not here.is_dir():
+        raise BenchError(f"{source}: is neither a file nor a folder")
+    names = files_below(here, patterns)
+    if not names:
+        raise BenchError(
+            f"{source}: the folder holds nothing of what is read from it ({', '.join(patterns)})"
+        )
+    return files_hash(here, names)
 
-    names = sorted(p.relative_to(here).as_posix() for p in here.rglob("*") if p.is_file())
+
+def files_hash(folder: Path, names: Iterable[str]) -> str:
+    """A hash of the names and contents of files in a folder.
+
+    Raises:
+        BenchError: one cannot be read.
+    """
     total = hashlib.sha256()
     for name in names:
-        if any(fnmatch(name, pattern) for pattern in patterns):
-            total.update(f"{name}\0{cached_sha256(here / name)}\n".encode())
+        total.update(f"{name}\0{cached_sha256(folder / name)}\n".encode())
     return total.hexdigest()
 
 
@@ -194,30 +292,51 @@ def _resolved(source: str, revision: str, repo_type: RepoType) -> str:
 
 
 def cached_sha256(path: Path) -> str:
-    """The sha256 of a file, remembered in the user's cache by place, size and time of change.
+    """The sha256 of a file, remembered in the user's cache by place, size and times of change.
 
     Checkpoints of many gigabytes are asked for at every start; unchanged ones are not read again.
+
+    Raises:
+        BenchError: it cannot be read.
     """
-    real = path.resolve()
-    stat = real.stat()
+    try:
+        return _cached_sha256(path.resolve())
+    except OSError as error:
+        raise BenchError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _cached_sha256(real: Path) -> str:
+    before = _state(real)
     told = hashlib.sha256(os.fsencode(real)).hexdigest()[:32]
-    state = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
     root = Path(os.environ.get("XDG_CACHE_HOME") or expanded("~/.cache"))
     note = root / "diffusion-preference-bench" / "sha256" / f"{told}.json"
     try:
         known = sealed.read(note)
-        if known["state"] == state:
+        if known["state"] == before:
             return str(known["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
+    started = time.time_ns()
     digest = file_sha256(real)
+    if _state(real) != before or before[2] > started - _CLOCK_TICK_NS:
+        # Still being written, or so fresh that another write would leave the same times.
+        return digest
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(note, sealed.seal({"state": state, "sha256": digest}))
+        write_atomic(note, sealed.seal({"state": before, "sha256": digest}))
     except OSError:
         # A read-only home costs time, no correctness.
         return digest
     return digest
+
+
+def _state(file: Path) -> list[int]:
+    """What tells one state of a file from the next: size, times, inode.
+
+    Anyone can set the time of change of the content back, nobody that of the inode.
+    """
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 @contextmanager
@@ -257,7 +376,8 @@ def clear_errors(source: str, revision: str, repo_type: RepoType) -> Iterator[No
 def _unreachable(where: str) -> str:
     return (
         f"cannot get {where}: the Hub cannot be reached and the cache does not hold it; check "
-        f"the network (and HF_ENDPOINT, HF_HUB_OFFLINE), or give the path of a local copy"
+        f"the network (and HF_ENDPOINT, HF_HUB_OFFLINE), or give the path of a local copy (a "
+        f"relative one as ./folder)"
     )
 
 

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from bench import provenance
+from bench.checkpoint_folders import is_adapter, write_checkpoint
+from bench.errors import BenchError
 from bench.leaderboard import cards, contact_sheet, results, tables
 from bench.plan import SPEED_ONLY
+from bench.protocols import StartModel
 from bench.runner import RunOutcome
 from bench.stages import Cell, Plan, Stage
-from bench.store import MANIFEST, Artefact, Store, write_atomic
+from bench.store import Artefact, Store, write_atomic
 
 SHEET_ROWS = 8
 
@@ -191,35 +194,43 @@ def _write_checkpoints(
     records: Mapping[tuple[str, int | None], results.Cell],
     built: tables.Tables,
 ) -> None:
-    """`checkpoints/<cell>`: links to what the store holds, and a model card."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """`checkpoints/<cell>`: what training left, and a model card."""
+    stale = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     rows = {(r.method, r.seeds): r for section in built.sections for r in section.seed_rows}
+    start = _start_model(plan)
     for cell in plan.cells:
         record = records[cell.method, cell.seed]
         if not cell.train or not isinstance(record, results.CellResult):
             continue
-        place = folder / f"{results.safe_name(cell.method)}-seed{cell.seed}"
-        place.mkdir(parents=True)
         artefact = store.path("train", cell.train.key)
-        parts = [part for part in sorted(artefact.iterdir()) if part.name != MANIFEST]
-        for part in parts:
-            (place / part.name).symlink_to(part.resolve())
         card = cards.model_card(
             record,
             rows[record.method, (record.seed,)],
-            _base_model(plan),
-            adapter=not any(part.is_dir() for part in parts),
+            start,
+            plan.backbone.licence,
+            adapter=is_adapter(artefact),
         )
-        (place / "README.md").write_text(card, encoding="utf-8")
+        name = f"{results.safe_name(cell.method)}-seed{cell.seed}"
+        write_checkpoint(folder / name, artefact, card)
+        stale.discard(name)
+    for name in stale:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
-def _base_model(plan: Plan) -> cards.BaseModel:
-    xl = plan.backbone.family == "sdxl"
-    return cards.BaseModel(
-        name=str(getattr(plan.backbone, "path", plan.recipe.backbone)),
-        licence=plan.backbone.licence,
-        pipeline="StableDiffusionXLPipeline" if xl else "StableDiffusionPipeline",
-    )
+def _start_model(plan: Plan) -> StartModel | None:
+    try:
+        return plan.backbone.start_model
+    except BenchError:
+        raise
+    except Exception as error:
+        # A plugin's own mistake, whatever it is.
+        reason = f"{type(error).__name__}: {error}"
+        raise BenchError(
+            f"backbone {plan.recipe.backbone}: its start_model failed ({reason}), so that no model "
+            f"card can be written"
+        ) from error
 
 
 def _write_sheet(plan: Plan, store: Store, path: Path, failures: Mapping[str, str]) -> None:

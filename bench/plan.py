@@ -638,8 +638,10 @@ def _reader(registry: Registry, kind: Kind, path: Path) -> Any:
             continue
         if reads:
             return registry.build(kind, Spec(entry.cls.name, {"path": str(path)}))
+    near = (e.cls.refusal(path) for e in entries if issubclass(e.cls, Backbone))
+    reason = next(filter(None, near), "no plugin reads such files")
     why = "".join(f"; {error}" for error in failures)
-    raise BenchError(f"{noun(kind)} {str(path)!r}: no plugin reads such files{why}")
+    raise BenchError(f"{noun(kind)} {quoted(str(path))}: {reason}{why}")
 
 
 def _hub_hint(registry: Registry, kind: Kind, text: str) -> str:

@@ -270,6 +270,37 @@ class ModelSize:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PipelineLayout:
+    """Where a denoiser lies in a pipeline of diffusers, and so how checkpoints are written."""
+
+    pipeline: str
+    """Class of the pipeline, such as "StableDiffusionPipeline"."""
+    denoiser: str
+    """Class of the denoiser, such as "UNet2DConditionModel"."""
+    part: str
+    """Its name in the pipeline ("unet", "transformer"): attribute, subfolder and prefix of LoRA."""
+    loads_lora: bool = True
+    """Whether the pipeline's class has `load_lora_weights`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartModel:
+    """How plain diffusers loads a backbone, for model cards of what is trained from it."""
+
+    layout: PipelineLayout
+    hub_id: str = ""
+    """The Hub's name of it, where it has one."""
+    imports: tuple[str, ...] = ()
+    """Names that `code` needs of diffusers, beside the pipeline."""
+    code: str
+    """Python that leaves the untouched pipeline in the variable `pipeline`."""
+    dtype: str = ""
+    """Of its weights where that is not float32, such as "torch.float16"."""
+    needs: str = ""
+    """What has to be installed for `code` beside diffusers, for pip."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Backbone(Plugin):
     """A text-to-image model that methods start from."""
 
@@ -280,6 +311,19 @@ class Backbone(Plugin):
     def reads(cls, path: Path) -> bool:
         """Whether this plugin (with option `path`) reads the folder."""
         return False
+
+    @classmethod
+    def refusal(cls, path: Path) -> str:
+        """Why it does not read a folder that looks like a model, and what it does read; or ""."""
+        return ""
+
+    @property
+    def start_model(self) -> StartModel | None:
+        """How plain diffusers loads it; None: it does not, so that checkpoints have an own form.
+
+        Asked without network, also where nothing has been downloaded.
+        """
+        return None
 
     @property
     def family(self) -> str:

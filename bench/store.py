@@ -223,7 +223,7 @@ class Artefact:
                 if found[name] != seen.get(name):
                     right = found[name][0] == expected.size and file_sha256(path) == expected.sha256
                     if not right:
-                        raise DamagedArtefactError(f"{path} differs from its checksum")
+                        raise DamagedArtefactError(f"{path} differs from its checksum{_hint(path)}")
                 elif not os.access(path, os.R_OK, effective_ids=_AS_ONESELF):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             except OSError as error:
@@ -234,6 +234,13 @@ class Artefact:
         """Files in its folder that it does not know; they change nothing."""
         known = {self.path / name for name in (MANIFEST, *self.manifest.files)}
         return sorted(p for p in self.path.rglob("*") if not p.is_dir() and p not in known)
+
+
+def _hint(path: Path) -> str:
+    """Where a file with another name of its own may have been edited."""
+    if path.stat().st_nlink == 1:
+        return ""
+    return "; was it edited in an output folder, whose checkpoints are links to it?"
 
 
 def _damaged(path: Path, error: OSError) -> Exception:

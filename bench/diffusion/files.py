@@ -13,16 +13,23 @@ from typing import Any
 
 from bench import hub
 from bench.errors import BenchError
+from bench.protocols import PipelineLayout
 from bench.reading import exists, json_value, read_text
 
 DENOISER = "unet"
 VAE = "vae"
 INDEX = "model_index.json"
 SCHEDULER = "scheduler/scheduler_config.json"
+TOKENIZERS = "tokenizer*/*"
 _TRANSFORMERS_PARTS = ("text_encoder", "text_encoder_2")
 _CLASSES = {DENOISER: "UNet2DConditionModel", VAE: "AutoencoderKL"}
 _SUFFIXES = (".safetensors", ".bin")
 """In the order of preference; pickles are read with weights_only=True."""
+
+STABLE_DIFFUSION, STABLE_DIFFUSION_XL = (
+    PipelineLayout(pipeline=pipeline, denoiser=_CLASSES[DENOISER], part=DENOISER)
+    for pipeline in ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -61,12 +68,56 @@ def weight_patterns(part: str, suffix: str, variant: str | None = None) -> tuple
     return tuple(root + name for name in (*names, index))
 
 
+def weight_files(folder: Path, part: str, variant: str | None = None) -> tuple[str, ...]:
+    """The weights that diffusers or transformers reads for a part; () where there are none.
+
+    Args:
+        folder: of the pipeline, or of the part where `part` is "".
+        part: subfolder.
+        variant: as in `Files`.
+
+    Returns:
+        Names in `folder`: one file, or an index and its shards; safetensors before pickles.
+
+    Raises:
+        BenchError: a shard is missing, or the index is none.
+    """
+    for suffix in _SUFFIXES:
+        patterns = weight_patterns(part, suffix, variant)
+        single, index = patterns[0], patterns[-1]
+        # Where both are there, each library has its own choice.
+        choices = (single, index) if part in _TRANSFORMERS_PARTS else (index, single)
+        found = next((name for name in choices if hub.is_file(folder / name)), None)
+        if found:
+            return (found,) if found == single else (index, *_shards(folder, index))
+    return ()
+
+
+def _shards(folder: Path, index: str) -> list[str]:
+    """The files that an index of weights names."""
+    told = read_json(folder / index).get("weight_map")
+    if not isinstance(told, dict) or not all(isinstance(name, str) for name in told.values()):
+        raise BenchError(f"{folder / index}: does not say in which file each weight is")
+    names = [str(Path(index).parent / name) for name in sorted(set(told.values()))]
+    if missing := [name for name in names if not hub.is_file(folder / name)]:
+        raise BenchError(
+            f"{folder}: there is no {missing[0]}, which {index} names; the copy is not complete"
+        )
+    return names
+
+
 @dataclass(frozen=True, kw_only=True)
 class Weights:
     """A part's folder, complete: config.json and weights of one variant."""
 
     folder: Path
+    files: tuple[str, ...]
+    """Names of all files that are read, in `folder`."""
     variant: str | None = None
+
+    def fingerprint(self) -> str:
+        """A hash of the files."""
+        return hub.files_hash(self.folder, self.files)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,15 +151,15 @@ class Files:
         """
         config = f"{part}/config.json" if part else "config.json"
         for suffix in _SUFFIXES:
-            patterns = weight_patterns(part, suffix, self.variant)
-            folder = self.fetch(config, *patterns)
-            if any(found for pattern in patterns for found in folder.glob(pattern)):
+            folder = self.fetch(config, *weight_patterns(part, suffix, self.variant))
+            if found := weight_files(folder, part, self.variant):
                 break
         else:
             raise BenchError(self._no_weights(folder, part))
-        if not (folder / config).is_file():
+        if not hub.is_file(folder / config):
             raise BenchError(f"{self.where}: there is no {config}")
-        return Weights(folder=folder / part, variant=self.variant)
+        names = (Path(name).relative_to(part).as_posix() for name in (config, *found))
+        return Weights(folder=folder / part, files=tuple(names), variant=self.variant)
 
     def _no_weights(self, folder: Path, part: str) -> str:
         wanted = weight_patterns(part, ".safetensors", self.variant)[0]
@@ -132,8 +183,8 @@ class PipelineFiles:
     @cached_property
     def folder(self) -> Path:
         """The local folder, with everything but weights."""
-        folder = self.pipeline.fetch(INDEX, SCHEDULER, "*/config.json", "tokenizer*/*")
-        if not (folder / INDEX).is_file():
+        folder = self.pipeline.fetch(INDEX, SCHEDULER, "*/config.json", TOKENIZERS)
+        if not hub.is_file(folder / INDEX):
             raise BenchError(self._no_pipeline(folder))
         return folder
 
@@ -184,25 +235,54 @@ class PipelineFiles:
 
     def check(self) -> None:
         """Say at once if a local folder lacks something; what the Hub has shows when fetched."""
-        for part in (DENOISER, VAE, *_TRANSFORMERS_PARTS):
+        for part in self._parts:
             source, _ = self._source(part)
-            if hub.local(source.source) and self.index.get(part, [None])[0] is not None:
+            if hub.local(source.source):
                 self.weights(part)
 
     def fingerprint(self) -> str:
-        """What identifies the bytes that are read; nothing is downloaded."""
-        parts = [p for p in (DENOISER, VAE, *_TRANSFORMERS_PARTS) if not self._own(p)]
-        patterns = [INDEX, SCHEDULER, "tokenizer*/*", *(f"{part}/config.json" for part in parts)]
+        """What identifies the bytes that are read; nothing is downloaded.
+
+        Raises:
+            BenchError: a local folder lacks something that is read.
+        """
+        own = {part: files for part in (VAE, DENOISER) if (files := self._own(part))}
+        return ";".join(
+            [
+                self._own_bytes([part for part in self._parts if part not in own])
+                if hub.local(self.pipeline.source)
+                else _commit(self.pipeline),
+                *(
+                    f"{part}="
+                    + (self.weights(part).fingerprint() if hub.local(f.source) else _commit(f))
+                    for part, f in own.items()
+                ),
+            ]
+        )
+
+    def _own_bytes(self, parts: Sequence[str]) -> str:
+        """A hash of what is read from the pipeline's own local folder."""
+        names = [INDEX, SCHEDULER, *hub.files_below(self.folder, [TOKENIZERS])]
+        # The structure that an own denoiser must fit.
+        names += [] if DENOISER in parts else [f"{DENOISER}/config.json"]
         for part in parts:
-            for suffix in _SUFFIXES:
-                patterns += weight_patterns(part, suffix, self.pipeline.variant)
-        told = [_fingerprint(self.pipeline, patterns)]
-        for part, own in ((VAE, self.vae), (DENOISER, self.denoiser)):
-            if own:
-                roots = [weight_patterns(root, s) for root in (part, "") for s in _SUFFIXES]
-                print_ = _fingerprint(own, [*_configs(part), *(n for root in roots for n in root)])
-                told.append(f"{part}={print_}")
-        return ";".join(told)
+            names += [f"{part}/{name}" for name in self.pipeline.weights(part).files]
+        return hub.files_hash(self.folder, names)
+
+    @property
+    def _parts(self) -> list[str]:
+        """The parts with weights that this pipeline has."""
+        known = (DENOISER, VAE, *_TRANSFORMERS_PARTS)
+        return [part for part in known if self._told(part)[0] is not None]
+
+    def _told(self, part: str) -> list[Any]:
+        """Library and class of a part by model_index.json; nulls where it has none."""
+        told = self.index.get(part, [None])
+        if not isinstance(told, list) or not told:
+            raise BenchError(
+                f"{self.pipeline.where}: {INDEX} says {told!r} of {part}, not its library and class"
+            )
+        return told
 
     def _own(self, part: str) -> Files | None:
         return {VAE: self.vae, DENOISER: self.denoiser}.get(part)
@@ -212,11 +292,15 @@ class PipelineFiles:
         own = self._own(part)
         if own is None:
             return self.pipeline, part
+        if (here := hub.local(own.source)) and not here.is_dir():
+            raise BenchError(_not_whole(own, part, "is a file"))
         folder = own.fetch(*_configs(part))
         for root in (part, ""):
-            if (folder / root / "config.json").is_file():
+            if hub.is_file(folder / root / "config.json"):
                 return own, root
-        raise BenchError(f"{own.where}: there is neither config.json nor {part}/config.json")
+        raise BenchError(
+            _not_whole(own, part, f"there is neither config.json nor {part}/config.json")
+        )
 
     def _no_pipeline(self, folder: Path) -> str:
         where = self.pipeline.where
@@ -235,5 +319,13 @@ def _configs(part: str) -> tuple[str, str]:
     return "config.json", f"{part}/config.json"
 
 
-def _fingerprint(files: Files, patterns: Sequence[str]) -> str:
-    return hub.fingerprint(files.source, revision=files.revision, patterns=patterns)
+def _not_whole(own: Files, part: str, found: str) -> str:
+    return (
+        f"{own.where}: {found}; {part}=... takes the folder or Hub id of a whole model "
+        f"(config.json and its weights), while a LoRA or a bare state dict is evaluated as "
+        f"pretrained:{own.source}"
+    )
+
+
+def _commit(files: Files) -> str:
+    return hub.fingerprint(files.source, revision=files.revision)

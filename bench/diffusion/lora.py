@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from bench.errors import BenchError
+
 POLICY = "policy"
 REFERENCE = "reference"
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -37,8 +39,18 @@ def add(denoiser: Any, settings: LoraSettings, *, seed: int, name: str = POLICY)
         settings: rank and alpha.
         seed: of A's random start, drawn on the CPU so that every device gets the same.
         name: of the adapter.
+
+    Raises:
+        BenchError: the denoiser has nothing to adapt.
     """
     from peft import LoraConfig
+
+    layers = [key for key, _ in denoiser.named_modules() if key.endswith(TARGETS)]
+    if not layers or not hasattr(denoiser, "add_adapter"):
+        raise BenchError(
+            f"the backbone's denoiser, a {type(denoiser).__name__}, takes no LoRA: it is no model "
+            f"of diffusers with layers named {', '.join(TARGETS)}; leave training.lora_rank out"
+        )
 
     config = LoraConfig(
         r=settings.rank,

@@ -18,6 +18,7 @@ from bench.diffusion.files import DENOISER, SCHEDULER, VAE, Files, PipelineFiles
 from bench.diffusion.policy import Condition, Moments, Policy
 from bench.diffusion.schedule import NoiseSchedule
 from bench.errors import BenchError, DivergedError
+from bench.protocols import PipelineLayout
 
 PROMPTS_AT_ONCE = 64
 IMAGES_AT_ONCE = 8
@@ -37,8 +38,10 @@ class PipelinePolicy(Policy):
     asked; everything else follows from the configuration files.
     """
 
-    pipeline: ClassVar[str]
-    """Class name in model_index.json."""
+    layout: ClassVar[PipelineLayout]
+    """Its pipeline's class, which model_index.json names, and where its denoiser lies in it."""
+    vae_remedy: ClassVar[str] = ""
+    """What else helps where the pipeline's own VAE overflows in float16."""
     forced_scheduler_options: ClassVar[dict[str, Any]] = {}
     """What the pipeline's class sets on any scheduler that it is given."""
 
@@ -53,9 +56,10 @@ class PipelinePolicy(Policy):
         """Read the configuration; see `load`."""
         self.files, self.device, self.dtype = files, torch.device(device), dtype
         family = files.index.get("_class_name")
-        if family != self.pipeline:
+        if family != self.layout.pipeline:
             raise BenchError(
-                f"{files.pipeline.where} is a {family}, but this backbone reads a {self.pipeline}"
+                f"{files.pipeline.where} is a {family}, but this backbone reads a "
+                f"{self.layout.pipeline}"
             )
         self._parts: dict[str, Any] = {}
         unet, vae = files.config(DENOISER), files.config(VAE)
@@ -233,13 +237,20 @@ class PipelinePolicy(Policy):
         self.release(denoiser=True)
 
     def save_checkpoint(self, folder: Path) -> None:
-        """Write the adapter as `pytorch_lora_weights.safetensors`, or else the whole `unet/`."""
-        checkpoints.save(self.denoiser, folder)
+        """Write the adapter as `pytorch_lora_weights.safetensors`, or else the whole denoiser."""
+        checkpoints.save(self.denoiser, folder, self.layout)
 
     def load_checkpoint(self, path: Path) -> None:
         """Make the untouched denoiser what lies in `path`; see `bench.diffusion.checkpoints`."""
-        fit = self.files.denoiser_structure
-        self.denoiser = checkpoints.load(path, lambda: self.denoiser, fit, self.dtype, self.device)
+        fit, layout = self.files.denoiser_structure, self.layout
+        try:
+            self.denoiser = checkpoints.load(
+                path, lambda: self.denoiser, fit, layout, self.dtype, self.device
+            )
+        except BaseException:
+            # Half an adapter may be on it.
+            self.reset()
+            raise
 
     @property
     def _images_at_once(self) -> int:
@@ -252,7 +263,8 @@ class PipelinePolicy(Policy):
 
     def _read_denoiser(self) -> torch.nn.Module:
         fit = self.files.denoiser_structure if self.files.denoiser else None
-        return checkpoints.read_denoiser(self.files.weights(DENOISER), fit, self.dtype, self.device)
+        weights = self.files.weights(DENOISER)
+        return checkpoints.read_denoiser(weights, fit, self.layout, self.dtype, self.device)
 
     def _read_vae(self) -> Any:
         vae = checkpoints.read_part(AutoencoderKL, self.files.weights(VAE), self._vae_dtype)
@@ -287,8 +299,8 @@ class PipelinePolicy(Policy):
         source = (self.files.vae or self.files.pipeline).where
         return (
             f"{doing} gave NaN or infinity: the VAE of {source} overflows in "
-            f"{str(self._vae_dtype).removeprefix('torch.')}; use dtype=bf16 or dtype=fp32, or for "
-            f"SDXL a VAE made for float16, sdxl[vae=madebyollin/sdxl-vae-fp16-fix]"
+            f"{str(self._vae_dtype).removeprefix('torch.')}; use dtype=bf16 or dtype=fp32"
+            f"{self.vae_remedy}"
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from bench.diffusion.files import DENOISER
+from bench.diffusion.files import DENOISER, STABLE_DIFFUSION, STABLE_DIFFUSION_XL
 from bench.diffusion.pipeline import PipelinePolicy
 from bench.diffusion.policy import Condition
 from bench.errors import BenchError
@@ -16,7 +16,7 @@ from bench.errors import BenchError
 class StableDiffusionPolicy(PipelinePolicy):
     """A StableDiffusionPipeline with one CLIP text encoder, predicting epsilon or velocity."""
 
-    pipeline = "StableDiffusionPipeline"
+    layout = STABLE_DIFFUSION
     forced_scheduler_options: ClassVar[dict[str, Any]] = {"clip_sample": False, "steps_offset": 1}
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -56,7 +56,8 @@ class StableDiffusionXLPolicy(PipelinePolicy):
     official training code of Diffusion-DPO (SalesforceAIResearch/DiffusionDPO, train.py).
     """
 
-    pipeline = "StableDiffusionXLPipeline"
+    layout = STABLE_DIFFUSION_XL
+    vae_remedy = ", or a VAE made for float16, sdxl[vae=madebyollin/sdxl-vae-fp16-fix]"
     # Schedulers of this pipeline are taken as they are, but none may clip latents at 1.
     forced_scheduler_options: ClassVar[dict[str, Any]] = {"clip_sample": False}
 

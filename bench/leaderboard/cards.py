@@ -2,54 +2,44 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from bench.leaderboard.results import CellResult
 from bench.leaderboard.standings import Row
-
-_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BaseModel:
-    """The model that the checkpoint was trained from."""
-
-    name: str
-    """A Hub id where it has one, else how the recipe names it."""
-    licence: str
-    pipeline: str
-    """The diffusers pipeline that it loads into."""
+from bench.protocols import StartModel
 
 
-def model_card(cell: CellResult, row: Row, base: BaseModel, *, adapter: bool) -> str:
+def model_card(
+    cell: CellResult, row: Row, start: StartModel | None, licence: str, *, adapter: bool
+) -> str:
     """The README.md beside a checkpoint, as the Hub reads it.
 
     Args:
         cell: the result.
         row: its standing against the base, of this train seed alone.
-        base: the start model.
+        start: how plain diffusers loads the start model; None: it does not.
+        licence: of the start model's weights.
         adapter: whether the checkpoint is a LoRA.
     """
     configuration = cell.configuration
+    hub_id = start.hub_id if start else ""
     header = [
         "---",
-        "library_name: diffusers",
+        *(["library_name: diffusers"] if start else []),
         "pipeline_tag: text-to-image",
-        *([f"base_model: {base.name}"] if _HUB_ID.fullmatch(base.name) else []),
-        *([f"license: {base.licence}"] if base.licence != "unknown" else []),
+        *([f"base_model: {hub_id}"] if hub_id else []),
+        *([f"license: {licence}"] if licence != "unknown" else []),
         "tags: [text-to-image, preference-alignment" + (", lora]" if adapter else "]"),
         "---",
     ]
     about = [
-        f"# {cell.method} on {base.name}, train seed {cell.seed}",
+        f"# {cell.method} on {hub_id or cell.backbone}, train seed {cell.seed}",
         f"Trained with the method `{cell.method}` on the preference set `{cell.pairs}` "
         f"({cell.budget.pairs_kept:,} pairs kept, {cell.budget.pairs_dropped:,} dropped by the "
         f"labels), {cell.budget.steps:,} optimiser steps, {cell.budget.pairs_seen:,} pairs seen, "
         f"train seed {cell.seed}, recipe `{cell.recipe}`. The base model's licence "
-        f"({base.licence}) applies to these weights.",
+        f"({licence}) applies to these weights.",
     ]
     return "\n".join(
         [
@@ -63,7 +53,7 @@ def model_card(cell: CellResult, row: Row, base: BaseModel, *, adapter: bool) ->
             "",
             "## Use",
             "",
-            *_usage(base, adapter),
+            *(_usage(start, adapter) if start else _own_usage(cell)),
             "",
             "## Training",
             "",
@@ -92,25 +82,47 @@ def _scores(cell: CellResult, row: Row) -> Sequence[str]:
     return lines
 
 
-def _usage(base: BaseModel, adapter: bool) -> Sequence[str]:
-    load = (
-        "pipeline.load_lora_weights(\n"
-        '    "this folder", weight_name="pytorch_lora_weights.safetensors"\n)'
-        if adapter
-        else "pipeline.unet = UNet2DConditionModel.from_pretrained(\n"
-        '    "this folder", subfolder="unet", torch_dtype=torch.float16\n)'
-    )
-    names = base.pipeline if adapter else f"{base.pipeline}, UNet2DConditionModel"
+def _usage(start: StartModel, adapter: bool) -> Sequence[str]:
+    """Code that loads start model and checkpoint with diffusers alone, run beside the card."""
+    layout = start.layout
+    dtype = f", torch_dtype={start.dtype}" if start.dtype else ""
+    if not adapter:
+        load = (
+            f"pipeline.{layout.part} = {layout.denoiser}.from_pretrained(\n"
+            f'    checkpoint, subfolder="{layout.part}"{dtype}\n)'
+        )
+    elif layout.loads_lora:
+        load = (
+            "pipeline.load_lora_weights(\n"
+            '    checkpoint, weight_name="pytorch_lora_weights.safetensors"\n)'
+        )
+    else:
+        load = (
+            f"pipeline.{layout.part}.load_lora_adapter(\n"
+            f'    checkpoint, weight_name="pytorch_lora_weights.safetensors", '
+            f'prefix="{layout.part}"\n)'
+        )
+    names = {layout.pipeline, *start.imports} | (set() if adapter else {layout.denoiser})
     return [
+        *(
+            [f"With `pip install {start.needs}`, which brings the start model:", ""]
+            * bool(start.needs)
+        ),
         "```python",
-        "import torch",
-        f"from diffusers import {names}",
-        "",
-        f"pipeline = {base.pipeline}.from_pretrained(",
-        f'    "{base.name}", torch_dtype=torch.float16',
-        ")",
+        *(["import torch"] if start.dtype else []),
+        f"from diffusers import {', '.join(sorted(names))}",
+        start.code,
+        'checkpoint = "."  # the folder of this file',
         load,
         "```",
+    ]
+
+
+def _own_usage(cell: CellResult) -> Sequence[str]:
+    """For checkpoints in a form of their backbone's own."""
+    return [
+        f"The files are in the form of the backbone `{cell.backbone}`, whose plugin reads them: "
+        f"`bench run --methods pretrained:FOLDER` in a recipe with this backbone."
     ]
 
 

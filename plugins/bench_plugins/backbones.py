@@ -9,19 +9,39 @@ tutorial "fast_diffusion"); the others follow from their share of its floating-p
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from bench import Backbone, BenchError, ModelSize, hookimpl, hub, option
-from bench.diffusion.files import DENOISER, INDEX, Files, PipelineFiles, read_json
+from bench import (
+    Backbone,
+    BenchError,
+    ModelSize,
+    PipelineLayout,
+    StartModel,
+    hookimpl,
+    hub,
+    option,
+)
+from bench.diffusion.files import (
+    DENOISER,
+    INDEX,
+    STABLE_DIFFUSION,
+    STABLE_DIFFUSION_XL,
+    VAE,
+    Files,
+    PipelineFiles,
+    read_json,
+)
 
 if TYPE_CHECKING:
     from bench.diffusion.policy import Policy
 
 _RESOLUTION = "pixels, if others than the pipeline was made for"
 _SECONDS_XL = 3.31 / 60
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _TERAFLOPS = {"sd1": 0.803, "sd2": 2.149, "sdxl": 6.761}
 """Of one pass on one image at the family's own resolution."""
 
@@ -47,11 +67,21 @@ def family_of(index: Mapping[str, Any], unet: Mapping[str, Any]) -> str | None:
     return None
 
 
+def unsupported(index: Mapping[str, Any]) -> str:
+    """What a pipeline of no supported family is, and what is supported."""
+    kind = index.get("_class_name")
+    return (
+        f"is a {kind}; only {STABLE_DIFFUSION.pipeline} and {STABLE_DIFFUSION_XL.pipeline} are "
+        f"supported, no inpainting, depth or other models"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class DiffusersBackbone(Backbone):
     """A Stable Diffusion pipeline from a local folder or the Hub."""
 
     own_family: ClassVar[str]
+    layout: ClassVar[PipelineLayout] = STABLE_DIFFUSION
     full_size: ClassVar[ModelSize]
     published: ClassVar[str]
     """The default path."""
@@ -91,6 +121,40 @@ class DiffusersBackbone(Backbone):
         except BenchError:
             return False
         return family_of(index, unet) == cls.own_family
+
+    @classmethod
+    def refusal(cls, path: Path) -> str:
+        """That it is another pipeline, or why it cannot be read."""
+        if not (path / INDEX).exists():
+            return ""
+        try:
+            index = read_json(path / INDEX)
+            known = family_of(index, read_json(path / DENOISER / "config.json"))
+        except BenchError as error:
+            known = family_of(index, {})
+            return str(error) if known else unsupported(index)
+        return "" if known else unsupported(index)
+
+    @property
+    def start_model(self) -> StartModel:
+        """The pipeline, with its own VAE and U-Net put in."""
+        files = self._files
+        dtype = "" if self.dtype == "fp32" else f"torch.{_DTYPES[self.dtype]}"
+        kind = self.layout.pipeline
+        code = [f"pipeline = {kind}.{_from_pretrained(files.pipeline, dtype)}"]
+        classes = {VAE: "AutoencoderKL", DENOISER: self.layout.denoiser}
+        own = {part: f for part, f in ((VAE, files.vae), (DENOISER, files.denoiser)) if f}
+        for part, source in own.items():
+            subfolder = f'subfolder="{part}"' if _in_subfolder(source, part) else ""
+            call = _from_pretrained(source, dtype, subfolder)
+            code.append(f"pipeline.{part} = {classes[part]}.{call}")
+        return StartModel(
+            layout=self.layout,
+            hub_id="" if hub.local(self.path) else self.path,
+            imports=tuple(classes[part] for part in own),
+            code="\n".join(code),
+            dtype=dtype,
+        )
 
     @property
     def family(self) -> str:
@@ -145,9 +209,9 @@ class DiffusersBackbone(Backbone):
                 f"{files.pipeline.where} was made for {native} pixels, not for {self.resolution}; "
                 f"use {self.name}[path={self.path},resolution={native}]"
             )
-        dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        kind = StableDiffusionXLPolicy if self.own_family == "sdxl" else StableDiffusionPolicy
-        policy = kind(files, device, dtype=dtypes[self.dtype], resolution=self.resolution)
+        kinds = {kind.layout: kind for kind in (StableDiffusionPolicy, StableDiffusionXLPolicy)}
+        dtype = getattr(torch, _DTYPES[self.dtype])
+        policy = kinds[self.layout](files, device, dtype=dtype, resolution=self.resolution)
         files.check()
         return policy
 
@@ -167,16 +231,13 @@ class DiffusersBackbone(Backbone):
 
     def _check_family(self, files: PipelineFiles) -> None:
         """Refuse a pipeline of another family, naming the backbone that reads it."""
+        if family_of(files.index, {}) is None:
+            raise BenchError(f"{files.pipeline.where} {unsupported(files.index)}")
         found = family_of(files.index, files.denoiser_structure)
         if found == self.own_family:
             return
         kind = files.index.get("_class_name")
-        reader = next((cls for cls in BACKBONES if cls.own_family == found), None)
-        if reader is None:
-            raise BenchError(
-                f"{files.pipeline.where} is a {kind}; only StableDiffusionPipeline and "
-                f"StableDiffusionXLPipeline are supported, no inpainting, depth or other models"
-            )
+        reader = next(cls for cls in BACKBONES if cls.own_family == found)
         raise BenchError(
             f"{files.pipeline.where} is a {kind} of another family than {self.name}; use backbone "
             f"{reader.name}[path={self.path}]"
@@ -241,6 +302,7 @@ class StableDiffusionXL(DiffusersBackbone):
     name: ClassVar[str] = "sdxl"
     licence: ClassVar[str] = "openrail++"
     own_family: ClassVar[str] = "sdxl"
+    layout: ClassVar[PipelineLayout] = STABLE_DIFFUSION_XL
     full_size: ClassVar[ModelSize] = ModelSize(
         denoiser=2567.46, encoders=901.37, adapted=1.45152, activations_gb=7.30
     )
@@ -250,6 +312,25 @@ class StableDiffusionXL(DiffusersBackbone):
 
     path: str = option(published, "pipeline folder or Hub id", in_key=False)
     resolution: int = option(_Own(1024), _RESOLUTION, ge=8)
+
+
+def _from_pretrained(files: Files, *options: str) -> str:
+    """The call by which diffusers reads what `files` names."""
+    here = hub.local(files.source)
+    told = [json.dumps(str(here.resolve()) if here else files.source, ensure_ascii=False)]
+    told += [] if here else [f"revision={json.dumps(files.revision)}"]
+    told += [f"variant={json.dumps(files.variant)}"] if files.variant else []
+    told += [f"torch_dtype={o}" if o.startswith("torch.") else o for o in options if o]
+    note = "  # of the machine that trained it" if here else ""
+    return f"from_pretrained({', '.join(told)}){note}"
+
+
+def _in_subfolder(files: Files, part: str) -> bool:
+    """Whether an own part lies in a folder of its name, as far as that is known here."""
+    name = f"{part}/config.json"
+    if here := hub.local(files.source):
+        return (here / name).is_file()
+    return hub.is_here(files.source, name, revision=files.revision)
 
 
 BACKBONES: tuple[type[DiffusersBackbone], ...] = (

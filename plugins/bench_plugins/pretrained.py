@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from bench import BenchError, Method, hookimpl, hub, option
+from bench.diffusion import checkpoint_files
+from bench.diffusion.checkpoint_files import PEFT_CONFIG, PEFT_FILES
 from bench.diffusion.files import DENOISER, INDEX, Files, PipelineFiles
-from bench_plugins.backbones import family_of
+from bench_plugins.backbones import family_of, unsupported
 
 if TYPE_CHECKING:
     from bench.diffusion.policy import Policy
     from bench.training.setup import TrainingOutcome, TrainingSetup
 
-_PEFT = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 _LORA = "pytorch_lora_weights.*"
-_READ = ("*.json", "*.txt", "*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
-"""Names of the files that can change what is loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +44,21 @@ class Pretrained(Method):
         return self.in_loop
 
     def fingerprint(self) -> str:
-        """A hash of the local files, or the Hub id's commit; nothing is downloaded."""
+        """A hash of the local files that are read, or the Hub id's commit; nothing is downloaded.
+
+        Raises:
+            BenchError: the local files are not there, or are of several checkpoints.
+        """
         here = hub.local(self.weights)
-        source = str(here / self.file) if here and self.file else self.weights
-        return hub.fingerprint(source, revision=self.revision, patterns=_READ)
+        if here is None:
+            return hub.fingerprint(self.weights, revision=self.revision)
+        if self.file and here.is_dir():
+            here = hub.fetch_file(self.weights, self.file, revision=self.revision)
+        if hub.is_file(here / INDEX):
+            return PipelineFiles(pipeline=Files(source=self.weights)).fingerprint()
+        found = checkpoint_files.find(here)
+        # A backbone may have a form of its own, of which nothing is known here.
+        return found.fingerprint() if found else hub.fingerprint(str(here), revision="")
 
     def passes(self, pairs_seen: int) -> int | None:
         """It is not trained."""
@@ -68,22 +78,30 @@ class Pretrained(Method):
         if self.file or ((here := hub.local(self.weights)) and here.is_file()):
             backbone.load_checkpoint(self._one_file())
             return backbone
-        folder = files.fetch(INDEX, "config.json", f"{DENOISER}/config.json", *_PEFT)
-        if (folder / INDEX).is_file():
+        folder = files.fetch(
+            INDEX, "config.json", f"{DENOISER}/config.json", PEFT_CONFIG, *PEFT_FILES
+        )
+        if hub.is_file(folder / INDEX):
             return self._pipeline(files, backbone)
-        for part in (DENOISER, ""):
-            if (folder / part / "config.json").is_file():
-                backbone.load_checkpoint(files.weights(part).folder)
-                return backbone
-        if not (folder / _PEFT[0]).is_file():
-            folder = files.fetch(_LORA)
-            if hub.local(self.weights) is None and not any(folder.glob(_LORA)):
-                raise BenchError(
-                    f"{files.where}: there is no {INDEX}, config.json, {_PEFT[0]} or {_LORA}; name "
-                    f"its file of weights: pretrained[weights={self.weights},file=...]"
-                )
+        if hub.local(self.weights) is None:
+            folder = self._downloaded(files, folder)
         backbone.load_checkpoint(folder)
         return backbone
+
+    def _downloaded(self, files: Files, folder: Path) -> Path:
+        """The folder of a Hub id, with the weights that its small files announce."""
+        for part in (DENOISER, ""):
+            if (folder / part / "config.json").is_file():
+                return files.weights(part).folder
+        if (folder / PEFT_CONFIG).is_file():
+            return folder
+        folder = files.fetch(_LORA)
+        if not any(folder.glob(_LORA)):
+            raise BenchError(
+                f"{files.where}: there is no {INDEX}, config.json, {PEFT_CONFIG} or {_LORA}; name "
+                f"its file of weights: pretrained[weights={self.weights},file=...]"
+            )
+        return folder
 
     def _one_file(self) -> Path:
         return hub.fetch_file(self.weights, self.file or "", revision=self.revision)
@@ -97,6 +115,8 @@ class Pretrained(Method):
                 f"{files.where} is a pipeline, but the backbone is none; give its denoiser alone"
             )
         own = PipelineFiles(pipeline=files)
+        if family_of(own.index, {}) is None:
+            raise BenchError(f"{files.where} {unsupported(own.index)}")
         found, wanted = (family_of(f.index, f.denoiser_structure) for f in (own, backbone.files))
         if found != wanted:
             kind = own.index.get("_class_name")

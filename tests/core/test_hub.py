@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -152,6 +154,8 @@ def test_checksums_are_remembered_until_the_file_changes(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     file = tmp_path / "w.bin"
     file.write_bytes(b"one")
+    # A file so young could change once more within one tick of the file system's clock.
+    time.sleep(0.05)
     assert hub.cached_sha256(file) == hashlib.sha256(b"one").hexdigest()
     monkeypatch.setattr(hub, "file_sha256", lambda path: pytest.fail("read again"))
     assert hub.cached_sha256(file) == hashlib.sha256(b"one").hexdigest()
@@ -159,3 +163,27 @@ def test_checksums_are_remembered_until_the_file_changes(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     file.write_bytes(b"two!")
     assert hub.cached_sha256(file) == hashlib.sha256(b"two!").hexdigest()
+
+
+def test_a_file_of_the_same_size_and_time_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "w.bin"
+    for content in (b"one", b"two"):
+        file.write_bytes(content)
+        os.utime(file, ns=(10**18, 10**18))
+        # Long enough that it is remembered, if by times that can be set back.
+        time.sleep(0.05)
+        assert hub.cached_sha256(file) == hashlib.sha256(content).hexdigest()
+    assert [*(tmp_path / "cache").rglob("*.json")]
+
+
+def test_what_is_written_at_once_is_never_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "w.bin"
+    for content in (b"%03d" % i for i in range(50)):
+        file.write_bytes(content)
+        assert hub.cached_sha256(file) == hashlib.sha256(content).hexdigest()

@@ -188,7 +188,7 @@ def test_a_vae_that_overflows_is_named_with_the_remedy(copied: Path) -> None:
         with pytest.raises(BenchError, match=f"{doing} gave NaN") as raised:
             call()
         assert not isinstance(raised.value, DivergedError)
-        for said in (str(copied), "float16", "dtype=bf16", "sdxl-vae-fp16-fix"):
+        for said in (str(copied), "float16", "dtype=bf16"):
             assert said in str(raised.value)
     assert StableDiffusionPolicy.load(copied, "cpu").decode(latents)
 

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from bench.diffusion.files import STABLE_DIFFUSION, STABLE_DIFFUSION_XL
 from bench.leaderboard import standings
-from bench.leaderboard.cards import BaseModel, model_card
+from bench.leaderboard.cards import model_card
 from bench.leaderboard.results import CellResult
+from bench.protocols import PipelineLayout, StartModel
 from tests.leaderboard import small_board
 
 DPO = {
@@ -30,10 +33,9 @@ def cell(tmp_path: Path) -> tuple[CellResult, standings.Row]:
 
 def test_the_card_says_what_it_is_and_how_it_did(cell: tuple[CellResult, standings.Row]) -> None:
     record, row = cell
-    base = BaseModel(
-        name="owner/model", licence="creativeml-openrail-m", pipeline="StableDiffusionPipeline"
-    )
-    card = model_card(record, row, base, adapter=False)
+    start = StartModel(layout=STABLE_DIFFUSION, hub_id="owner/model", code="pipeline = 1")
+    card = model_card(record, row, start, "creativeml-openrail-m", adapter=False)
+    assert "# dpo on owner/model, train seed 0" in card
     _, header, body = card.split("---\n", 2)
     assert yaml.safe_load(header) == {
         "library_name": "diffusers",
@@ -55,8 +57,8 @@ def test_the_card_says_what_it_is_and_how_it_did(cell: tuple[CellResult, standin
 def test_the_code_in_the_card_is_python(
     cell: tuple[CellResult, standings.Row], adapter: bool
 ) -> None:
-    base = BaseModel(name="./folder", licence="unknown", pipeline="StableDiffusionXLPipeline")
-    card = model_card(*cell, base, adapter=adapter)
+    start = StartModel(layout=STABLE_DIFFUSION_XL, code="pipeline = 1")
+    card = model_card(*cell, start, "unknown", adapter=adapter)
     code = card.split("```python\n")[1].split("```")[0]
     compile(code, "card", "exec")
     assert ("load_lora_weights" in code) == adapter
@@ -64,3 +66,34 @@ def test_the_code_in_the_card_is_python(
     assert "base_model" not in header
     assert "license" not in header
     assert ("lora" in header["tags"]) == adapter
+
+
+TRANSFORMER = PipelineLayout(
+    pipeline="StableDiffusion3Pipeline", denoiser="SD3Transformer2DModel", part="transformer"
+)
+
+
+def test_another_denoiser_has_its_own_names(cell: tuple[CellResult, standings.Row]) -> None:
+    start = StartModel(
+        layout=TRANSFORMER, code="pipeline = 1", dtype="torch.bfloat16", needs="a-package"
+    )
+    card = model_card(*cell, start, "unknown", adapter=False)
+    assert "pip install a-package" in card
+    code = card.split("```python\n")[1].split("```")[0]
+    assert code.splitlines()[:2] == [
+        "import torch",
+        "from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline",
+    ]
+    assert "pipeline.transformer = SD3Transformer2DModel.from_pretrained(" in code
+    assert 'subfolder="transformer", torch_dtype=torch.bfloat16' in code
+    assert "unet" not in card.lower()
+    without = replace(start, layout=replace(TRANSFORMER, loads_lora=False))
+    card = model_card(*cell, without, "unknown", adapter=True)
+    assert "pipeline.transformer.load_lora_adapter(" in card
+    assert 'prefix="transformer"' in card
+
+
+def test_a_form_of_its_own_names_no_pipeline(cell: tuple[CellResult, standings.Row]) -> None:
+    card = model_card(*cell, None, "unknown", adapter=False)
+    assert "diffusers" not in card
+    assert "pretrained:FOLDER" in card

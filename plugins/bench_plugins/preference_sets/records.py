@@ -591,10 +591,8 @@ def _problem(error: ValueError) -> str:
 
 
 def _shards(folder: Path) -> list[Path]:
-    """Every .parquet file below the folder by path, but for hidden folders."""
-    found = (file.relative_to(folder) for file in folder.rglob("*.parquet") if file.is_file())
-    visible = [name for name in found if not any(part.startswith(".") for part in name.parts)]
-    return [folder / name for name in sorted(visible, key=Path.as_posix)]
+    """Every .parquet file below the folder by path, but for hidden ones."""
+    return [folder / name for name in hub.files_below(folder, ("*.[pP][aA][rR][qQ][uU][eE][tT]",))]
 
 
 def _saved_splits(folder: Path) -> list[str]:
@@ -608,13 +606,7 @@ def _saved_splits(folder: Path) -> list[str]:
 
 def files_hash(files: Sequence[Path]) -> str:
     """The sha256 of one file, or of those of several in order; names do not count."""
-    hashes = []
-    for file in files:
-        try:
-            hashes.append(hub.cached_sha256(file))
-        except OSError as error:
-            raise BenchError(f"{file}: cannot be read ({error.strerror})") from error
-    return joined_hash(hashes)
+    return joined_hash([hub.cached_sha256(file) for file in files])
 
 
 def joined_hash(hashes: Sequence[str]) -> str:

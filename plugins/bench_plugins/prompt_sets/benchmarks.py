@@ -127,7 +127,14 @@ class HPDv2(PromptSet):
 
 
 def _style_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.glob("*.json") if file.name != _DRAWBENCH_LIST)
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() == ".json"
+        and not file.name.startswith(".")
+        and file.name != _DRAWBENCH_LIST
+        and hub.is_file(file)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,3 +4,8 @@
 `population` has tastes; `pretrain`, `pairs`, `train_scorers` build the files in `assets/`, which
 the plugins in `plugin` serve.
 """
+
+from pathlib import Path
+
+PIPELINE = Path(__file__).parent / "assets" / "pipeline"
+"""The backbone: a folder that diffusers' StableDiffusionPipeline.from_pretrained reads."""

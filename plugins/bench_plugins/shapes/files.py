@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import BenchError
+from bench import BenchError, hub
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def hash_of(*paths: Path) -> str:
 def folder_hash(folder: Path) -> str:
     """SHA-256 over the names and bytes of all files below a folder."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in sorted(folder / name for name in hub.files_below(folder)):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

@@ -17,11 +17,13 @@ from bench import (
     PromptSet,
     RecipePreset,
     Scorer,
+    StartModel,
     hookimpl,
 )
+from bench.diffusion.files import STABLE_DIFFUSION
 from bench_plugins.preference_sets import PickAPic
 from bench_plugins.prompt_sets import HPDv2, PartiPrompts
-from bench_plugins.shapes import files
+from bench_plugins.shapes import PIPELINE, files
 from bench_plugins.shapes.scorers import (
     Gold,
     ShapesAesthetic,
@@ -60,13 +62,25 @@ class ShapesBackbone(Backbone):
 
     def fingerprint(self) -> str:
         """A hash of every file of the pipeline."""
-        return files.folder_hash(ASSETS / "pipeline")
+        return files.folder_hash(PIPELINE)
+
+    @property
+    def start_model(self) -> StartModel:
+        """The folder in this package."""
+        return StartModel(
+            layout=STABLE_DIFFUSION,
+            code=(
+                "from bench_plugins.shapes import PIPELINE\n\n"
+                f"pipeline = {STABLE_DIFFUSION.pipeline}.from_pretrained(PIPELINE)"
+            ),
+            needs="diffusion-preference-bench",
+        )
 
     def load(self, device: str) -> Policy:
         """Read the pipeline."""
         from bench.diffusion.stable_diffusion import StableDiffusionPolicy
 
-        return StableDiffusionPolicy.load(ASSETS / "pipeline", device)
+        return StableDiffusionPolicy.load(PIPELINE, device)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,83 @@
+"""The folder of a trained cell in an output folder: the store's files, and a model card."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from bench.diffusion.checkpoint_files import LORA_FILE
+from bench.errors import DamagedArtefactError
+from bench.store import Artefact, FileEntry, file_sha256, write_atomic
+
+CARD = "README.md"
+
+
+def write_checkpoint(folder: Path, artefact: Path, card: str) -> None:
+    """Make `folder` hold the files of a train stage and its model card, and nothing else.
+
+    Files are hard links into the store where the file system allows it, else copies; never
+    symbolic links, which neither an archive nor the loss of the store would survive. What is there
+    already, whole, stays as it is, so that writing it again costs next to nothing.
+
+    Args:
+        folder: new, or what this function has left there before.
+        artefact: the finished stage in the store.
+        card: text of its README.md.
+
+    Raises:
+        DamagedArtefactError: a file of the artefact is missing.
+        OSError: it cannot be written.
+    """
+    files = Artefact(artefact).manifest.files
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_others(folder, {*files, CARD})
+    for name, told in files.items():
+        source, place = artefact / name, folder / name
+        if not source.is_file():
+            raise DamagedArtefactError(f"{source} is missing")
+        if not _holds(place, source, told):
+            _put(source, place)
+    text, place = card.encode(), folder / CARD
+    if not place.is_file() or place.read_bytes() != text:
+        write_atomic(place, text)
+
+
+def is_adapter(artefact: Path) -> bool:
+    """Whether a train stage left a LoRA rather than a whole denoiser."""
+    return LORA_FILE in Artefact(artefact).manifest.files
+
+
+def _remove_others(folder: Path, wanted: set[str]) -> None:
+    """Remove what an earlier checkpoint of this name had and this one has not."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or path.is_file():
+            if path.is_symlink() or name not in wanted:
+                path.unlink()
+        elif not any(other.startswith(f"{name}/") for other in wanted):
+            path.rmdir()
+
+
+def _holds(place: Path, source: Path, told: FileEntry) -> bool:
+    """Whether the file is there already: as a link to the store's, or with the same bytes."""
+    if not place.is_file():
+        return False
+    if place.samefile(source):
+        return True
+    return place.stat().st_size == told.size and file_sha256(place) == told.sha256
+
+
+def _put(source: Path, place: Path) -> None:
+    """Link or copy a file, whole or not at all."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    part = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            os.link(source.resolve(), part)
+        except OSError:
+            # Another file system, or one without hard links.
+            shutil.copyfile(source, part)
+        os.replace(part, place)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,32 @@
+"""The list of outputs at the end of a run names only what was written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bench import cli
+from bench import plan as planning
+from bench.distributed import ALONE
+from bench.runner import status
+from bench.store import Store
+from tests import toy
+
+
+@pytest.mark.parametrize("methods", [["base"], ["base", "dpo"]])
+def test_checkpoints_are_announced_where_there_are_some(
+    tmp_path: Path, methods: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = tmp_path / "world"
+    world.mkdir()
+    recipe = toy.recipe(world, methods=methods, training={"steps": 1})
+    plan, store = planning.make(recipe, toy.registry()), Store(tmp_path / "store")
+    out = tmp_path / "out"
+    console = Console(width=200)
+    assert not cli._execute(console, plan, store, status(plan, store), out, "cpu", ALONE)
+    said = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    announced = {line[0] for line in said if len(line) == 2 and str(out) in line[1]}
+    assert "recipe" in announced
+    assert ("checkpoints" in announced) == (out / "checkpoints").is_dir() == ("dpo" in methods)
