@@ -36,6 +36,46 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 
 @contextmanager
+def settings_kept() -> Iterator[None]:
+    """Undo, however the block ends, what it does to torch's settings of the whole process.
+
+    A method that leaves them changed would change the numbers of the methods after it.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    flags = [
+        (cudnn, ("enabled", "benchmark", "deterministic", "allow_tf32")),
+        (
+            matmul,
+            ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction"),
+        ),
+    ]
+    before = [(owner, name, getattr(owner, name)) for owner, names in flags for name in names]
+    gradients, dtype, threads = (
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+    )
+    precision = torch.get_float32_matmul_precision()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    device = torch.get_default_device()
+    try:
+        yield
+    finally:
+        for owner, name, value in before:
+            if getattr(owner, name) != value:
+                setattr(owner, name, value)
+        torch.set_grad_enabled(gradients)
+        torch.set_default_dtype(dtype)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+        torch.use_deterministic_algorithms(deterministic, warn_only=only_warned)
+        if torch.get_default_device() != device:
+            torch.set_default_device(device)
+
+
+@contextmanager
 def checkpointed(denoiser: Any) -> Iterator[None]:
     """Compute activations again in the backward pass instead of holding them.
 
