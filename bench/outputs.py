@@ -14,6 +14,7 @@ import numpy as np
 
 from bench.leaderboard import cards, contact_sheet, results, tables
 from bench.plan import SPEED_ONLY
+from bench.protocols import is_held_out
 from bench.runner import RunOutcome
 from bench.stages import Cell, Plan, Stage
 from bench.store import MANIFEST, Artefact, Store, write_atomic
@@ -101,7 +102,7 @@ def _record(
         **identity,
         backbone_fingerprint=plan.described["backbone"]["fingerprint"],
         in_loop=tuple(sorted(cell.in_loop)),
-        held_out=tuple(sorted(name for name, s in plan.scorers.items() if s.held_out)),
+        held_out=tuple(sorted(name for name, s in plan.scorers.items() if is_held_out(type(s)))),
         budget=results.Budget(
             steps=info.get("steps", 0),
             pairs_seen=info.get("pairs_seen", 0),
