@@ -105,8 +105,10 @@ class Cost:
     """Training, with encoding of the pairs and inversion."""
     sample_seconds: float
     score_seconds: float
-    network_passes: int
-    """Denoiser passes of training, inversion included."""
+    train_nfe: int
+    """Denoiser evaluations of training, one latent each, inversion and references included."""
+    sample_nfe: int
+    """Denoiser evaluations of all its images, with those that its own inference takes."""
     peak_memory_mb: float
     """Peak memory of training in MB."""
 
