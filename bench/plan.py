@@ -352,8 +352,11 @@ class _Builder:
         Raises:
             BenchError: one of them is held out.
         """
-        found = {spec: (self.registry.scorer_class(spec), "its own word") for spec in said}
-        found |= {r.spec: (r.scorer, f"its option {r.option}") for r in readings}
+        found: dict[str, tuple[type[Scorer] | None, str]] = {}
+        for r in readings:
+            found.setdefault(r.spec, (r.scorer, f"its option {r.option}"))
+        for spec in said:
+            found.setdefault(spec, (self.registry.scorer_class(spec), "its own word"))
         for spec, (scorer, source) in found.items():
             if scorer is not None and is_held_out(scorer):
                 raise BenchError(

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 import pluggy
 
-from bench import hookspecs, protocols
+from bench import hookspecs, protocols, reading
 from bench.errors import BenchError, UnknownNameError
 from bench.protocols import Kind, Plugin
 from bench.specs import REQUIRED, Spec, parse
@@ -316,6 +316,12 @@ def spec_text(plugin: Plugin) -> str:
 
 
 def _load(points: Sequence[EntryPoint]) -> Registry:
+    # A scorer that is loaded now could be asked later, unseen.
+    with reading.only("while plugins are imported", ()):
+        return _collect(points)
+
+
+def _collect(points: Sequence[EntryPoint]) -> Registry:
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
     broken: list[Broken] = []

@@ -132,9 +132,9 @@ class CellResult:
     untrained: bool
     """True: the untouched backbone, the base that others are compared with."""
     in_loop: tuple[str, ...]
-    """Scorers whose rewards labelled the training pairs."""
+    """Scorers whose rewards labelled the training pairs, or that the method reads otherwise."""
     held_out: tuple[str, ...]
-    """Scorers declared held out: they may never label pairs."""
+    """Scorers declared held out: no method may read them."""
     budget: Budget
     sampling: Mapping[str, Any]
     """Whatever changes images (sampler, steps, guidance, size); must equal the base's."""

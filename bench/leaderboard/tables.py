@@ -177,8 +177,8 @@ def _general_notes() -> list[str]:
         f"with seed {statistics.SEED}, resampling prompts, equal texts together, and, with several "
         "train seeds, seeds as a crossed second level (two or three seeds show less than "
         "their true spread). Where every prompt came out alike, the exact Clopper-Pearson bound.",
-        "\\*: in-loop, the scorer's rewards labelled the method's training pairs; "
-        "kept out of its held-out mean.",
+        "\\*: in-loop, the scorer's rewards labelled the method's training pairs, or the method "
+        "reads the scorer otherwise; kept out of its held-out mean.",
         "p: exact two-sided sign test of the held-out outcomes over distinct prompts, given "
         "these train seeds; not adjusted for the number of methods.",
         "seconds: labelling and training, with encoding and inversion (mean over seeds). "
