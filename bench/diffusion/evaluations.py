@@ -54,8 +54,11 @@ def carry(evaluations: int) -> None:
 
 
 def watch(network: torch.nn.Module) -> None:
-    """Have what `network` is asked from now on counted, however often this is called."""
-    if _count not in network._forward_pre_hooks.values():
+    """Have what `network` is asked from now on counted, however often this is called.
+
+    What wraps a watched network (torch.compile, peft, data parallelism) is counted through it.
+    """
+    if not any(_count in module._forward_pre_hooks.values() for module in network.modules()):
         network.register_forward_pre_hook(_count, with_kwargs=True)
 
 

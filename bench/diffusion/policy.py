@@ -70,7 +70,7 @@ class Policy(ABC):
             So it is read no earlier than it is needed, and a subclass may keep it as it likes.
             """
             found = super().__getattribute__(name)
-            if name == "denoiser":
+            if name == "denoiser" and isinstance(found, torch.nn.Module):
                 evaluations.watch(found)
             return found
 

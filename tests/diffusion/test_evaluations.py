@@ -63,6 +63,8 @@ ASKED: dict[str, Callable[[StableDiffusionPolicy], object]] = {
     "under autocast": lambda p: _autocast(p),
     "with a LoRA": lambda p: _with_lora(p),
     "wrapped": lambda p: _positional(_Wrapper(p.denoiser)),
+    "wrapped for good": lambda p: (_wrap(p), _through(p, p.denoiser)),
+    "compiled for good": lambda p: (_compile(p), _through(p, p.denoiser)),
     "after a reset": lambda p: (p.reset(), _positional(p.denoiser)),
     "computed again in the backward pass": lambda p: _checkpointed(p),
 }
@@ -77,6 +79,14 @@ class _Wrapper(torch.nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.inner(*args, **kwargs)
+
+
+def _wrap(policy: StableDiffusionPolicy) -> None:
+    policy.denoiser = _Wrapper(policy.denoiser)
+
+
+def _compile(policy: StableDiffusionPolicy) -> None:
+    policy.denoiser = torch.compile(policy.denoiser, backend="eager")
 
 
 def _autocast(policy: StableDiffusionPolicy) -> None:
