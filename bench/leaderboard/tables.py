@@ -182,10 +182,10 @@ def _general_notes() -> list[str]:
         "p: exact two-sided sign test of the held-out outcomes over distinct prompts, given "
         "these train seeds; not adjusted for the number of methods.",
         "seconds: labelling and training, with encoding and inversion (mean over seeds). "
-        "NFE: denoiser evaluations (number of function evaluations, one latent through the denoiser "
-        "once), counted where the denoiser is asked: of training, inversion and references "
-        "included, and of sampling all images, guidance and a method's own inference included. "
-        "memory: peak of training.",
+        "NFE: denoiser evaluations (number of function evaluations, one latent through the "
+        "denoiser once), counted where the denoiser is asked: of training, inversion and "
+        "references included, and of sampling all images, guidance and a method's own inference "
+        "included. memory: peak of training.",
         "Rows are compared with the base, not with each other. Scorers that share a backbone "
         "agree more than independent judges would.",
     ]
