@@ -6,11 +6,11 @@ gives is compared with what `bench.protocols` promises before anything is comput
 
 from __future__ import annotations
 
-import math
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -169,11 +169,22 @@ def _names(plugin: Plugin, function: str, names: object) -> tuple[str, ...]:
 
 
 def resolved(method: Method, family: str) -> Method:
-    """The method with every open hyper-parameter set."""
+    """The method with every open hyper-parameter set, and nothing else of it changed.
+
+    Otherwise its row would bear a name that is not its own.
+    """
     with asking(method):
         found = method.resolved(family)
-    if not isinstance(found, Method):
-        raise _refuse(method, f"{_shown(found)} as `resolved`", "the same method, filled in")
+        if type(found) is not type(method):
+            raise _refuse(method, f"{_shown(found)} as `resolved`", "the same method, filled in")
+        given = [f.name for f in fields(method) if getattr(method, f.name) is not None]
+        changed = [name for name in given if getattr(found, name) != getattr(method, name)]
+    if changed:
+        raise _refuse(
+            method,
+            f"another {changed[0]} as `resolved`: {_shown(getattr(found, changed[0]))}",
+            "that only options which are open (None) are set",
+        )
     return found
 
 
@@ -394,8 +405,6 @@ def noised(trajectory: Trajectory, request: NoiseRequest, *, untouched: bool) ->
         _check_tensor(trajectory, name, getattr(found, name), request.clean.shape)
         if untouched and not bool(getattr(found, name).isfinite().all()):
             raise _refuse(trajectory, f"`{name}` with NaN or infinity", "finite numbers")
-    if not _is_whole(found.passes):
-        raise _refuse(trajectory, f"{_shown(found.passes)} as `passes`", "a whole number")
     return found
 
 
@@ -457,13 +466,11 @@ def trained(method: Method, setup: TrainingSetup) -> TrainingOutcome:
         "pairs_dropped": len(setup.pairs)
         - int(_is_whole(outcome.pairs_kept) and outcome.pairs_kept),
         "pairs_seen": budget.steps * budget.batch_size,
-        "passes": math.inf,
     }
     for name, limit in most.items():
         count = getattr(outcome, name)
         if not _is_whole(count) or count > limit:
-            upper = "or more" if limit == math.inf else f"to {limit}"
-            raise _refuse(method, f"{_shown(count)} as `{name}`", f"a whole number, 0 {upper}")
+            raise _refuse(method, f"{_shown(count)} as `{name}`", f"a whole number, 0 to {limit}")
     return outcome
 
 

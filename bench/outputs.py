@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from bench.checkpoint_folders import is_adapter, write_checkpoint
 from bench.errors import BenchError
 from bench.leaderboard import cards, contact_sheet, results, tables
 from bench.plan import SPEED_ONLY
-from bench.protocols import StartModel
+from bench.protocols import StartModel, is_held_out
 from bench.runner import RunOutcome
 from bench.stages import Cell, Plan, Stage
 from bench.store import Artefact, Store, write_atomic
+from bench.work import PREPARING
 
 SHEET_ROWS = 8
 
@@ -102,7 +103,7 @@ def _record(
         **identity,
         backbone_fingerprint=plan.described["backbone"]["fingerprint"],
         in_loop=tuple(sorted(cell.in_loop)),
-        held_out=tuple(sorted(name for name, s in plan.scorers.items() if s.held_out)),
+        held_out=tuple(sorted(name for name, s in plan.scorers.items() if is_held_out(type(s)))),
         budget=results.Budget(
             steps=info.get("steps", 0),
             pairs_seen=info.get("pairs_seen", 0),
@@ -147,6 +148,11 @@ def _cost(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -> 
         # Of one device: eight GPUs for an hour are eight hours.
         return round(sum((cost.seconds * cost.processes for cost in costs), 0.0), 3)
 
+    def samplings() -> Iterator[Artefact]:
+        for stage in cell.samples.values():
+            if stage.key not in failures:
+                yield Artefact(store.path("sample", stage.key))
+
     train = cell.train
     trained = Artefact(store.path("train", train.key)).cost if train else None
     training = [seconds("encode", [train.encode]), seconds("train", [train.key])] if train else []
@@ -155,7 +161,10 @@ def _cost(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -> 
         train_seconds=round(sum(training, 0.0), 3),
         sample_seconds=seconds("sample", [s.key for s in cell.samples.values()]),
         score_seconds=seconds("score", [s.key for s in cell.scores.values()]),
-        network_passes=trained.passes if trained else 0,
+        train_nfe=trained.passes if trained else 0,
+        # One model draws all images: what its making took is counted once.
+        sample_nfe=sum(sampling.cost.passes for sampling in samplings())
+        + max((int(sampling.info.get(PREPARING, 0)) for sampling in samplings()), default=0),
         peak_memory_mb=trained.peak_memory_mb if trained else 0.0,
     )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from bench import contracts
+from bench import contracts, scorer_loads
 from bench.errors import BenchError
 from bench.leaderboard.results import PromptTable
 from bench.plugin_classes import shown
@@ -31,10 +31,20 @@ from bench.protocols import (
     Prompt,
     PromptSet,
     Scorer,
+    is_baseline,
+    is_held_out,
 )
 from bench.reading import exists, refuse_special
 from bench.recipe import Recipe
-from bench.registry import OWN_PACKAGE, Registry, classes_in_key, noun, spec_text
+from bench.registry import (
+    DISABLED_VARIABLE,
+    OWN_PACKAGE,
+    Reading,
+    Registry,
+    classes_in_key,
+    noun,
+    spec_text,
+)
 from bench.specs import Spec
 from bench.stages import (
     Cell,
@@ -78,16 +88,17 @@ def make(recipe: Recipe, registry: Registry, *, download: bool = True) -> Plan:
 
     Raises:
         BenchError: unknown names, options out of range, files that cannot be read, a held-out
-            scorer among those that label.
+            scorer that a method reads, two methods that are the untouched backbone.
     """
-    builder = _Builder(recipe, registry, download)
-    builder.pairs = builder.preference_set()
-    builder.scorers = {
-        spec_text(s): s for s in (registry.build("scorers", t) for t in recipe.scorers)
-    }
-    builder.tables = builder.prompt_tables(recipe.prompts, recipe.limit)
-    cells = tuple(builder.cells())
-    return builder.plan(cells, _ordered(cells, builder.labelling))
+    with scorer_loads.only("while the run is planned", ()):
+        builder = _Builder(recipe, registry, download)
+        builder.pairs = builder.preference_set()
+        builder.scorers = {
+            spec_text(s): s for s in (registry.build("scorers", t) for t in recipe.scorers)
+        }
+        builder.tables = builder.prompt_tables(recipe.prompts, recipe.limit)
+        cells = tuple(builder.cells())
+        return builder.plan(cells, _ordered(cells, builder.labelling))
 
 
 def make_generation(
@@ -133,6 +144,8 @@ class _Builder:
         label_scorers = [registry.build("scorers", text) for text in recipe.label_scorers]
         self._label_scorers: dict[str, Scorer] = {spec_text(s): s for s in label_scorers}
         self.pool = tuple(self._label_scorers)
+        for name in self.pool:
+            self._label_scorer(name)
         self.labelling: dict[str, Stage] = {}
         self._described: dict[int, tuple[Plugin, dict[str, Any]]] = {}
         self._code: dict[type[Plugin], str] = {}
@@ -327,26 +340,49 @@ class _Builder:
         for text in self.recipe.methods:
             method = self.registry.build("methods", text)
             methods[spec_text(method)] = method
-        if not any(method.baseline for method in methods.values()):
-            name = baseline(self.registry)
-            methods[name] = self.registry.build("methods", name)
+        base = baseline(self.registry)
+        if not any(is_baseline(method) for method in methods.values()):
+            methods[base] = self.registry.build("methods", base)
+        bases = [name for name, method in methods.items() if is_baseline(method)]
+        if len(bases) > 1:
+            raise BenchError(
+                f"methods: {' and '.join(bases)} are both the untouched backbone, which every "
+                f"win rate is measured against; leave one out"
+            )
         for name, method in sorted(methods.items(), key=_baseline_first):
             if contracts.method_passes(method, 1) is None:
                 yield self._cell(name, method, None)
+            elif is_baseline(method):
+                raise BenchError(
+                    f"method {name!r} says that it is the untouched backbone, but is trained"
+                )
             else:
                 resolved = contracts.resolved(method, contracts.family_of(self.backbone))
                 for seed in sorted(set(self.recipe.seeds)):
                     yield self._cell(name, resolved, seed)
 
     def _cell(self, name: str, method: Method, seed: int | None) -> Cell:
-        in_loop = contracts.label_scorers(method, self.pool)
+        labelling = contracts.label_scorers(method, self.pool)
+        readings = tuple(self.registry.scorers_read(method, self.pool))
+        read = self._refuse_held_out(f"method {name!r}", labelling, readings)
         train = None
         if seed is not None:
-            train = self._train(name, method, seed, in_loop)
-            in_loop = tuple(dict.fromkeys((*in_loop, *contracts.labelled_by(self.pairs))))
+            needed = (r.spec for r in readings if r.how == "needed")
+            labelling = tuple(dict.fromkeys((*labelling, *needed)))
+            train = self._train(name, method, seed, labelling, tuple(read.values()))
+            pairs = tuple(self.registry.scorers_read(self.pairs, self.pool))
+            labelled_by = contracts.labelled_by(self.pairs)
+            read |= self._refuse_held_out(
+                f"the preference set {self._pairs_name!r}", labelled_by, pairs
+            )
+        if is_baseline(method) and read:
+            raise BenchError(
+                f"method {name!r} says that it is the untouched backbone, but reads the scorer "
+                f"{next(iter(read))!r}"
+            )
         samples = {
             (table.name, image_seed): self._sample(
-                name, method, seed, train, table, image_seed, self.backbone
+                name, method, seed, train, table, image_seed, self.backbone, tuple(read.values())
             )
             for table in self.tables
             for image_seed in self.recipe.sampling.image_seeds
@@ -363,11 +399,42 @@ class _Builder:
             method=name,
             resolved=method,
             seed=seed,
-            in_loop=in_loop,
+            in_loop=tuple(
+                dict.fromkeys(
+                    (*read, *(n for n, s in self.scorers.items() if s.name in read.values()))
+                )
+            ),
             train=train,
             samples=samples,
             scores=scores,
         )
+
+    def _refuse_held_out(
+        self, who: str, said: Sequence[str], readings: Sequence[Reading]
+    ) -> dict[str, str]:
+        """Spec -> plugin name of the scorers that a plugin reads, or pairs were labelled by.
+
+        Args:
+            who: for the message.
+            said: specs that the plugin itself names; those that are no scorers here are kept.
+            readings: what its options hold.
+
+        Raises:
+            BenchError: one of them is held out.
+        """
+        found: dict[str, tuple[type[Scorer] | None, str]] = {}
+        for r in readings:
+            found.setdefault(r.spec, (r.scorer, f"its option {r.option}"))
+        for spec in said:
+            found.setdefault(spec, (self.registry.scorer_class(spec), "its own word"))
+        for spec, (scorer, source) in found.items():
+            if scorer is not None and is_held_out(scorer):
+                raise BenchError(
+                    f"{who} reads the scorer {spec!r} by {source}, but that scorer is "
+                    f"held out: it may rate finished images, never take part in making them; "
+                    f"name another"
+                )
+        return {spec: spec if cls is None else cls.name for spec, (cls, _) in found.items()}
 
     @cached_property
     def _inspect(self) -> InspectStage:
@@ -424,17 +491,20 @@ class _Builder:
             pairs=self.pairs,
             pair_count=self.pair_count,
             scorer=scorer,
+            reads=(scorer.name, *(r.scorer.name for r in self.registry.scorers_read(scorer))),
         )
         return self._keep(stage)
 
     def _label_scorer(self, name: str) -> Scorer:
         # The pool's own object knows options that are not in its name.
         scorer = self._label_scorers.get(name) or self.registry.build("scorers", name)
-        if scorer.held_out:
+        if is_held_out(type(scorer)):
             raise BenchError(
                 f"scorer {name!r} is held out: it may score images but never label pairs; "
                 f"take it out of label_scorers"
             )
+        held = tuple(self.registry.scorers_read(scorer))
+        self._refuse_held_out(f"scorer {name!r}, which labels pairs,", (), held)
         return scorer
 
     def _keep(self, stage: _Labelling) -> _Labelling:
@@ -442,9 +512,16 @@ class _Builder:
         self.labelling.setdefault(stage.key, stage)
         return stage
 
-    def _train(self, name: str, method: Method, seed: int, in_loop: Sequence[str]) -> TrainStage:
+    def _train(
+        self,
+        name: str,
+        method: Method,
+        seed: int,
+        labelling: Sequence[str],
+        reads: tuple[str, ...],
+    ) -> TrainStage:
         encode = self._encode
-        rewards = {scorer: self._rewards(scorer).key for scorer in in_loop}
+        rewards = {scorer: self._rewards(scorer).key for scorer in labelling}
         training = self.recipe.training
         budget = training.model_dump(exclude=SPEED_ONLY)
         data = {
@@ -467,6 +544,7 @@ class _Builder:
             rewards=rewards,
             steps=training.steps,
             expected_passes=expected or 0,
+            reads=reads,
         )
 
     def _sample(
@@ -478,10 +556,11 @@ class _Builder:
         table: PromptTable,
         image_seed: int,
         backbone: Backbone,
+        reads: tuple[str, ...] = (),
     ) -> SampleStage:
         sampling = self.recipe.sampling
         weights: Any = train.key if train else self._key_data(backbone)
-        if not train and not method.baseline:
+        if not train and not is_baseline(method):
             weights = {"backbone": weights, "method": self._key_data(method)}
         data = {
             "stage": "sample",
@@ -505,6 +584,8 @@ class _Builder:
             prompts=table,
             image_seed=image_seed,
             steps=sampling.steps,
+            guidance=sampling.guidance,
+            reads=reads,
         )
 
     def _score(
@@ -552,13 +633,17 @@ def baseline(registry: Registry) -> str:
     """The name of the method that is the untouched backbone.
 
     Raises:
-        BenchError: there is none.
+        BenchError: there is none, or more than one.
     """
-    marked = [e for e in registry.entries("methods") if getattr(e.cls, "baseline", False)]
-    # Another package's never takes the place of the project's own by its name alone.
-    for entry in sorted(marked, key=lambda e: e.package != OWN_PACKAGE):
-        return entry.cls.name
-    raise BenchError("no method is marked as the untouched backbone (`baseline = True`)")
+    marked = [e for e in registry.entries("methods") if getattr(e.cls, "baseline", False) is True]
+    if len(marked) > 1:
+        raise BenchError(
+            f"{' and '.join(f'{e.cls.name} of {e.package}' for e in marked)} both say that they "
+            f"are the untouched backbone; switch one off with {DISABLED_VARIABLE}=<package>"
+        )
+    if not marked:
+        raise BenchError("no method is marked as the untouched backbone (`baseline = True`)")
+    return marked[0].cls.name
 
 
 def _placeholders(name: str, count: int) -> tuple[Prompt, ...]:

@@ -8,10 +8,13 @@ planning builds them: import torch, diffusers and the like inside the methods th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+
+from bench import scorer_loads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,11 +126,19 @@ class Scorer(Plugin):
     """Rates images under prompts."""
 
     held_out: ClassVar[bool] = False
-    """True: knows what no training stage may read, so it may never label pairs."""
+    """True: knows what no method may read, so it only ever rates finished images.
+
+    Ask `is_held_out`: what derives from a held-out scorer is held out whatever it says."""
 
     isolate: bool = option(
         False, "run it in a worker process of its own", in_key=False, in_name=False
     )
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Have `load` refuse where the scorer would be read unseen (`bench.reading`)."""
+        super().__init_subclass__(**options)
+        if "load" in vars(cls):
+            cls.load = _seen(cls.load)  # type: ignore[method-assign]
 
     def obstacle(self) -> str:
         """Why it could not be loaded now, with the remedy, or ""; cheap enough for a plan."""
@@ -141,6 +152,20 @@ class Scorer(Plugin):
     def load(self, device: str) -> LoadedScorer:
         """Read the weights onto `device` ("cpu", "cuda", ...)."""
         raise NotImplementedError
+
+
+def _seen(load: Callable[..., LoadedScorer]) -> Callable[..., LoadedScorer]:
+    @functools.wraps(load)
+    def checked(scorer: Scorer, *args: Any, **kwargs: Any) -> LoadedScorer:
+        scorer_loads.check(scorer.name, held_out=is_held_out(type(scorer)))
+        return load(scorer, *args, **kwargs)
+
+    return checked
+
+
+def is_held_out(scorer: type[Scorer]) -> bool:
+    """Whether a class of scorers, or one that it derives from, is declared held out."""
+    return any(vars(cls).get("held_out", False) is not False for cls in scorer.__mro__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,18 +254,27 @@ class Method(Plugin):
     """A way to align a backbone. Most are four choices: see `bench.methods.PairMethod`."""
 
     baseline: ClassVar[bool] = False
-    """True for the untouched backbone itself, which every win rate is measured against."""
+    """True for the untouched backbone itself, which every win rate is measured against.
+
+    Such a method reads no scorer, is not trained, and its `model` is never asked."""
 
     def resolved(self, family: str) -> Method:
-        """This method with every open hyper-parameter set to the family's default."""
+        """This method with every open option (None) set to the family's default, no other."""
         return self
 
     def label_scorers(self, pool: Sequence[str]) -> tuple[str, ...]:
-        """The scorers that training reads (they become in-loop); `pool` as in `needs`."""
+        """The scorers that training reads (they become in-loop); `pool` as in `needs`.
+
+        Their rewards are in `setup.rewards`. What the method's options hold or name, however
+        nested, and what its aggregations need is in-loop beside them, whatever this says.
+        """
         return ()
 
     def passes(self, pairs_seen: int) -> int | None:
-        """Expected network passes of training on `pairs_seen` pairs; None: no training."""
+        """Expected denoiser evaluations of training on `pairs_seen` pairs; None: no training.
+
+        For the plan alone: what is spent is counted where the denoiser is asked.
+        """
         raise NotImplementedError
 
     def model(self, backbone: Policy) -> Policy:
@@ -253,6 +287,11 @@ class Method(Plugin):
     def train(self, setup: TrainingSetup) -> TrainingOutcome:
         """Train `setup.policy.denoiser` in place; called only where `passes` is not None."""
         raise NotImplementedError
+
+
+def is_baseline(method: Method) -> bool:
+    """Whether the method's class is the untouched backbone; no instance can say otherwise."""
+    return getattr(type(method), "baseline", False) is True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from typing import Any, Literal
 
 import pluggy
 
-from bench import code, hookspecs, protocols
+from bench import code, hookspecs, protocols, scorer_loads
 from bench.errors import BenchError, UnknownNameError
 from bench.plugin_classes import adapter, as_words, hints, name_of, options, problem, shown
 from bench.protocols import Kind, Plugin
@@ -104,6 +105,18 @@ class OptionInfo:
     type: str
     default: str
     doc: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """A scorer that a plugin reads."""
+
+    option: str
+    """Through which option: "labels.scorers"."""
+    spec: str
+    scorer: type[protocols.Scorer]
+    how: Literal["held", "named", "needed"] = "held"
+    """The option holds the scorer; or its spec; or an aggregation that needs its rewards."""
 
 
 class Registry:
@@ -217,7 +230,14 @@ class Registry:
             name: self._value(entry, field, types[name], spec) for name, field in fields.items()
         }
         with self.asking(entry.cls, "building it"):
-            return entry.cls(**values)
+            plugin = entry.cls(**values)
+            named = type(plugin) is entry.cls and plugin.name == entry.cls.name
+        if not named:
+            raise BenchError(
+                f"{noun(kind)} {spec.name!r} from {_origin(entry)} makes what calls itself "
+                f"{plugin.name!r}; a plugin must be of its own class and keep its `name`"
+            )
+        return plugin
 
     def _value(
         self, entry: Entry, field: dataclasses.Field[Any], hint: object, spec: Spec
@@ -255,6 +275,52 @@ class Registry:
                 )
             )
         return rows
+
+    def scorers_read(self, plugin: Plugin, pool: Sequence[str] = ()) -> Iterator[Reading]:
+        """Every scorer that a plugin's options hold or name, however nested.
+
+        A text counts as well, or one of several, if it is the spec of a registered scorer; of
+        aggregations also what they need.
+
+        Args:
+            plugin: of any kind; a scorer does not read itself, but what its own options hold.
+            pool: the recipe's `label_scorers`.
+        """
+        paths = {f.name for f in options(type(plugin)) if not f.metadata.get("in_key", True)}
+        for name in dict.fromkeys((*(f.name for f in dataclasses.fields(plugin)), *_vars(plugin))):
+            for found in self._scorers_in(getattr(plugin, name), pool):
+                # A text that is kept out of keys is a path or the like.
+                if name not in paths or found.how != "named":
+                    option = f"{name}.{found.option}".rstrip(".")
+                    yield dataclasses.replace(found, option=option)
+        if isinstance(plugin, protocols.Aggregation):
+            with self.asking(plugin, "`needs`"):
+                needs = tuple(plugin.needs(pool))
+            for text in needs:
+                needed = self.get("scorers", parse(text).name).cls
+                yield Reading(option="", spec=text, scorer=needed, how="needed")  # type: ignore[arg-type]
+
+    def _scorers_in(self, value: object, pool: Sequence[str]) -> Iterator[Reading]:
+        if isinstance(value, protocols.Scorer):
+            yield Reading(option="", spec=spec_text(value), scorer=type(value))
+        if isinstance(value, Plugin):
+            yield from self.scorers_read(value, pool)
+        elif isinstance(value, type) and issubclass(value, protocols.Scorer):
+            yield Reading(option="", spec=value.name, scorer=value)
+        elif isinstance(value, str):
+            if (scorer := self.scorer_class(value)) is not None:
+                yield Reading(option="", spec=value, scorer=scorer, how="named")
+        elif isinstance(value, Mapping):
+            for pair in value.items():
+                yield from self._scorers_in(pair, pool)
+        elif isinstance(value, tuple | list | set | frozenset):
+            for item in value:
+                yield from self._scorers_in(item, pool)
+
+    def scorer_class(self, spec: str) -> type[protocols.Scorer] | None:
+        """The class of the scorer that a text is the spec of; None: it is none's."""
+        entry = self._entries["scorers"].get(re.split(r"[\[:]", spec.strip(), maxsplit=1)[0])
+        return None if entry is None else typing.cast(type[protocols.Scorer], entry.cls)
 
     def describe(self, plugin: Plugin) -> dict[str, Any]:
         """What the plugin is, as JSON data: its name, version, options, weights and package.
@@ -341,6 +407,12 @@ def spec_text(plugin: Plugin) -> str:
 
 
 def _load(points: Sequence[EntryPoint]) -> Registry:
+    # A scorer that is loaded now could be asked later, unseen.
+    with scorer_loads.only("while plugins are imported", ()):
+        return _collect(points)
+
+
+def _collect(points: Sequence[EntryPoint]) -> Registry:
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
     broken: list[Broken] = []
@@ -438,6 +510,11 @@ def _package(point: EntryPoint) -> tuple[str, str]:
 
 def _origin(entry: Entry) -> str:
     return f"{entry.package} {entry.package_version} ({entry.cls.__module__})"
+
+
+def _vars(plugin: Plugin) -> Iterable[str]:
+    """What an instance holds beside its fields, if it has room for it."""
+    return getattr(plugin, "__dict__", {})
 
 
 def _name_required(spec: Spec, entry: Entry, fields: Sequence[dataclasses.Field[Any]]) -> Spec:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bench.leaderboard.results import PromptTable
-from bench.protocols import Aggregation, Backbone, Method, PreferenceSet, Scorer
+from bench.protocols import Aggregation, Backbone, Method, PreferenceSet, Scorer, is_baseline
 from bench.recipe import Recipe
 
 
@@ -111,6 +111,8 @@ class RewardsStage(_PairSetStage):
     inspect: str
     """Key of the inspection that says which pairs are usable."""
     scorer: Scorer
+    reads: tuple[str, ...]
+    """Names of the scorers, without options, that may be loaded: its own, and what it holds."""
 
     @property
     def work(self) -> int:  # noqa: D102
@@ -128,6 +130,8 @@ class TrainStage(Stage):
     """Scorer spec -> key of its rewards."""
     steps: int
     expected_passes: int
+    reads: tuple[str, ...]
+    """Names of the scorers, without options, that the method declares."""
 
     @property
     def work(self) -> int:  # noqa: D102
@@ -150,6 +154,9 @@ class SampleStage(Stage):
     prompts: PromptTable
     image_seed: int
     steps: int
+    guidance: float
+    reads: tuple[str, ...]
+    """Names of the scorers, without options, that the method declares."""
 
     @property
     def work(self) -> int:  # noqa: D102
@@ -157,8 +164,8 @@ class SampleStage(Stage):
 
     @property
     def passes(self) -> int:
-        """Two a step: with and without the prompt."""
-        return 2 * self.steps * self.work
+        """Two a step, with and without the prompt; without guidance one."""
+        return (1 if self.guidance == 1 else 2) * self.steps * self.work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +191,8 @@ class Cell:
     seed: int | None
     """None: not trained here, so the same for all seeds."""
     in_loop: tuple[str, ...]
-    """Scorers whose rewards labelled its pairs."""
+    """Scorers that labelled its pairs or that the method reads otherwise, and every column of the
+    same plugins, whatever its options."""
     train: TrainStage | None
     samples: Mapping[tuple[str, int], SampleStage]
     """(prompt set, image seed) -> its sampling."""
@@ -194,7 +202,7 @@ class Cell:
     @property
     def baseline(self) -> bool:
         """Whether this is the untouched backbone."""
-        return self.resolved.baseline
+        return is_baseline(self.resolved)
 
     @property
     def label(self) -> str:

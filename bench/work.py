@@ -5,16 +5,17 @@ Several processes of one run do a stage together: each its share, into the same 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import contracts, process_state
+from bench import contracts, process_state, scorer_loads
 from bench import images as image_files
 from bench.ahead import ahead
 from bench.distributed import ALONE, World
@@ -28,7 +29,14 @@ from bench.preferences.inspecting import inspect
 from bench.preferences.table import PairTable
 from bench.preferences.table import read as read_table
 from bench.progress import Task
-from bench.protocols import Backbone, LoadedScorer, PairRewards, PreferenceSet, Scorer
+from bench.protocols import (
+    Backbone,
+    LoadedScorer,
+    PairRewards,
+    PreferenceSet,
+    Scorer,
+    is_baseline,
+)
 from bench.seeding import derive_seed
 from bench.stages import (
     EncodeStage,
@@ -51,6 +59,8 @@ if TYPE_CHECKING:
     from bench.training.setup import StepReport, TrainingBudget
 
 SCORES = "scores.parquet"
+PREPARING = "evaluations_of_preparing"
+"""In a sampling's info: denoiser evaluations of making the model whose images it has."""
 DECODE_AHEAD = 64
 """Images decoded beside the scorer that will rate them."""
 
@@ -67,6 +77,8 @@ class Worker:
         self.plan, self.store, self.device, self.world = plan, store, device, world
         self._scorer: tuple[Scorer, LoadedScorer] | None = None
         self._held: tuple[Any, Policy] | None = None
+        self._preparing = 0
+        """Denoiser evaluations that the making of the held model took."""
         self._table = lru_cache(maxsize=1)(self._read_table)
 
     def units(self, stage: Stage) -> int:
@@ -138,19 +150,21 @@ class Worker:
         }
         info: dict[str, Any] = {}
         if self.world.is_main:
-            info = generating.write(
-                partial.out / generating.FILE,
-                prompts=stage.prompts.texts,
-                image=lambda prompt, i: (samples[i] / f"{prompt:05d}.png").read_bytes(),
-                models=stage.models,
-                rewards=rewards,
-                label_with=stage.label_with,
-                form=stage.form,
-                sampling=self.plan.recipe.sampling.model_dump(
-                    mode="json", include={"scheduler", "steps", "guidance"}
-                ),
-                advance=task.advance,
-            )
+            # Labels are a function of rewards that are there.
+            with scorer_loads.only(stage.label, ()):
+                info = generating.write(
+                    partial.out / generating.FILE,
+                    prompts=stage.prompts.texts,
+                    image=lambda prompt, i: (samples[i] / f"{prompt:05d}.png").read_bytes(),
+                    models=stage.models,
+                    rewards=rewards,
+                    label_with=stage.label_with,
+                    form=stage.form,
+                    sampling=self.plan.recipe.sampling.model_dump(
+                        mode="json", include={"scheduler", "steps", "guidance"}
+                    ),
+                    advance=task.advance,
+                )
         return self.world.from_main(info)
 
     def _encode(self, stage: EncodeStage, partial: Partial, task: Task) -> dict[str, Any]:
@@ -189,40 +203,42 @@ class Worker:
             )
             return ahead(image_files.decode, encoded, DECODE_AHEAD)
 
-        scores = score_in_chunks(
-            lambda: self._load_scorer(stage.scorer),
-            stage.scorer.name,
-            images,
-            [caption for caption in usable.captions for _ in (0, 1)],
-            partial.work,
-            task.advance,
-            self.world,
-        ).reshape(-1, 2)
+        with scorer_loads.only(stage.label, stage.reads):
+            scores = score_in_chunks(
+                lambda: self._load_scorer(stage.scorer),
+                stage.scorer.name,
+                images,
+                [caption for caption in usable.captions for _ in (0, 1)],
+                partial.work,
+                task.advance,
+                self.world,
+            ).reshape(-1, 2)
         if self.world.is_main:
             columns = {"row": usable.rows, "reward_0": scores[:, 0], "reward_1": scores[:, 1]}
             _write_table(partial.out / "rewards.parquet", columns)
         return {"pairs": len(usable.rows)}
 
     def _train(self, stage: TrainStage, partial: Partial, task: Task) -> tuple[dict[str, Any], int]:
+        from bench.diffusion.evaluations import counting
         from bench.training import encoding
         from bench.training.setup import TrainingSetup
 
         encode = self._stage(stage.encode)
         assert isinstance(encode, EncodeStage)
         with self._untouched(self.plan.backbone) as policy:
-            outcome = contracts.trained(
-                stage.method,
-                TrainingSetup(
-                    policy=policy,
-                    pairs=encoding.read(self._artefact(encode).path),
-                    rewards=self._pair_rewards(stage, self._table(encode.inspect)),
-                    budget=self._budget(),
-                    seed=stage.seed,
-                    workspace=partial.work,
-                    report=_StepTask(task),
-                    world=self.world,
-                ),
+            setup = TrainingSetup(
+                policy=policy,
+                pairs=encoding.read(self._artefact(encode).path),
+                rewards=self._pair_rewards(stage, self._table(encode.inspect)),
+                budget=self._budget(),
+                seed=stage.seed,
+                workspace=partial.work,
+                report=_StepTask(task),
+                world=self.world,
             )
+            with counting() as evaluations, scorer_loads.only(stage.label, stage.reads):
+                outcome = contracts.trained(stage.method, setup)
+            spent = sum(self.world.gather(evaluations.spent)) + evaluations.carried
             if self.world.is_main:
                 with contracts.asking(self.plan.backbone), clear_io_errors():
                     policy.save_checkpoint(partial.out)
@@ -233,14 +249,15 @@ class Worker:
             "pairs_kept": outcome.pairs_kept,
             "pairs_dropped": outcome.pairs_dropped,
         }
-        return info, outcome.passes
+        return info, spent
 
     def _pair_rewards(self, stage: TrainStage, table: PairTable) -> PairRewards:
+        # The table is read once for all cells.
         rewards = {
             name: _read_rewards(self._artefact(self._stage(key)).path / "rewards.parquet")
             for name, key in stage.rewards.items()
         }
-        return contracts.read_only(PairRewards(human=table.human, rewards=rewards))
+        return contracts.read_only(PairRewards(human=table.human.copy(), rewards=rewards))
 
     def _budget(self) -> TrainingBudget:
         from bench.training.setup import TrainingBudget
@@ -253,6 +270,7 @@ class Worker:
     def _sample(
         self, stage: SampleStage, partial: Partial, task: Task
     ) -> tuple[dict[str, Any], int]:
+        from bench.diffusion.evaluations import counting
         from bench.diffusion.sampling import sample
 
         config, prompts = self.plan.recipe.sampling, stage.prompts.texts
@@ -262,12 +280,13 @@ class Worker:
             range(start, min(start + config.batch_size, len(prompts)))
             for start in range(0, len(prompts), config.batch_size)
         ]
-        with self.world.together():
+        known = _Spent.noted(partial.work)
+        with self.world.together(), scorer_loads.only(stage.label, stage.reads):
             for turn, rows in enumerate(self.world.share(batches)):
                 files = [folder / f"{row:05d}.png" for row in rows]
-                if not all(_is_image(file) for file in files):
+                if not (known.covers(rows) and all(_is_image(file) for file in files)):
                     model = self._model(stage)
-                    with contracts.asking(stage.backbone):
+                    with contracts.asking(stage.backbone), counting() as evaluations:
                         sampled = sample(
                             model,
                             [prompts[row] for row in rows],
@@ -280,10 +299,13 @@ class Worker:
                     images = contracts.checked_images(stage.backbone, sampled.images, len(rows))
                     for file, picture in zip(files, images, strict=True):
                         write_atomic(file, image_files.png(picture))
+                    _Spent.of(rows, evaluations.spent, self._preparing).note(partial.work)
                 # The other processes are at their batch of the same turn.
                 size = self.world.size
                 task.advance(sum(map(len, batches[turn * size : (turn + 1) * size])))
-        return {"images": len(prompts)}, stage.passes
+        # Those of all processes, and of attempts that were interrupted.
+        noted = _Spent.noted(partial.work)
+        return {"images": len(prompts), PREPARING: noted.preparing}, sum(noted.images.values())
 
     def _score(self, stage: ScoreStage, partial: Partial, task: Task) -> dict[str, Any]:
         from bench.evaluation.scoring import score_in_chunks
@@ -325,15 +347,19 @@ class Worker:
 
     def _model(self, stage: SampleStage) -> Policy:
         """The model whose images the stage asks for; the same again costs nothing."""
+        from bench.diffusion.evaluations import counting
+
         name = (stage.backbone, stage.checkpoint or stage.method)
         if self._held is None or self._held[0] != name:
             self._let_go()
             policy = contracts.loaded(stage.backbone, self.device)
-            if stage.checkpoint:
-                with contracts.asking(stage.backbone):
-                    policy.load_checkpoint(self._artefact(self._stage(stage.checkpoint)).path)
-            else:
-                policy = contracts.model_of(stage.method, policy)
+            with counting() as evaluations:
+                if stage.checkpoint:
+                    with contracts.asking(stage.backbone):
+                        policy.load_checkpoint(self._artefact(self._stage(stage.checkpoint)).path)
+                elif not is_baseline(stage.method):
+                    policy = contracts.model_of(stage.method, policy)
+            self._preparing = evaluations.spent
             self._held = (name, policy)
         return self._held[1]
 
@@ -410,6 +436,43 @@ class _StepTask:
         note = ", ".join(f"{name} {value:.3g}" for name, value in signals if value == value)
         self._task.advance(report.step - self._done, note)
         self._done = report.step
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Spent:
+    """Denoiser evaluations of a sampling so far, noted a batch, so that a kill loses none."""
+
+    images: Mapping[int, int]
+    """Row of the prompt -> evaluations of its image."""
+    preparing: int
+    """Evaluations that the making of the model took, once, whatever the number of processes."""
+
+    @classmethod
+    def of(cls, rows: range, spent: int, preparing: int) -> _Spent:
+        """What one batch took, in equal shares; the first rows take what is left over."""
+        each, more = divmod(spent, len(rows))
+        images = {row: each + (i < more) for i, row in enumerate(rows)}
+        return cls(images=images, preparing=preparing)
+
+    @classmethod
+    def noted(cls, work: Path) -> _Spent:
+        """What all processes and attempts have noted."""
+        images: dict[int, int] = {}
+        preparing = 0
+        for file in sorted(work.glob("evaluations-*.json")):
+            # A batch whose note is damaged is drawn again.
+            with suppress(ValueError, KeyError, TypeError):
+                note = json.loads(file.read_bytes())
+                images |= {int(row): int(count) for row, count in note["images"].items()}
+                preparing = max(preparing, int(note["preparing"]))
+        return cls(images=images, preparing=preparing)
+
+    def covers(self, rows: range) -> bool:
+        return all(row in self.images for row in rows)
+
+    def note(self, work: Path) -> None:
+        first = next(iter(self.images))
+        write_atomic(work / f"evaluations-{first:05d}.json", json.dumps(asdict(self)).encode())
 
 
 def _is_image(file: Path) -> bool:

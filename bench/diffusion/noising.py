@@ -36,5 +36,3 @@ class NoisedPairs:
     """[P, B, C, h, w] noisy latents."""
     epsilon: torch.Tensor
     """[P, B, C, h, w] the regression target."""
-    passes: int
-    """Network passes spent: denoiser evaluations, one latent each."""

@@ -6,13 +6,16 @@ scaling factors stay behind it. All latents are scaled as the denoiser expects t
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+
+from bench.diffusion import evaluations
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,6 +55,24 @@ class Policy(ABC):
     device: torch.device
     dtype: torch.dtype
     """Of the weights as they are loaded; training may hold the denoiser in another."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Count what any network is asked through the policy, the denoiser or another."""
+        super().__init_subclass__(**options)
+        if "predict_epsilon" in vars(cls):
+            cls.predict_epsilon = _watching(cls.predict_epsilon)  # type: ignore[method-assign]
+
+    if not TYPE_CHECKING:
+
+        def __getattribute__(self, name: str) -> Any:
+            """Count what the denoiser is asked from the moment that anyone gets hold of it.
+
+            So it is read no earlier than it is needed, and a subclass may keep it as it likes.
+            """
+            found = super().__getattribute__(name)
+            if name == "denoiser" and isinstance(found, torch.nn.Module):
+                evaluations.watch(found)
+            return found
 
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
@@ -107,3 +128,16 @@ class Policy(ABC):
         Raises:
             BenchError: they cannot be read, or are not exactly the denoiser's or an adapter's.
         """
+
+
+def _watching(predict: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """`predict_epsilon`, with the network that it is given watched."""
+
+    @functools.wraps(predict)
+    def watched(
+        policy: Policy, denoiser: torch.nn.Module, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        evaluations.watch(denoiser)
+        return predict(policy, denoiser, *args, **kwargs)
+
+    return watched

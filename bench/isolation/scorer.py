@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from bench import scorer_loads
 from bench.errors import BenchError
 from bench.isolation import environments, same_python
 from bench.isolation.client import COUNTED, Order, Worker
 from bench.isolation.environments import EnvironmentSpec
-from bench.protocols import LoadedScorer, Scorer, option
+from bench.protocols import LoadedScorer, Scorer, is_held_out, option
 from bench.store import content_key, file_sha256
 
 TIMEOUT = 60.0
@@ -131,6 +132,8 @@ def load_in_worker(
     Raises:
         BenchError: the scorer cannot be sent to another process, or cannot be loaded there.
     """
+    # Its own `load` is called in the worker only.
+    scorer_loads.check(scorer.name, held_out=is_held_out(type(scorer)))
     try:
         packed = base64.b64encode(pickle.dumps(scorer)).decode()
     except (pickle.PicklingError, AttributeError, TypeError) as error:

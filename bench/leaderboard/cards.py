@@ -74,7 +74,7 @@ def _scores(cell: CellResult, row: Row) -> Sequence[str]:
         "|---|---:|---:|---:|---|",
     ]
     for scorer, rate in row.scores.items():
-        note = "its rewards labelled the training pairs" if scorer in row.in_loop else ""
+        note = "in-loop: the method reads it" if scorer in row.in_loop else ""
         lines.append(
             f"| {scorer} | {rate.win_rate:.1%} | [{rate.low:.1%}, {rate.high:.1%}] "
             f"| {rate.prompts:,} | {note} |"

@@ -106,8 +106,10 @@ class Cost:
     """Training, with encoding of the pairs and inversion."""
     sample_seconds: float
     score_seconds: float
-    network_passes: int
-    """Denoiser passes of training, inversion included."""
+    train_nfe: int
+    """Denoiser evaluations of training, one latent each, inversion and references included."""
+    sample_nfe: int
+    """Denoiser evaluations of all its images, with those that its own inference takes."""
     peak_memory_mb: float
     """Peak memory of training in MB."""
 
@@ -131,9 +133,9 @@ class CellResult:
     untrained: bool
     """True: the untouched backbone, the base that others are compared with."""
     in_loop: tuple[str, ...]
-    """Scorers whose rewards labelled the training pairs."""
+    """Scorers whose rewards labelled the training pairs, or that the method reads otherwise."""
     held_out: tuple[str, ...]
-    """Scorers declared held out: they may never label pairs."""
+    """Scorers declared held out: no method may read them."""
     budget: Budget
     sampling: Mapping[str, Any]
     """Whatever changes images (sampler, steps, guidance, size); must equal the base's."""

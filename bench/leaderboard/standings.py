@@ -320,7 +320,8 @@ def _mean_cost(costs: Sequence[Cost]) -> Cost:
         train_seconds=sum(cost.train_seconds for cost in costs) / n,
         sample_seconds=sum(cost.sample_seconds for cost in costs) / n,
         score_seconds=sum(cost.score_seconds for cost in costs) / n,
-        network_passes=round(sum(cost.network_passes for cost in costs) / n),
+        train_nfe=round(sum(cost.train_nfe for cost in costs) / n),
+        sample_nfe=round(sum(cost.sample_nfe for cost in costs) / n),
         peak_memory_mb=max(cost.peak_memory_mb for cost in costs),
     )
 

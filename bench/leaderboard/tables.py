@@ -81,7 +81,7 @@ def render_markdown(tables: Tables) -> str:
 
 def _markdown_section(section: Section) -> list[str]:
     header = ["method", *(_scorer_heading(section, s) for s in section.scorers)]
-    header += ["held-out mean", "p", "seconds", "passes", "memory (MB)"]
+    header += ["held-out mean", "p", "seconds", "train NFE", "sample NFE", "memory (MB)"]
     body = [
         [
             _method_name(row),
@@ -177,12 +177,15 @@ def _general_notes() -> list[str]:
         f"with seed {statistics.SEED}, resampling prompts, equal texts together, and, with several "
         "train seeds, seeds as a crossed second level (two or three seeds show less than "
         "their true spread). Where every prompt came out alike, the exact Clopper-Pearson bound.",
-        "\\*: in-loop, the scorer's rewards labelled the method's training pairs; "
-        "kept out of its held-out mean.",
+        "\\*: in-loop, the scorer's rewards labelled the method's training pairs, or the method "
+        "reads the scorer otherwise; kept out of its held-out mean.",
         "p: exact two-sided sign test of the held-out outcomes over distinct prompts, given "
         "these train seeds; not adjusted for the number of methods.",
         "seconds: labelling and training, with encoding and inversion (mean over seeds). "
-        "passes: denoiser passes of training. memory: peak of training.",
+        "NFE: denoiser evaluations (number of function evaluations, one latent through the "
+        "denoiser once), counted where the denoiser is asked: of training, inversion and "
+        "references included, and of sampling all images, guidance and a method's own inference "
+        "included. memory: peak of training.",
         "Rows are compared with the base, not with each other. Scorers that share a backbone "
         "agree more than independent judges would.",
     ]
@@ -211,14 +214,18 @@ def _bounds(rate: WinRate) -> str:
     return f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
 
 
-def _costs(row: Row) -> tuple[str, str, str]:
-    """Seconds, passes and memory of training; the base has none."""
-    if row.cost is None or row.base:
-        return GAP, GAP, GAP
+def _costs(row: Row) -> tuple[str, str, str, str]:
+    """Seconds and evaluations of training, evaluations of sampling, memory of training."""
+    if row.cost is None:
+        return GAP, GAP, GAP, GAP
+    sampled = f"{row.cost.sample_nfe:,}"
+    if row.base:
+        return GAP, GAP, sampled, GAP
     seconds = row.cost.label_seconds + row.cost.train_seconds
     return (
         f"{seconds:,.{1 if seconds < 100 else 0}f}",
-        f"{row.cost.network_passes:,}",
+        f"{row.cost.train_nfe:,}",
+        sampled,
         f"{row.cost.peak_memory_mb:,.0f}",
     )
 
@@ -376,13 +383,16 @@ def console_table(tables: Tables) -> Table:
         return f"{100 * rate.win_rate:.1f}%{star}\n{bounds}"
 
     scorers = list(dict.fromkeys(s for section in tables.sections for s in section.scorers))
-    caption = "win rate against base [95%]; * in-loop: not in the held-out mean"
+    caption = (
+        "win rate against base [95%]; * in-loop: not in the held-out mean; "
+        "NFE: denoiser evaluations"
+    )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
     table.add_column("method", overflow="fold", min_width=8)
     for heading in (*scorers, "held-out"):
         # Headings may break at underscores, so that win rates keep their line.
         table.add_column(escape(heading.replace("_", "_ ")), justify="right", min_width=8)
-    for heading in ("ties", "seconds", "passes", "MB"):
+    for heading in ("ties", "seconds", "train\nNFE", "sample\nNFE", "MB"):
         table.add_column(heading, justify="right", no_wrap=True)
     for section in tables.sections:
         if len(tables.sections) > 1:

@@ -23,6 +23,7 @@ import torch
 
 from bench import contracts
 from bench.diffusion.compiling import compiled
+from bench.diffusion.evaluations import carry, counting
 from bench.diffusion.lora import LoraSettings
 from bench.diffusion.noising import NoiseRequest
 from bench.diffusion.policy import Condition
@@ -225,7 +226,6 @@ class _Training:
             pairs_kept=len(self.kept),
             pairs_dropped=len(self.p) - len(self.kept),
             pairs_seen=budget.steps * budget.batch_size,
-            passes=self.passes,
         )
 
     def _step(self, step: int) -> StepReport:
@@ -285,14 +285,13 @@ class _Training:
         """Accumulate the gradient of the batch's mean loss, over micro-batches and processes."""
         budget, world = self.setup.budget, self.setup.world
         none = torch.empty(0, device=self.device)
-        losses, logits, passes = [none], [none], 0
+        losses, logits = [none], [none]
         has_logit = self.loss.needs_reference and not self.loss.winner_only
         # Plugins may fail in one process alone, while the others would wait for its gradient.
-        with world.together():
+        with world.together(), counting() as spent:
             for part in self._parts():
                 shown = self._show(batch, part)
-                errors, spent = self._errors(shown)
-                passes += spent
+                errors = self._errors(shown)
                 pair_losses = contracts.pair_losses(self.loss, errors, shown.p, self.beta)
                 # Divided by the whole batch, so that the sum of parts is the gradient of its mean.
                 mean_loss = pair_losses.sum() / budget.batch_size
@@ -301,7 +300,7 @@ class _Training:
                 if has_logit:
                     logits.append(implicit_logit(errors, self.beta).detach())
         sum_gradients(self.weights.trained, world)
-        told = world.gather((torch.cat(losses).cpu(), torch.cat(logits).cpu(), passes))
+        told = world.gather((torch.cat(losses).cpu(), torch.cat(logits).cpu(), spent.spent))
         return _Signals(
             losses=torch.cat([losses for losses, _, _ in told]),
             logits=torch.cat([logits for _, logits, _ in told]) if has_logit else None,
@@ -334,8 +333,8 @@ class _Training:
             p=p.to(device),
         )
 
-    def _errors(self, shown: _Shown) -> tuple[PairErrors, int]:
-        """Run trajectory, reference and policy; the errors and the passes that they took."""
+    def _errors(self, shown: _Shown) -> PairErrors:
+        """Run trajectory, reference and policy."""
         with torch.no_grad():
             noised = contracts.noised(
                 self.trajectory,
@@ -355,7 +354,6 @@ class _Training:
             shown.timesteps.repeat(images),
             {name: torch.cat([value] * images) for name, value in shown.condition.items()},
         )
-        networks = 1 + self.loss.needs_reference
         reference: torch.Tensor | None = None
         if self.loss.needs_reference:
             # Before the policy: see `Weights.reference`; and its activations are gone by then.
@@ -364,13 +362,12 @@ class _Training:
         policy = _mse(self._predict(self.denoiser, *asked), noised.epsilon)
         # The image that is not shown has no error; NaN makes a loss that reads it diverge.
         absent = torch.full_like(policy[0].detach(), math.nan)
-        errors = PairErrors(
+        return PairErrors(
             policy_0=policy[0],
             policy_1=policy[1] if images == 2 else absent,
             reference_0=None if reference is None else reference[0],
             reference_1=None if reference is None else (reference[1] if images == 2 else absent),
         )
-        return errors, noised.passes + networks * len(asked[0])
 
     def _predict(
         self,
@@ -437,6 +434,7 @@ class _Training:
             self.scaler.load_state_dict(state["scaler"])
             self.reports = [StepReport(**report) for report in state["reports"]]
             self.passes = state["passes"]
+            carry(self.passes)
         found = self.setup.world.gather(len(self.reports))
         if len(set(found)) > 1:
             raise BenchError(

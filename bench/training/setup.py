@@ -57,7 +57,7 @@ class StepReport:
     """L2 distance of the weights to the original ones, over the original's L2 norm."""
     grad_norm: float
     passes: int
-    """Network passes so far."""
+    """Denoiser evaluations so far, counted where the denoiser is asked, of all processes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,6 @@ class TrainingOutcome:
     pairs_kept: int
     pairs_dropped: int
     pairs_seen: int
-    passes: int
 
 
 @dataclass(frozen=True, kw_only=True)

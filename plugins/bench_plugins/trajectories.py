@@ -38,7 +38,6 @@ def _with_implied_noise(request: NoiseRequest, inverted: Inverted) -> NoisedPair
     return NoisedPairs(
         latents=inverted.latents.reshape(request.clean.shape),
         epsilon=tau.reshape(request.clean.shape),
-        passes=inverted.passes,
     )
 
 
@@ -67,7 +66,7 @@ class Forward(Trajectory):
         clean, timesteps, _ = _flat(request)
         epsilon = request.noise.expand_as(request.clean)
         latents = request.schedule.add_noise(clean, epsilon.flatten(0, 1), timesteps)
-        return NoisedPairs(latents=latents.reshape(request.clean.shape), epsilon=epsilon, passes=0)
+        return NoisedPairs(latents=latents.reshape(request.clean.shape), epsilon=epsilon)
 
 
 @dataclass(frozen=True, kw_only=True)

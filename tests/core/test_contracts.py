@@ -153,7 +153,7 @@ def test_a_loss_that_is_not_finite_is_divergence(tmp_path: Path) -> None:
 
 def _noised(**changes: Any) -> Callable[[Any, NoiseRequest], NoisedPairs]:
     def noise(self: Any, request: NoiseRequest) -> NoisedPairs:
-        good = NoisedPairs(latents=request.clean, epsilon=request.clean, passes=0)
+        good = NoisedPairs(latents=request.clean, epsilon=request.clean)
         return dataclasses.replace(good, **{k: f(request.clean) for k, f in changes.items()})
 
     return noise
@@ -170,8 +170,6 @@ def _noised(**changes: Any) -> Callable[[Any, NoiseRequest], NoisedPairs]:
         (_noised(epsilon=lambda x: x.numpy()), "(ndarray) as `epsilon`"),
         (_noised(latents=lambda x: x / 0), "gave `latents` with NaN or infinity; expected is"),
         (_noised(epsilon=lambda x: x * math.nan), "gave `epsilon` with NaN or infinity"),
-        (_noised(passes=lambda x: 1.5), "gave 1.5 (float) as `passes`"),
-        (_noised(passes=lambda x: -1), "gave -1 (int) as `passes`"),
     ],
 )
 def test_trajectories(tmp_path: Path, given: Any, said: str) -> None:
@@ -322,7 +320,7 @@ def _outcome(**changes: Any) -> TrainingOutcome:
     step = StepReport(
         step=1, loss=0, implicit_accuracy=0, margin=0, distance=0, grad_norm=0, passes=0
     )
-    values = {"steps": (step,), "pairs_kept": 40, "pairs_dropped": 0, "pairs_seen": 8, "passes": 0}
+    values = {"steps": (step,), "pairs_kept": 40, "pairs_dropped": 0, "pairs_seen": 8}
     values |= {key: value(step) if callable(value) else value for key, value in changes.items()}
     return TrainingOutcome(**values)
 
@@ -343,8 +341,6 @@ def _outcome(**changes: Any) -> TrainingOutcome:
         (_outcome(pairs_kept=41), "gave 41 (int) as `pairs_kept`"),
         (_outcome(pairs_dropped=1), "gave 1 (int) as `pairs_dropped`"),
         (_outcome(pairs_kept=None), "gave None (NoneType) as `pairs_kept`"),
-        (_outcome(passes=-5), "gave -5 (int) as `passes`"),
-        (_outcome(passes=math.inf), "gave inf (float) as `passes`"),
     ],
 )
 def test_what_training_gives(tmp_path: Path, outcome: Any, said: str) -> None:

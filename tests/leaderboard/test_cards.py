@@ -46,7 +46,7 @@ def test_the_card_says_what_it_is_and_how_it_did(cell: tuple[CellResult, standin
     }
     rate = row.scores["colour"]
     assert f"| colour | {rate.win_rate:.1%} | [{rate.low:.1%}, {rate.high:.1%}] | 60 |" in body
-    assert "its rewards labelled the training pairs" in body
+    assert "in-loop: the method reads it" in body
     assert "| method.labels | human |" in body
     assert "| method.labels.ties | drop |" in body
     assert "| steps | 10 |" in body

@@ -125,7 +125,7 @@ def test_planned_passes_are_those_spent(tmp_path: Path) -> None:
     setup = toy_setup(tmp_path)
     method = dpo(beta=20.0, learning_rate=1e-3)
     outcome = method.train(setup)
-    assert outcome.passes == method.passes(outcome.pairs_seen)
+    assert outcome.steps[-1].passes == method.passes(outcome.pairs_seen)
 
 
 def test_training_is_the_loop_on_the_labels(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_every_method_trains_the_toy(registry: Registry, tmp_path: Path, cls: An
     outcome = method.train(setup)
     assert len(outcome.steps) == 2
     assert outcome.steps[-1].distance > 0
-    assert outcome.passes == setup.policy.counter[0]  # type: ignore[attr-defined]
+    assert outcome.steps[-1].passes == setup.policy.counter[0]  # type: ignore[attr-defined]
 
 
 def test_open_options_are_not_trained_with(tmp_path: Path) -> None:

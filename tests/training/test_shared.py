@@ -47,7 +47,8 @@ def work(pipeline: Path, folder: Path, world: World) -> None:
     for name, (setup, arguments) in cases(pipeline, folder / "work", world).items():
         outcome = train(setup, **arguments)
         weights = {k: w.detach() for k, w in setup.policy.denoiser.named_parameters()}
-        results[name] = (weights, [astuple(step) for step in outcome.steps], outcome.passes)
+        steps = [astuple(step) for step in outcome.steps]
+        results[name] = (weights, steps, outcome.steps[-1].passes)
     torch.save(results, folder / f"rank{world.rank}.pt")
     run(folder / "encoded", tiny_setup(pipeline, folder).policy, world=world)
 

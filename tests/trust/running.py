@@ -1,0 +1,45 @@
+"""Run a plan, and what its board says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import outputs
+from bench.leaderboard.standings import Row
+from bench.progress import Progress
+from bench.runner import Runner, status
+from bench.stages import Plan
+from bench.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What came of a run."""
+
+    store: Store
+    failures: Mapping[str, str]
+    rows: tuple[Row, ...]
+
+    def row(self, method: str) -> Row:
+        """The row of one method, base or failed ones too."""
+        return next(row for row in self.rows if row.method == method)
+
+    def nfe(self, method: str) -> tuple[int, int]:
+        """Its evaluations of training and of sampling."""
+        cost = self.row(method).cost
+        assert cost is not None
+        return cost.train_nfe, cost.sample_nfe
+
+
+def run(plan: Plan, folder: Path) -> Done:
+    """Run what is missing in the store in `folder`, and build the board."""
+    store = Store(folder / "store")
+    progress = Progress(Console(quiet=True))
+    outcome = Runner(plan, store, "cpu", progress).run(status(plan, store).finished)
+    built = outputs.write(plan, store, folder / "out", outcome, "cpu")
+    rows = tuple(row for section in built.sections for row in section.rows)
+    return Done(store=store, failures=outcome.failures, rows=rows)
