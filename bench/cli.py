@@ -127,6 +127,7 @@ def run(
     from bench import plan as planning
     from bench import recipe as recipes
     from bench.registry import default_registry
+    from bench.run_folder import RunFolder, default_place, outside
     from bench.runner import clear_io_errors, status
     from bench.store import Store
 
@@ -147,6 +148,10 @@ def run(
     chosen = recipes.load(registry, recipe, overrides)
     plan = planning.make(chosen, registry, download=not dry_run)
     artefacts = Store(store)
+    folder = RunFolder(out or default_place(chosen.name, Path("bench-runs")))
+    outside(folder.path, store)
+    if not dry_run:
+        folder.check()
     with clear_io_errors():
         if world.size > 1:
             device = terminal.device(device, world)
@@ -158,11 +163,16 @@ def run(
         if dry_run:
             for reason in missing:
                 console.print(f"not ready: {reason}", markup=False, soft_wrap=True)
+            try:
+                folder.check()
+            except BenchError as error:
+                console.print(f"not ready: {error}", markup=False, soft_wrap=True)
             return
         if missing:
             raise BenchError("; ".join(missing))
-        folder = out or Path("bench-runs") / plan.recipe.name
-        failed = _execute(console, plan, artefacts, found, folder, device, world)
+        if world.is_main:
+            folder.claim()
+        failed = _execute(console, plan, artefacts, found, folder.path, device, world)
     if failed:
         sys.exit(1)
 
@@ -190,8 +200,11 @@ def _execute(
         outcome = Runner(plan, store, device, Progress(console), world).run(found.finished)
     if not world.is_main:
         return bool(outcome.failures)
-    out.mkdir(parents=True, exist_ok=True)
-    built = outputs.write(plan, store, out, outcome, device)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    built = outputs.write(plan, store, out, outcome, device, say)
     console.print(tables.console_table(built))
     for what, name in (
         ("tables", "README.md, leaderboard.csv, leaderboard.json, by_group.csv"),
@@ -214,6 +227,7 @@ def _print_plan(console: Console, plan: Plan, store: Store, found: Status, proce
         f"Plan of recipe {plan.recipe.name!r}: {_count(len(plan.cells), 'cell')}, "
         f"{_count(len(plan.stages), 'stage')}, {len(found.finished)} of them cached.",
         highlight=False,
+        markup=False,
     )
     console.print(facts_table(plan, processes), highlight=False)
     for reason in found.damaged.values():

@@ -33,7 +33,8 @@ def model_card(cell: CellResult, row: Row, base: BaseModel, *, adapter: bool) ->
         base: the start model.
         adapter: whether the checkpoint is a LoRA.
     """
-    configuration = cell.configuration
+    assert cell.training
+    options = {**cell.training.options, **_flat(cell.described)}
     header = [
         "---",
         "library_name: diffusers",
@@ -67,7 +68,7 @@ def model_card(cell: CellResult, row: Row, base: BaseModel, *, adapter: bool) ->
             "",
             "## Training",
             "",
-            *_settings({**configuration["training"], **_flat(configuration["method"])}),
+            *_settings(options),
             "",
         ]
     )
@@ -75,7 +76,7 @@ def model_card(cell: CellResult, row: Row, base: BaseModel, *, adapter: bool) ->
 
 def _scores(cell: CellResult, row: Row) -> Sequence[str]:
     sets = ", ".join(f"`{part.prompt_set}` ({part.prompts:,})" for part in cell.evaluations)
-    sampling = ", ".join(f"{key} {value}" for key, value in cell.sampling.items())
+    sampling = ", ".join(f"{key} {value}" for key, value in cell.evaluation.sampling.items())
     lines = [
         f"Share of prompts on which its image scores above the untouched base model's for the "
         f"same prompt and noise; ties count one half. Prompts: {sets}. Sampling: {sampling}.",
