@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -279,29 +278,23 @@ def _scores_table(
     """Every score of the board's result files as Parquet, a row an image and scorer."""
     import pandas as pd
 
-    frame = pd.DataFrame(
-        [
-            (
-                cell.method,
-                cell.seed if cell.training else None,
-                part.prompt_set,
-                image_seed,
-                scorer,
-                text,
-                score,
-                cell.protocol.digest[:12],
-                cell.identity[:12],
-            )
-            for _, cell in sorted(cells.items())
-            if isinstance(cell, results.CellResult)
-            for part in cell.evaluations
-            for scorer, values in sorted(part.scores.items())
-            for (text, image_seed), score in zip(
-                product(prompts[part.prompts_sha256].texts, part.image_seeds), values, strict=True
-            )
-        ],
-        columns=[*_SCORE_COLUMNS],
-    ).astype({"seed": "Int64"})
+    blocks = [pd.DataFrame({name: [] for name in _SCORE_COLUMNS})]
+    for _, cell in sorted(cells.items()):
+        for part in cell.evaluations if isinstance(cell, results.CellResult) else ():
+            texts = prompts[part.prompts_sha256].texts
+            about = {
+                "method": cell.method,
+                "seed": cell.seed if cell.training else None,
+                "prompt_set": part.prompt_set,
+                "image_seed": np.tile(part.image_seeds, len(texts)),
+                "prompt": np.repeat(np.array(texts, dtype=object), len(part.image_seeds)),
+                "protocol": cell.protocol.digest[:12],
+                "cell": cell.identity[:12],
+            }
+            for scorer, values in sorted(part.scores.items()):
+                block = pd.DataFrame({**about, "scorer": scorer, "score": values})
+                blocks.append(block.astype({"seed": "Int64"})[list(_SCORE_COLUMNS)])
+    frame = pd.concat(blocks[1:] or blocks)
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
     return buffer.getvalue()
