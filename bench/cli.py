@@ -197,6 +197,7 @@ def run(
     from bench.fresh import chosen as chosen_anew
     from bench.io_errors import clear_io_errors
     from bench.registry import default_registry
+    from bench.run_folder import RunFolder, default_place, outside
     from bench.runner import status
     from bench.store import Store
 
@@ -217,8 +218,11 @@ def run(
     chosen = recipes.load(registry, recipe, overrides)
     plan = planning.make(chosen, registry, download=not dry_run)
     artefacts = Store(store)
-    folder = out or Path("bench-runs") / chosen.name
-    with clear_io_errors(store, folder):
+    folder = RunFolder(out or default_place(chosen.name, Path("bench-runs")))
+    outside(folder.path, store)
+    if not dry_run:
+        folder.check()
+    with clear_io_errors(store, folder.path):
         if world.size > 1:
             device = terminal.device(device, world)
             world.connect(device)
@@ -230,10 +234,16 @@ def run(
         if dry_run:
             for reason in missing:
                 console.print(f"not ready: {reason}", markup=False, soft_wrap=True)
+            try:
+                folder.check()
+            except BenchError as error:
+                console.print(f"not ready: {error}", markup=False, soft_wrap=True)
             return
         if missing:
             raise BenchError("; ".join(missing))
-        failed = _execute(console, plan, artefacts, found, folder, device, world)
+        if world.is_main:
+            folder.claim()
+        failed = _execute(console, plan, artefacts, found, folder.path, device, world)
     if failed:
         sys.exit(1)
 
@@ -263,8 +273,11 @@ def _execute(
         )
     if not world.is_main:
         return bool(outcome.failures)
-    out.mkdir(parents=True, exist_ok=True)
-    built = outputs.write(plan, store, out, outcome, device)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    built = outputs.write(plan, store, out, outcome, say)
     console.print(tables.console_table(built))
     for what, name in (
         ("tables", "README.md, leaderboard.csv, leaderboard.json, by_group.csv"),

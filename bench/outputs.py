@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-import shutil
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +14,137 @@ import numpy as np
 from bench import provenance
 from bench.checkpoint_folders import is_adapter, write_checkpoint
 from bench.errors import BenchError
+from bench.escaping import printable
 from bench.leaderboard import cards, contact_sheet, results, tables
+from bench.leaderboard.names import shortened
+from bench.leaderboard.protocol import EvaluationProtocol, TrainingProtocol
 from bench.plan import SPEED_ONLY
 from bench.protocols import StartModel, is_held_out
+from bench.run_folder import RunFolder
 from bench.runner import RunOutcome
 from bench.stages import Cell, Plan, Stage
-from bench.store import Artefact, Store, write_atomic
+from bench.store import Artefact, Store
 from bench.work import PREPARING
 
 SHEET_ROWS = 8
+_SCORE_COLUMNS = (
+    "method",
+    "seed",
+    "prompt_set",
+    "image_seed",
+    "scorer",
+    "prompt",
+    "score",
+    "protocol",
+    "cell",
+)
 
 
-def write(plan: Plan, store: Store, out: Path, outcome: RunOutcome, device: str) -> tables.Tables:
-    """Write everything that follows from the finished stages into `out`; returns the tables."""
-    frames = []
-    for stale in (out / "results", out / "prompts"):
-        shutil.rmtree(stale, ignore_errors=True)
-    for table in plan.prompts:
-        results.save_prompts(out, table)
-    records = {}
-    for cell in plan.cells:
-        scores = _scores(cell, store, outcome.failures)
-        record = _record(plan, cell, store, outcome.failures, scores, device)
-        results.save_cell(out, record)
-        records[cell.method, cell.seed] = record
-        frames += _rows(cell, plan, scores)
-    (out / "recipe.yaml").write_text(plan.recipe.to_yaml(), encoding="utf-8")
-    _write_scores(out / "scores.parquet", frames)
-    _write_sheet(plan, store, out / "contact_sheet.png", outcome.failures)
-    built = tables.write(out)
-    _write_checkpoints(plan, store, out / "checkpoints", records, built)
-    return built
+def write(
+    plan: Plan,
+    store: Store,
+    out: Path,
+    outcome: RunOutcome,
+    say: Callable[[str], None] = lambda _: None,
+) -> tables.Tables:
+    """Add everything that follows from the finished stages to the folder `out`.
+
+    Cells of earlier runs stay on its board, beside these where their protocol is the same and in
+    sections of their own where it is not.
+
+    Returns:
+        The sections that this run's cells stand in.
+
+    Raises:
+        BenchError: the folder is not a run's, or the cells make no board; nothing is changed.
+    """
+    records = {
+        (cell.method, cell.seed): _record(plan, cell, store, outcome.failures)
+        for cell in plan.cells
+    }
+    prompts = {table.sha256: table for table in plan.prompts}
+    with RunFolder(out).held() as folder:
+        before, known = folder.board()
+        new = _new_cells(out, before, records.values(), say)
+        cells, prompts = {**before, **new}, {**known, **prompts}
+        built = tables.compare(cells, prompts)
+        files = {results.prompts_path(out, t): results.prompts_text(t) for t in plan.prompts}
+        files |= {path: results.cell_text(cell) for path, cell in new.items()}
+        kept = folder.replace(
+            {
+                **{str(path.relative_to(out)): text.encode() for path, text in files.items()},
+                "scores.parquet": _scores_table(cells, prompts),
+                "recipe.yaml": plan.recipe.to_yaml().encode(),
+                "contact_sheet.png": _sheet(plan, store, outcome.failures),
+                **{name: text.encode() for name, text in tables.render(built).items()},
+            }
+        )
+        for path in kept:
+            say(f"kept {path}: what lay there had been changed since a run wrote it")
+        identities = {record.identity for record in records.values()}
+        own = {path: cell for path, cell in cells.items() if cell.identity in identities}
+        mine = built if len(own) == len(cells) else tables.compare(own, prompts)
+        checkpoints = checkpoint_names(records.values())
+        folder.make_room(checkpoints)
+        _write_checkpoints(plan, store, out / "checkpoints", records, mine)
+        folder.note(checkpoints)
+    return _shown(built, records.values(), say)
+
+
+def _new_cells(
+    out: Path,
+    before: Mapping[Path, results.Cell],
+    records: Iterable[results.Cell],
+    say: Callable[[str], None],
+) -> dict[Path, results.Cell]:
+    """What is to be written where; of one cell, what says more stays."""
+    places = {cell.identity: path for path, cell in before.items()}
+    new = {}
+    for record in records:
+        path = places.get(record.identity, results.result_path(out, record))
+        if path in before and _images_scored(before[path]) > _images_scored(record):
+            say(f"kept {path}: an earlier run of the same cell scored more images")
+        else:
+            new[path] = record
+    return new
+
+
+def _images_scored(cell: results.Cell) -> int:
+    if isinstance(cell, results.CellFailure):
+        return 0
+    return sum(len(values) for part in cell.evaluations for values in part.scores.values())
+
+
+def _shown(
+    built: tables.Tables, records: Iterable[results.Cell], say: Callable[[str], None]
+) -> tables.Tables:
+    """The sections of some cells; how many others there are is said."""
+    trained = {record.protocol.digest for record in records if record.training}
+    evaluated = {record.evaluation.digest for record in records}
+    sections = tuple(
+        section
+        for section in built.sections
+        if (section.protocol in trained if trained else section.evaluation in evaluated)
+    )
+    if others := len(built.sections) - len(sections):
+        say(f"The board also holds {others} of other protocols, see README.md there.")
+    return replace(built, sections=sections)
+
+
+def checkpoint_names(records: Iterable[results.Cell]) -> dict[str, str]:
+    """Names of checkpoint folders, and the identity of the cell that each is of."""
+    trained = [r for r in records if r.training and isinstance(r, results.CellResult)]
+    short = Counter(_checkpoint_name(record) for record in trained)
+    return {
+        name if short[name := _checkpoint_name(record)] == 1 else f"{name}-{record.identity[:8]}": (
+            record.identity
+        )
+        for record in trained
+    }
+
+
+def _checkpoint_name(record: results.Cell) -> str:
+    return f"{results.safe_name(record.method)}-seed{record.seed}"
 
 
 def _scores(
@@ -59,27 +160,14 @@ def _scores(
     return found
 
 
-def _record(
-    plan: Plan,
-    cell: Cell,
-    store: Store,
-    failures: Mapping[str, str],
-    scores: Mapping[tuple[str, int, str], np.ndarray],
-    device: str,
-) -> results.Cell:
-    recipe = plan.recipe
-    identity: dict[str, Any] = {
-        "method": cell.method,
-        "seed": cell.seed or 0,
-        "backbone": recipe.backbone,
-        "pairs": plan.pairs_name,
-        "recipe": recipe.name,
-        "untrained": cell.baseline,
-    }
+def _record(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -> results.Cell:
+    identity = _identity(plan, cell)
+    scores = _scores(cell, store, failures)
     if not scores:
         reasons = [failures[s.key] for s in cell.scores.values() if s.key in failures]
-        return results.CellFailure(**identity, reason=reasons[0])
-    seeds = recipe.sampling.image_seeds
+        # Of errors of the system, also names that are no text.
+        return results.CellFailure(**identity, reason=printable(reasons[0]))
+    seeds = identity["evaluation"].image_seeds
     evaluations = tuple(
         results.PromptSetScores(
             prompt_set=table.name,
@@ -101,7 +189,6 @@ def _record(
     info = _info(store, cell.train)
     return results.CellResult(
         **identity,
-        backbone_fingerprint=plan.described["backbone"]["fingerprint"],
         in_loop=tuple(sorted(cell.in_loop)),
         held_out=tuple(sorted(name for name, s in plan.scorers.items() if is_held_out(type(s)))),
         budget=results.Budget(
@@ -110,18 +197,47 @@ def _record(
             pairs_kept=info.get("pairs_kept", 0),
             pairs_dropped=info.get("pairs_dropped", 0),
         ),
-        sampling=recipe.sampling.model_dump(mode="json", exclude={"batch_size", "compile"}),
-        configuration={
-            "method": plan.described["methods"][cell.method],
-            "training": recipe.training.model_dump(mode="json", exclude=SPEED_ONLY),
-            "filters": recipe.filters.model_dump(mode="json"),
-            "framing": recipe.framing.model_dump(mode="json"),
-            "scorers": plan.described["scorers"],
-        },
         cost=_cost(plan, cell, store, failures),
         provenance=_provenance(cell, store, failures),
         evaluations=evaluations,
     )
+
+
+def _identity(plan: Plan, cell: Cell) -> dict[str, Any]:
+    """All that makes the cell, as the plan knows it."""
+    recipe, described = plan.recipe, plan.described
+    training, rewards = None, {}
+    if cell.train:
+        rewards = {
+            name: described["label_scorers"][key] for name, key in cell.train.rewards.items()
+        }
+        training = TrainingProtocol(
+            pairs=described["pairs"],
+            filters=recipe.filters.model_dump(mode="json"),
+            framing=recipe.framing.model_dump(mode="json"),
+            options=recipe.training.model_dump(mode="json", exclude=SPEED_ONLY),
+        )
+    sampling = recipe.sampling.model_dump(
+        mode="json", exclude={"batch_size", "compile", "image_seeds"}
+    )
+    return {
+        "method": cell.method,
+        "seed": cell.seed or 0,
+        "backbone": recipe.backbone,
+        "pairs": plan.pairs_name if training else "",
+        "recipe": recipe.name,
+        "base": cell.baseline,
+        "described": described["methods"][cell.method],
+        "label_scorers": rewards,
+        "evaluation": EvaluationProtocol(
+            backbone=described["backbone"],
+            sampling=sampling,
+            image_seeds=tuple(sorted(recipe.sampling.image_seeds)),
+            prompts={table.name: table.sha256 for table in plan.prompts},
+            scorers=described["scorers"],
+        ),
+        "training": training,
+    }
 
 
 def _info(store: Store, stage: Stage | None) -> dict[str, Any]:
@@ -169,31 +285,32 @@ def _cost(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -> 
     )
 
 
-def _rows(
-    cell: Cell, plan: Plan, scores: Mapping[tuple[str, int, str], np.ndarray]
-) -> list[dict[str, Any]]:
-    texts = {table.name: table.texts for table in plan.prompts}
-    return [
-        {
-            "method": cell.method,
-            "seed": cell.seed,
-            "prompt_set": prompt_set,
-            "image_seed": image_seed,
-            "scorer": scorer,
-            "prompt": texts[prompt_set],
-            "score": values,
-        }
-        for (prompt_set, image_seed, scorer), values in scores.items()
-    ]
-
-
-def _write_scores(path: Path, blocks: list[dict[str, Any]]) -> None:
+def _scores_table(
+    cells: Mapping[Path, results.Cell], prompts: Mapping[str, results.PromptTable]
+) -> bytes:
+    """Every score of the board's result files as Parquet, a row an image and scorer."""
     import pandas as pd
 
-    frame = pd.concat([pd.DataFrame(block) for block in blocks]) if blocks else pd.DataFrame()
+    blocks = [pd.DataFrame({name: [] for name in _SCORE_COLUMNS})]
+    for _, cell in sorted(cells.items()):
+        for part in cell.evaluations if isinstance(cell, results.CellResult) else ():
+            texts = prompts[part.prompts_sha256].texts
+            about = {
+                "method": cell.method,
+                "seed": cell.seed if cell.training else None,
+                "prompt_set": part.prompt_set,
+                "image_seed": np.tile(part.image_seeds, len(texts)),
+                "prompt": np.repeat(np.array(texts, dtype=object), len(part.image_seeds)),
+                "protocol": cell.protocol.digest[:12],
+                "cell": cell.identity[:12],
+            }
+            for scorer, values in sorted(part.scores.items()):
+                block = pd.DataFrame({**about, "scorer": scorer, "score": values})
+                blocks.append(block.astype({"seed": "Int64"})[list(_SCORE_COLUMNS)])
+    frame = pd.concat(blocks[1:] or blocks)
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
-    write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _write_checkpoints(
@@ -204,7 +321,7 @@ def _write_checkpoints(
     built: tables.Tables,
 ) -> None:
     """`checkpoints/<cell>`: what training left, and a model card."""
-    stale = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    names = {identity: name for name, identity in checkpoint_names(records.values()).items()}
     rows = {(r.method, r.seeds): r for section in built.sections for r in section.seed_rows}
     start = _start_model(plan)
     for cell in plan.cells:
@@ -219,13 +336,7 @@ def _write_checkpoints(
             plan.backbone.licence,
             adapter=is_adapter(artefact),
         )
-        name = f"{results.safe_name(cell.method)}-seed{cell.seed}"
-        write_checkpoint(folder / name, artefact, card)
-        stale.discard(name)
-    for name in stale:
-        shutil.rmtree(folder / name, ignore_errors=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+        write_checkpoint(folder / names[record.identity], artefact, card)
 
 
 def _start_model(plan: Plan) -> StartModel | None:
@@ -242,8 +353,8 @@ def _start_model(plan: Plan) -> StartModel | None:
         ) from error
 
 
-def _write_sheet(plan: Plan, store: Store, path: Path, failures: Mapping[str, str]) -> None:
-    """The same prompts of all methods (first train and image seed) side by side."""
+def _sheet(plan: Plan, store: Store, failures: Mapping[str, str]) -> bytes:
+    """A PNG: the same prompts of all methods (first train and image seed) side by side."""
     first: dict[str, Cell] = {}
     for cell in plan.cells:
         first.setdefault(cell.method, cell)
@@ -262,5 +373,6 @@ def _write_sheet(plan: Plan, store: Store, path: Path, failures: Mapping[str, st
         for table, row in chosen
     ]
     buffer = io.BytesIO()
-    contact_sheet.contact_sheet(rows, list(first)).save(buffer, format="PNG")
-    write_atomic(path, buffer.getvalue())
+    columns = list(shortened(first).values())
+    contact_sheet.contact_sheet(rows, columns).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -164,6 +164,12 @@ class _Builder:
                 "backbone": self._describe(self.backbone),
                 "scorers": {name: self._describe(s) for name, s in self.scorers.items()},
                 "methods": {c.method: self._describe(c.resolved) for c in cells},
+                "pairs": self._pairs_described() if any(c.train for c in cells) else {},
+                "label_scorers": {
+                    stage.key: self._describe(stage.scorer)
+                    for stage in stages
+                    if isinstance(stage, RewardsStage)
+                },
             },
             pairs_at=lambda path: _reader(self.registry, "preference_sets", path),
             absent=frozenset(self.absent),
@@ -330,6 +336,28 @@ class _Builder:
         if self._published_pairs is not None:
             return {"name": self._pairs_name, "fingerprint": "absent"}
         return self._key_data(self.pairs)
+
+    def _pairs_described(self) -> dict[str, Any]:
+        """The pairs by what made them, not by how it is cached: results outlive stage keys."""
+        config, describe = self.recipe.generate, self._describe
+        if self._published_pairs is not None:
+            return {"name": self._pairs_name, "fingerprint": "absent"}
+        if not isinstance(self.pairs, GeneratedPairs) or config is None:
+            return describe(self.pairs)
+        stage, sampling = self.pairs.stage, self.recipe.sampling
+        backbones = config.backbones or (self.recipe.backbone,)
+        return {
+            "name": self.pairs.name,
+            "prompts": stage.prompts.sha256,
+            "backbones": [
+                describe(named_or_path(self.registry, "backbones", text)) for text in backbones
+            ],
+            "images_per_prompt": config.images_per_prompt,
+            "sampling": sampling.model_dump(include={"scheduler", "steps", "guidance"}),
+            "label_with": describe(stage.label_with),
+            "scorers": {name: describe(self._label_scorer(name)) for name in stage.rewards},
+            "form": config.form,
+        }
 
     def cells(self) -> Iterator[Cell]:
         """The untouched backbone first, then methods by spec and seeds in order.

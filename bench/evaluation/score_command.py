@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench import escaping
 from bench.contracts import prompts_of
 from bench.distributed import World
 from bench.errors import BenchError, UnknownNameError
@@ -57,6 +58,9 @@ def score(
         str | None, typer.Option(help="Comma-separated groups to break down by, e.g. category.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUT if it holds anything else.")
+    ] = False,
     store: Annotated[Path, typer.Option(help="Where scores are kept and found again.")] = Path(
         "bench-runs/store"
     ),
@@ -101,6 +105,8 @@ def score(
         if group not in found.group_names:
             raise _unknown_group(group, found, prompt_set)
     _check_columns(found, built)
+    if not overwrite:
+        _check_own(out, found, {entry.cls.name for entry in registry.entries("scorers")})
     _check_writable(out)
     console = terminal.console(stderr=as_json)
     console.quiet = not world.is_main
@@ -140,6 +146,38 @@ def _check_name(out: Path, images: Path, prompts: PromptSet | None) -> None:
             raise BenchError(f"--out {out} is what is to be read; choose another name")
     if path is not None and source.is_dir() and source.resolve() == out.resolve().parent:
         raise BenchError(f"--out {out} lies among the prompts of {source}; choose another folder")
+
+
+def _check_own(out: Path, images: ImageSet, scorers: set[str]) -> None:
+    """Refuse to replace anything but an earlier table of these images' scores."""
+    if not out.exists():
+        return
+    try:
+        columns = _read(out)
+        scored = any(name.partition("[")[0] in scorers for name in columns)
+        own = scored and "prompt" in columns and set(columns["image"]) <= set(images.names)
+    # Whatever cannot be read as such a table is none.
+    except Exception:
+        own = False
+    if not own:
+        raise BenchError(
+            f"--out {out} is there and holds something else than scores of these images; choose "
+            f"another name, or give --overwrite to replace it"
+        )
+
+
+def _read(out: Path) -> dict[str, list[Any]]:
+    """The columns of an earlier table."""
+    import pandas as pd
+
+    match out.suffix:
+        case ".parquet":
+            frame = pd.read_parquet(out)
+        case ".csv":
+            frame = pd.read_csv(out, dtype=str, keep_default_na=False).map(escaping.from_csv_cell)
+        case _:
+            frame = pd.DataFrame(json.loads(out.read_text(encoding="utf-8")))
+    return {str(name): column.tolist() for name, column in frame.items()}
 
 
 def _check_writable(out: Path) -> None:
@@ -209,7 +247,9 @@ def _write(columns: Mapping[str, Sequence[Any]], out: Path) -> None:
         case ".parquet":
             data = pd.DataFrame(columns).to_parquet(index=False)
         case ".csv":
-            data = pd.DataFrame(columns).to_csv(index=False, lineterminator="\r\n").encode()
+            frame = pd.DataFrame(columns).map(escaping.csv_cell)
+            frame.columns = [escaping.csv_cell(name) for name in columns]
+            data = frame.to_csv(index=False, lineterminator="\r\n").encode()
         case _:
             cells = zip(*columns.values(), strict=True)
             rows = [dict(zip(columns, row, strict=True)) for row in cells]

@@ -22,8 +22,9 @@ def model_card(
         licence: of the start model's weights.
         adapter: whether the checkpoint is a LoRA.
     """
-    configuration = cell.configuration
     hub_id = start.hub_id if start else ""
+    assert cell.training
+    options = {**cell.training.options, **_flat(cell.described)}
     header = [
         "---",
         *(["library_name: diffusers"] if start else []),
@@ -57,7 +58,7 @@ def model_card(
             "",
             "## Training",
             "",
-            *_settings({**configuration["training"], **_flat(configuration["method"])}),
+            *_settings(options),
             "",
         ]
     )
@@ -65,7 +66,7 @@ def model_card(
 
 def _scores(cell: CellResult, row: Row) -> Sequence[str]:
     sets = ", ".join(f"`{part.prompt_set}` ({part.prompts:,})" for part in cell.evaluations)
-    sampling = ", ".join(f"{key} {value}" for key, value in cell.sampling.items())
+    sampling = ", ".join(f"{key} {value}" for key, value in cell.evaluation.sampling.items())
     lines = [
         f"Share of prompts on which its image scores above the untouched base model's for the "
         f"same prompt and noise; ties count one half. Prompts: {sets}. Sampling: {sampling}.",

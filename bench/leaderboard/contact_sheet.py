@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -62,8 +63,8 @@ def contact_sheet(
     side = max([MIN_CELL, *(max(image.size) for image in images.values())])
     side = min(side, MAX_CELL)
     font = ImageFont.load_default(FONT_SIZE)
-    # Specs have no spaces: let them break before their options.
-    spaced = [column.replace("[", " [").replace(",", ", ") for column in columns]
+    # Specs have no spaces: let them break before their options, and behind parts of paths.
+    spaced = [re.sub(r"(?=\[)|(?<=[,/])", " ", column) for column in columns]
     headings = [_wrap(heading, font, side) for heading in spaced]
     head = max(_height(heading, font) for heading in headings) + 2 * MARGIN
     captions = [_fit(_wrap(prompt, font, CAPTION_WIDTH), font, side) for prompt, _ in rows]

@@ -6,33 +6,31 @@ are deterministic (sorted keys, floats by repr) and carry a checksum of their re
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from bench.errors import BenchError
+from bench.leaderboard.canonical import compact, sha256, to_json
+from bench.leaderboard.protocol import STRICT, EvaluationProtocol, Protocol, TrainingProtocol
 from bench.protocols import Prompt
-from bench.reading import json_value, read_text
+from bench.reading import read_text
 from bench.store import write_atomic
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the file format; raise it when old files can no longer be read as they are."""
-
-# Read by pydantic, which is imported only where files are loaded.
-_STRICT: dict[str, object] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptTable:
     """The prompts of one prompt set, with the groups that break-downs are made by."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
     name: str
     texts: tuple[str, ...]
     groups: tuple[Mapping[str, str], ...]
@@ -52,14 +50,14 @@ class PromptTable:
     @property
     def sha256(self) -> str:
         """Hash of texts and groups in order; the name does not count."""
-        return _sha256({"texts": self.texts, "groups": self.groups})
+        return sha256({"texts": self.texts, "groups": self.groups})
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSetScores:
     """What every scorer said about one cell's images of one prompt set."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
     prompt_set: str
     prompts_sha256: str
     """`PromptTable.sha256` of the prompts."""
@@ -85,7 +83,7 @@ class PromptSetScores:
 class Budget:
     """What training was allowed and shown; all zero for the untouched backbone."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
     steps: int
     """Optimiser steps."""
     pairs_seen: int
@@ -99,7 +97,7 @@ class Budget:
 class Cost:
     """What a cell took; seconds of one device (wall clock times processes)."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
     label_seconds: float
     """Scoring and labelling the preference pairs."""
     train_seconds: float
@@ -115,32 +113,60 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CellResult:
-    """One finished cell: method x backbone x preference set x train seed."""
+class _CellIdentity:
+    """What a cell is, known before anything has run: method, start, protocol, train seed."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
     method: str
     """Canonical spec, e.g. "smpo[beta=500]"."""
     label: str = ""
     """A name to show beside the spec, or ''."""
     seed: int
     backbone: str
-    backbone_fingerprint: str
-    """Hash of the start weights; a cell is compared only with a base of the same ones."""
+    """Name of the start model."""
     pairs: str
-    """Name of the preference set."""
+    """Name of the preference set; '' where nothing was trained."""
     recipe: str
-    untrained: bool
-    """True: the untouched backbone, the base that others are compared with."""
+    base: bool
+    """True: the untouched backbone, which others are compared with."""
+    described: Mapping[str, Any]
+    """The method with its resolved options."""
+    label_scorers: Mapping[str, Mapping[str, Any]]
+    """scorer -> the scorer, described; those whose rewards training read."""
+    evaluation: EvaluationProtocol
+    training: TrainingProtocol | None
+    """None: not trained here (the untouched backbone, published checkpoints)."""
+
+    def __post_init__(self) -> None:
+        """Raise `BenchError` where the record contradicts itself."""
+        _require(not (self.base and self.training), "training", "must be null for the base")
+        _require(bool(self.training) or not self.pairs, "pairs", "must be '' without training")
+
+    @cached_property
+    def protocol(self) -> Protocol:
+        """What all cells share that are ranked with this one."""
+        return Protocol(self.evaluation, self.training)
+
+    @cached_property
+    def variant(self) -> str:
+        """Digest of what the method's spec does not say: two of one spec may differ in it."""
+        return sha256((self.described, self.label_scorers))
+
+    @cached_property
+    def identity(self) -> str:
+        """Digest of all that made the cell; names of sets and recipes do not count."""
+        return sha256((self.method, self.variant, self.seed, self.evaluation, self.training))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellResult(_CellIdentity):
+    """One finished cell: method x protocol x train seed."""
+
     in_loop: tuple[str, ...]
     """Scorers whose rewards labelled the training pairs, or that the method reads otherwise."""
     held_out: tuple[str, ...]
     """Scorers declared held out: no method may read them."""
     budget: Budget
-    sampling: Mapping[str, Any]
-    """Whatever changes images (sampler, steps, guidance, size); must equal the base's."""
-    configuration: Mapping[str, Any]
-    """Resolved options, for the record."""
     cost: Cost
     provenance: Mapping[str, Any]
     """Versions and device, for the record."""
@@ -148,27 +174,28 @@ class CellResult:
 
     def __post_init__(self) -> None:
         """Raise `BenchError` where the record contradicts itself."""
+        super().__post_init__()
         both = sorted(set(self.in_loop) & set(self.held_out))
         _require(not both, "in_loop", f"names the held-out {', '.join(both)}")
-        _require(not (self.untrained and self.in_loop), "in_loop", "must be empty if untrained")
-        names = [evaluation.prompt_set for evaluation in self.evaluations]
+        _require(not (self.base and self.in_loop), "in_loop", "must be empty for the base")
+        names = [part.prompt_set for part in self.evaluations]
         _require(0 < len(names) == len(set(names)), "evaluations", "needs distinct prompt sets")
-        images = {len(evaluation.image_seeds) for evaluation in self.evaluations}
-        _require(len(images) == 1, "evaluations", "need equally many image seeds")
+        used = {part.prompt_set: part.prompts_sha256 for part in self.evaluations}
+        differ = used != dict(self.evaluation.prompts)
+        _require(not differ, "evaluations", "are of other prompts than evaluation.prompts names")
+        for part in self.evaluations:
+            where = f"evaluations ({part.prompt_set})"
+            same = tuple(part.image_seeds) == tuple(self.evaluation.image_seeds)
+            _require(same, where, "has other image seeds than evaluation.image_seeds")
+            others = sorted(part.scores.keys() - self.evaluation.scorers.keys())
+            problem = f"has scores of {', '.join(others)}, not in evaluation.scorers"
+            _require(not others, where, problem)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CellFailure:
+class CellFailure(_CellIdentity):
     """A cell that did not finish: the board shows a gap and says why."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
-    method: str
-    label: str = ""
-    seed: int
-    backbone: str
-    pairs: str
-    recipe: str
-    untrained: bool
     reason: str
 
 
@@ -178,9 +205,8 @@ _Record = TypeVar("_Record", CellResult, CellFailure, PromptTable)
 
 def result_path(board: Path, cell: Cell) -> Path:
     """Where the cell's file lies; a failure and a later result share the place."""
-    identity = (cell.method, cell.backbone, cell.pairs, cell.seed)
-    readable = "--".join(safe_name(part) for part in (cell.method, cell.backbone, cell.pairs))
-    return board / "results" / f"{readable}--seed{cell.seed}-{_sha256(identity)[:8]}.json"
+    name = f"{safe_name(cell.method)}--seed{cell.seed}-{cell.identity[:12]}.json"
+    return board / "results" / name
 
 
 def prompts_path(board: Path, table: PromptTable) -> Path:
@@ -188,15 +214,24 @@ def prompts_path(board: Path, table: PromptTable) -> Path:
     return board / "prompts" / f"{safe_name(table.name)}-{table.sha256[:12]}.json"
 
 
+def cell_text(cell: Cell) -> str:
+    """The cell's result file."""
+    return _document_text("result" if isinstance(cell, CellResult) else "failure", cell)
+
+
+def prompts_text(table: PromptTable) -> str:
+    """The prompt table's file."""
+    return _document_text("prompts", table)
+
+
 def save_cell(board: Path, cell: Cell) -> Path:
     """Write the cell's result file, replacing an older one whole."""
-    kind = "result" if isinstance(cell, CellResult) else "failure"
-    return _save(result_path(board, cell), kind, cell)
+    return write_text(result_path(board, cell), cell_text(cell))
 
 
 def save_prompts(board: Path, table: PromptTable) -> Path:
     """Write the prompt table's file."""
-    return _save(prompts_path(board, table), "prompts", table)
+    return write_text(prompts_path(board, table), prompts_text(table))
 
 
 def load_cell(path: Path) -> Cell:
@@ -216,7 +251,7 @@ def load_cells(board: Path) -> dict[Path, Cell]:
     Raises:
         BenchError: There are none, one is not valid, or two describe the same cell.
     """
-    cells = {path: load_cell(path) for path in sorted((board / "results").glob("*.json"))}
+    cells = {path: load_cell(path) for path in _files(board / "results")}
     if not cells:
         msg = f"{board / 'results'}: holds no result files (*.json)"
         raise BenchError(msg)
@@ -231,20 +266,35 @@ def load_cells(board: Path) -> dict[Path, Cell]:
 
 def load_prompts(board: Path) -> dict[str, PromptTable]:
     """Read all prompt tables of a board, by hash of their prompts."""
-    paths = sorted((board / "prompts").glob("*.json"))
-    tables = [_load(path, "prompts", PromptTable) for path in paths]
+    tables = [_load(path, "prompts", PromptTable) for path in _files(board / "prompts")]
     return {table.sha256: table for table in tables}
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> Path:
     """Replace a file whole, so that a reader or a crash never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, text.encode("utf-8"))
+    return path
 
 
-def to_json(value: Any) -> str:
-    """Deterministic JSON: sorted keys, a line for each entry, lists of scalars on one line."""
-    return _indented(_plain(value), "") + "\n"
+def _files(folder: Path) -> list[Path]:
+    """The JSON files of a board's folder.
+
+    Raises:
+        BenchError: the folder or a file is a link: what it shows can change, or go, without the
+            board.
+    """
+    if folder.is_symlink():
+        msg = (
+            f"{folder} is a link to {os.readlink(folder)}; a board holds its own files, so put a "
+            f"copy of the folder there"
+        )
+        raise BenchError(msg)
+    paths = sorted(folder.glob("*.json"))
+    for path in paths:
+        if path.is_symlink() or not path.is_file():
+            raise BenchError(f"{path} is no regular file; a board holds its own files")
+    return paths
 
 
 def _require(holds: bool, field: str, problem: str) -> None:
@@ -258,46 +308,14 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._=+]+", "-", name).strip("-.")[:60]
 
 
-def _plain(value: Any) -> Any:
-    """Dataclasses and mappings as dicts, sequences as lists."""
-    if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _indented(value: Any, margin: str) -> str:
-    inner = margin + "  "
-    if isinstance(value, dict) and value:
-        lines = [f"{json.dumps(k)}: {_indented(value[k], inner)}" for k in sorted(value)]
-        return "{\n" + ",\n".join(inner + line for line in lines) + f"\n{margin}}}"
-    if isinstance(value, list) and any(isinstance(item, (dict, list, str)) for item in value):
-        lines = [_indented(item, inner) for item in value]
-        return "[\n" + ",\n".join(inner + line for line in lines) + f"\n{margin}]"
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
-
-
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(_canonical(value).encode("utf-8")).hexdigest()
-
-
-def _save(path: Path, kind: str, record: Any) -> Path:
-    document = {"schema": SCHEMA, "kind": kind, "record": record, "sha256": _sha256(record)}
-    write_text(path, to_json(document))
-    return path
+def _document_text(kind: str, record: Any) -> str:
+    return to_json({"schema": SCHEMA, "kind": kind, "record": record, "sha256": sha256(record)})
 
 
 def _document(path: Path) -> dict[str, Any]:
     """The outer layer of a file, checked."""
     try:
-        document = json_value(read_text(path))
+        document = parse(read_text(path))
     except ValueError as exc:
         msg = f"{path}: cannot be read as JSON ({exc})"
         raise BenchError(msg) from exc
@@ -305,7 +323,7 @@ def _document(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or set(document) != keys:
         msg = f"{path}: is no result file; it must hold exactly {', '.join(sorted(keys))}"
         raise BenchError(msg)
-    if document["schema"] != SCHEMA:
+    if type(document["schema"]) is not int or document["schema"] != SCHEMA:
         msg = f"{path}: schema is {document['schema']!r}, this version reads {SCHEMA}"
         raise BenchError(msg)
     return document
@@ -319,16 +337,19 @@ def _load(path: Path, kind: str, record: type[_Record]) -> _Record:
         msg = f"{path}: kind is {document['kind']!r}, not {kind!r}"
         raise BenchError(msg)
     try:
-        loaded = TypeAdapter(record).validate_json(_canonical(document["record"]))
+        loaded = TypeAdapter(record).validate_json(compact(document["record"]))
     except ValidationError as exc:
         first = exc.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         msg = f"{path}: record.{field}: {first['msg']}"
         raise BenchError(msg) from exc
+    except RecursionError as exc:
+        msg = f"{path}: record is nested too deeply"
+        raise BenchError(msg) from exc
     except BenchError as exc:
         msg = f"{path}: {exc}"
         raise BenchError(msg) from exc
-    if document["sha256"] != _sha256(document["record"]):
+    if document["sha256"] != sha256(document["record"]):
         msg = f"{path}: sha256 does not match the record; the file was changed after it was written"
         raise BenchError(msg)
     return loaded

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +15,8 @@ import numpy.typing as npt
 from bench.errors import BenchError
 from bench.evaluation import statistics
 from bench.evaluation.statistics import Floats, WinRate
+from bench.leaderboard.names import shortened
+from bench.leaderboard.protocol import Protocol, differences, headings
 from bench.leaderboard.results import (
     Budget,
     Cell,
@@ -33,9 +37,14 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One method on one backbone and preference set, over one or all of its train seeds."""
+    """One method under one protocol, over one or all of its train seeds."""
 
     method: str
+    """Its whole spec."""
+    variant: str
+    """Tells methods of one spec apart that were not made of the same; '' where there is one."""
+    shown: str
+    """What tables call it: the spec with long paths cut, and the variant."""
     label: str
     base: bool
     """True: the untouched backbone; it stands at 50% by definition and has no win rates."""
@@ -51,6 +60,8 @@ class Row:
     """Steps and pairs of one seed (kept and dropped: of the lowest seed)."""
     cost: Cost | None
     """Means over seeds; memory is the maximum."""
+    provenance: Mapping[str, tuple[str, ...]]
+    """"device", "torch", ... -> on what its seeds were made."""
     failures: tuple[str, ...]
     """Why seeds are missing."""
 
@@ -67,6 +78,7 @@ class GroupRow:
     """A win rate on part of the prompts, all train seeds of a method pooled."""
 
     method: str
+    variant: str
     prompt_set: str
     dimension: str
     """What the group is a value of, e.g. "category"; '' for the whole prompt set."""
@@ -79,10 +91,19 @@ class GroupRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """All methods on one backbone and preference set, best first."""
+    """All methods under one protocol, best first."""
 
+    heading: str
+    """Names of backbone and pairs, and in what it differs from sections of the same names."""
+    differs: str
+    """All in which it differs from those, in words; '' where there are none."""
+    protocol: str
+    """Digest of all that its cells have in common."""
+    evaluation: str
+    """Digest of what was evaluated how: sections that share it share their base."""
     backbone: str
     pairs: str
+    """'' where nothing was trained."""
     recipes: tuple[str, ...]
     scorers: tuple[str, ...]
     """Columns: by name, those declared held out last."""
@@ -97,6 +118,8 @@ class Section:
     images: int
     """Image seeds a prompt."""
     distinct_prompts: int
+    variants: tuple[str, ...]
+    """In what methods of one spec differ, a sentence each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +127,14 @@ class Tables:
     """A whole board."""
 
     sections: tuple[Section, ...]
+
+
+@dataclass(frozen=True, order=True)
+class _Name:
+    """What tells one method of a section from the others."""
+
+    method: str
+    variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,73 +164,176 @@ class _Compared:
 
 
 def build(board: Path) -> Tables:
-    """Compare every result with its base and rank the methods.
+    """Compare every result of a board with its base and rank the methods.
 
     Raises:
-        BenchError: A file is invalid, a base is missing, or cells cannot be compared.
+        BenchError: A file is invalid, a base is missing, or cells contradict each other.
     """
-    cells = load_cells(board)
-    prompts = load_prompts(board)
-    covered = {cell.backbone for cell in cells.values() if not cell.untrained}
-    keys = {
-        (cell.backbone, cell.pairs)
-        for cell in cells.values()
-        if not cell.untrained or cell.backbone not in covered
+    return compare(load_cells(board), load_prompts(board))
+
+
+def compare(cells: Mapping[Path, Cell], prompts: Mapping[str, PromptTable]) -> Tables:
+    """As `build`, of cells and the prompts that they name, by hash."""
+    sections = _sections(cells)
+    titles = [_title(section) for section in sections]
+    protocols = [protocol for protocol, _ in sections]
+    named = zip(sections, headings(titles, protocols), strict=True)
+    built = (_section(protocol, mine, cells, prompts, names) for (protocol, mine), names in named)
+    return Tables(sections=tuple(sorted(built, key=_place)))
+
+
+_Cells: TypeAlias = Mapping[Path, Cell]
+
+
+def _sections(cells: _Cells) -> list[tuple[Protocol, _Cells]]:
+    """The cells of each protocol.
+
+    What was not trained is ranked beside everything that was evaluated in the same way.
+    """
+    trained = {
+        cell.protocol.digest: cell.protocol for cell in cells.values() if cell.training is not None
     }
-    return Tables(sections=tuple(_section(*key, cells, prompts) for key in sorted(keys)))
+    covered = {protocol.evaluation.digest for protocol in trained.values()}
+    alone = {
+        cell.protocol.digest: cell.protocol
+        for cell in cells.values()
+        if cell.evaluation.digest not in covered
+    }
+    return [
+        (protocol, {path: cell for path, cell in cells.items() if _belongs(cell, protocol)})
+        for _, protocol in sorted((trained | alone).items())
+    ]
+
+
+def _belongs(cell: Cell, protocol: Protocol) -> bool:
+    if cell.evaluation.digest != protocol.evaluation.digest:
+        return False
+    return cell.training is None or cell.protocol.digest == protocol.digest
+
+
+def _title(section: tuple[Protocol, _Cells]) -> str:
+    protocol, cells = section
+    names = shortened({cell.backbone for cell in cells.values()})
+    backbone = " or ".join(sorted(names.values()))
+    what = f"pairs of {_pairs(cells)}" if protocol.training else "nothing trained"
+    return f"{backbone}, {what}"
+
+
+def _pairs(cells: _Cells) -> str:
+    return " or ".join(sorted({cell.pairs for cell in cells.values() if cell.training}))
+
+
+def _place(section: Section) -> tuple[str, str, list[tuple[int, str]], str]:
+    # Numbers in headings by their value: 3 steps before 10.
+    words = re.findall(r"\d+|\D+", section.heading)
+    heading = [(int(word) if word.isdecimal() else -1, word) for word in words]
+    return section.backbone, section.pairs, heading, section.protocol
 
 
 def _section(
-    backbone: str, pairs: str, cells: Mapping[Path, Cell], prompts: Mapping[str, PromptTable]
+    protocol: Protocol,
+    cells: _Cells,
+    board: _Cells,
+    prompts: Mapping[str, PromptTable],
+    names: tuple[str, str],
 ) -> Section:
-    base_path, base = _base(backbone, pairs, cells)
+    base_path, base = _base(cells, board)
     tables = _prompt_tables(base_path, base, prompts)
     texts = [text for table in tables for text in table.texts]
-    methods: dict[str, dict[Path, Cell]] = {}
+    methods: dict[_Name, dict[Path, Cell]] = {}
     for path, cell in cells.items():
-        if (cell.backbone, cell.pairs, cell.untrained) == (backbone, pairs, False):
-            methods.setdefault(cell.method, {})[path] = cell
+        if not cell.base:
+            methods.setdefault(_Name(cell.method, cell.variant), {})[path] = cell
     rows, seed_rows = [_base_row(base)], [_base_row(base)]
-    compared: dict[str, _Compared] = {}
-    for method, mine in methods.items():
+    compared: dict[_Name, _Compared] = {}
+    called = _called(methods)
+    for key, mine in methods.items():
+        name = called[key]
         results = {path: cell for path, cell in mine.items() if isinstance(cell, CellResult)}
         failures = [cell for cell in mine.values() if isinstance(cell, CellFailure)]
         if results:
-            compared[method] = _compare(results, base_path, base)
-        rows.append(_row(compared.get(method), failures, texts))
+            compared[name] = _compare(results, base)
+        rows.append(_row(name, compared.get(name), failures, texts))
         seed_rows += [
-            _row(_compare({path: cell}, base_path, base), [], texts)
-            for path, cell in results.items()
+            _row(name, _compare({path: cell}, base), [], texts) for path, cell in results.items()
         ]
-        seed_rows += [_row(None, [failure], texts) for failure in failures]
+        seed_rows += [_row(name, None, [failure], texts) for failure in failures]
+    short = shortened(row.method for row in rows)
+    rows, seed_rows = (_called_short(of, short) for of in (rows, seed_rows))
     shown = [base, *(cell for entry in compared.values() for cell in entry.cells)]
     declared = tuple(sorted({scorer for cell in shown for scorer in cell.held_out}))
     scorers = {s for cell in shown for part in cell.evaluations for s in part.scores}
-    everyone = [cell for mine in methods.values() for cell in mine.values()]
+    heading, differs = names
     return Section(
-        backbone=backbone,
-        pairs=pairs,
-        recipes=tuple(sorted({cell.recipe for cell in [base, *everyone]})),
+        heading=heading,
+        differs=differs,
+        protocol=protocol.digest,
+        evaluation=protocol.evaluation.digest,
+        backbone=base.backbone,
+        pairs=_pairs(cells),
+        recipes=tuple(sorted({cell.recipe for cell in cells.values()})),
         scorers=tuple(sorted(scorers, key=lambda scorer: (scorer in declared, scorer))),
         declared=declared,
         rows=_ranked(rows),
         seed_rows=_ranked(seed_rows),
         groups=tuple(_group_rows(compared, base, tables)),
         prompt_sets={part.prompt_set: part.prompts for part in _parts(base)},
-        images=len(base.evaluations[0].image_seeds),
+        images=len(base.evaluation.image_seeds),
         distinct_prompts=len(set(texts)),
+        variants=tuple(_variants(methods, called)),
     )
 
 
-def _base(backbone: str, pairs: str, cells: Mapping[Path, Cell]) -> tuple[Path, CellResult]:
-    """The base result of a backbone; its images depend on neither pairs nor train seed."""
-    bases = [(p, c) for p, c in cells.items() if c.backbone == backbone and c.untrained]
-    done = [(path, cell) for path, cell in bases if isinstance(cell, CellResult)]
-    if done:
-        return min(done, key=lambda item: (item[1].pairs != pairs, item[1].pairs, item[1].seed))
-    paths = [path for path, cell in cells.items() if cell.backbone == backbone]
+def _called(methods: Iterable[_Name]) -> dict[_Name, _Name]:
+    """The variant shortened, or left out where its spec is the only one."""
+    often = Counter(name.method for name in methods)
+    return {
+        name: _Name(name.method, name.variant[:8] if often[name.method] > 1 else "")
+        for name in methods
+    }
+
+
+def _called_short(rows: Iterable[Row], names: Mapping[str, str]) -> list[Row]:
+    """Rows under their short names, with the variant where there are several of a spec."""
+    return [
+        replace(row, shown=f"{names[row.method]} #{row.variant}".removesuffix(" #")) for row in rows
+    ]
+
+
+def _variants(
+    methods: Mapping[_Name, Mapping[Path, Cell]], called: Mapping[_Name, _Name]
+) -> Iterator[str]:
+    """What two methods of one spec do not share, each compared with the first."""
+    first: dict[str, _Name] = {}
+    for name in sorted(methods):
+        other = first.setdefault(name.method, name)
+        if other != name:
+            ours, theirs = (next(iter(methods[key].values())) for key in (name, other))
+            what = differences(_made_of(ours), _made_of(theirs))
+            both = f"#{called[name].variant} and #{called[other].variant}"
+            yield f"Of the spec {name.method}, {both} differ in {', '.join(what)}"
+
+
+def _made_of(cell: Cell) -> dict[str, Any]:
+    return {"method": cell.described, "label_scorers": cell.label_scorers}
+
+
+def _base(cells: _Cells, board: _Cells) -> tuple[Path, CellResult]:
+    """The base of a section; its images depend on neither pairs nor train seed."""
+    bases = [(path, cell) for path, cell in cells.items() if cell.base]
+    for path, cell in sorted(bases):
+        if isinstance(cell, CellResult):
+            return path, cell
+    path, cell = next(iter(cells.items()))
     why = "".join(f"; {p}: {_line(c.reason)}" for p, c in bases if isinstance(c, CellFailure))
-    msg = f"{paths[0]}: there is no result of the untouched backbone {backbone!r}{why}"
+    others = {p: c for p, c in board.items() if c.base and isinstance(c, CellResult)}
+    for other, base in sorted(others.items())[:1] if not why else ():
+        what = differences(cell.evaluation, base.evaluation)
+        why = f"; {other} was made differently: {', '.join(what)}"
+    msg = (
+        f"{path}: there is no result of the untouched backbone {cell.backbone!r} that was "
+        f"evaluated in the same way{why}"
+    )
     raise BenchError(msg)
 
 
@@ -224,7 +358,7 @@ def _prompt_tables(
     return tables
 
 
-def _compare(results: Mapping[Path, CellResult], base_path: Path, base: CellResult) -> _Compared:
+def _compare(results: Mapping[Path, CellResult], base: CellResult) -> _Compared:
     """Outcomes of one method's cells, in order of train seed.
 
     A scorer is compared only where every cell and the base have it for every prompt set.
@@ -232,7 +366,6 @@ def _compare(results: Mapping[Path, CellResult], base_path: Path, base: CellResu
     ordered = sorted(results, key=lambda path: results[path].seed)
     first = results[ordered[0]].budget
     for path in ordered:
-        _check_comparable(path, results[path], base_path, base)
         budget = results[path].budget
         if (budget.steps, budget.pairs_seen) != (first.steps, first.pairs_seen):
             msg = f"{ordered[0]} and {path} are seeds of one method but differ in budget"
@@ -250,25 +383,6 @@ def _compare(results: Mapping[Path, CellResult], base_path: Path, base: CellResu
     return _Compared(cells, outcomes)
 
 
-def _check_comparable(path: Path, cell: CellResult, base_path: Path, base: CellResult) -> None:
-    """Raise `BenchError` unless both made images of the same prompts in the same way."""
-
-    def images(of: CellResult) -> list[tuple[Any, ...]]:
-        return [(p.prompt_set, p.prompts_sha256, p.prompts, p.image_seeds) for p in _parts(of)]
-
-    for what, ours, theirs in (
-        ("start weights", cell.backbone_fingerprint, base.backbone_fingerprint),
-        ("sampling settings", dict(cell.sampling), dict(base.sampling)),
-        ("prompt sets or image seeds", images(cell), images(base)),
-    ):
-        if ours != theirs:
-            msg = (
-                f"{path} cannot be compared with its base {base_path}: "
-                f"different {what} ({ours} against {theirs})"
-            )
-            raise BenchError(msg)
-
-
 def _scores(cell: CellResult, scorer: str) -> Floats:
     """[prompts of all sets, images]."""
     parts = [np.array(p.scores[scorer]).reshape(p.prompts, -1) for p in _parts(cell)]
@@ -278,6 +392,8 @@ def _scores(cell: CellResult, scorer: str) -> Floats:
 def _base_row(base: CellResult) -> Row:
     return Row(
         method=base.method,
+        variant="",
+        shown=base.method,
         label=base.label,
         base=True,
         seeds=(),
@@ -287,16 +403,21 @@ def _base_row(base: CellResult) -> Row:
         held_out_scorers=(),
         budget=base.budget,
         cost=base.cost,
+        provenance=_provenance([base]),
         failures=(),
     )
 
 
-def _row(compared: _Compared | None, failures: Sequence[CellFailure], texts: list[str]) -> Row:
+def _row(
+    name: _Name, compared: _Compared | None, failures: Sequence[CellFailure], texts: list[str]
+) -> Row:
     cells: Sequence[Cell] = compared.cells if compared else failures
     rates = {s: statistics.win_rate(o, texts) for s, o in compared.columns()} if compared else {}
     held_out = rates.pop(HELD_OUT, None)
     return Row(
-        method=cells[0].method,
+        method=name.method,
+        variant=name.variant,
+        shown=name.method,
         label=cells[0].label,
         base=False,
         seeds=tuple(cell.seed for cell in compared.cells) if compared else (),
@@ -306,11 +427,20 @@ def _row(compared: _Compared | None, failures: Sequence[CellFailure], texts: lis
         held_out_scorers=compared.held_out_scorers if compared else (),
         budget=compared.cells[0].budget if compared else None,
         cost=_mean_cost([cell.cost for cell in compared.cells]) if compared else None,
+        provenance=_provenance(compared.cells if compared else ()),
         failures=tuple(
             f"train seed {failure.seed}: {_line(failure.reason)}"
             for failure in sorted(failures, key=lambda failure: failure.seed)
         ),
     )
+
+
+def _provenance(cells: Sequence[CellResult]) -> dict[str, tuple[str, ...]]:
+    keys = sorted({key for cell in cells for key in cell.provenance})
+    return {
+        key: tuple(sorted({str(cell.provenance.get(key, "unknown")) for cell in cells}))
+        for key in keys
+    }
 
 
 def _mean_cost(costs: Sequence[Cost]) -> Cost:
@@ -329,25 +459,26 @@ def _mean_cost(costs: Sequence[Cost]) -> Cost:
 def _ranked(rows: Iterable[Row]) -> tuple[Row, ...]:
     """Best held-out win rate first, rows without one last, equals by name and seed."""
 
-    def key(row: Row) -> tuple[bool, float, str, tuple[int, ...], tuple[str, ...]]:
-        standing = row.standing
-        return (standing is None, -(standing or 0.0), row.method, row.seeds, row.failures)
+    def key(row: Row) -> tuple[bool, float, str, str, tuple[int, ...], tuple[str, ...]]:
+        place = row.standing is None, -(row.standing or 0.0)
+        return (*place, row.method, row.variant, row.seeds, row.failures)
 
     return tuple(sorted(rows, key=key))
 
 
 def _group_rows(
-    compared: Mapping[str, _Compared], base: CellResult, tables: Sequence[PromptTable]
+    compared: Mapping[_Name, _Compared], base: CellResult, tables: Sequence[PromptTable]
 ) -> Iterator[GroupRow]:
     texts = np.array([text for table in tables for text in table.texts], dtype=object)
     names = [part.prompt_set for part in _parts(base)]
     # Groups are the outer loop because all methods share the resamples of a group.
     for (prompt_set, dimension, group), mask in _masks(names, tables):
-        for method in sorted(compared):
-            entry = compared[method]
+        for name in sorted(compared):
+            entry = compared[name]
             for scorer, outcomes in entry.columns():
                 yield GroupRow(
-                    method=method,
+                    method=name.method,
+                    variant=name.variant,
                     prompt_set=prompt_set,
                     dimension=dimension,
                     group=group,

@@ -9,23 +9,29 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import escaping
 from bench.errors import BenchError
 from bench.evaluation import statistics
 from bench.evaluation.statistics import WinRate
-from bench.leaderboard.results import Budget, Cost, to_json, write_text
-from bench.leaderboard.standings import HELD_OUT, Row, Section, Tables, build
+from bench.leaderboard.canonical import to_json
+from bench.leaderboard.names import LINE, wrapped
+from bench.leaderboard.results import Budget, Cost, write_text
+from bench.leaderboard.standings import HELD_OUT, Row, Section, Tables, build, compare
+from bench.run_folder import MARK, RunFolder
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, Group
     from rich.table import Table
 
 __all__ = [
     "Tables",
     "build",
     "check",
+    "compare",
     "console_table",
     "render_csv",
     "render_groups_csv",
@@ -35,12 +41,25 @@ __all__ = [
 ]
 
 GAP = "–"
+_WRITTEN_BY = "Written by `bench leaderboard build`"
 
 
 def write(board: Path) -> Tables:
-    """Regenerate all tables of a board from its result files; returns what they show."""
+    """Regenerate all tables of a board from its result files; returns what they show.
+
+    Raises:
+        BenchError: as `build`, or a README.md is there that is none of a board.
+    """
     tables = build(board)
-    for name, text in _render(tables).items():
+    files = render(tables)
+    if (board / MARK).exists():
+        with RunFolder(board).held() as folder:
+            folder.replace({name: text.encode("utf-8") for name, text in files.items()})
+        return tables
+    readme = board / "README.md"
+    if readme.exists() and _WRITTEN_BY not in readme.read_text("utf-8", errors="replace"):
+        raise BenchError(f"{readme} was not written by `bench leaderboard build`; move it away")
+    for name, text in files.items():
         write_text(board / name, text)
     return tables
 
@@ -49,7 +68,7 @@ def check(board: Path) -> None:
     """Raise `BenchError` if a committed table is not what the result files give, to the byte."""
     stale = [
         name
-        for name, text in _render(build(board)).items()
+        for name, text in render(build(board)).items()
         if not (board / name).is_file() or (board / name).read_bytes() != text.encode("utf-8")
     ]
     if stale:
@@ -60,7 +79,8 @@ def check(board: Path) -> None:
         raise BenchError(msg)
 
 
-def _render(tables: Tables) -> dict[str, str]:
+def render(tables: Tables) -> dict[str, str]:
+    """The text of every file of a board that follows from its results."""
     return {
         "README.md": render_markdown(tables),
         "leaderboard.csv": render_csv(tables),
@@ -70,9 +90,9 @@ def _render(tables: Tables) -> dict[str, str]:
 
 
 def render_markdown(tables: Tables) -> str:
-    """The board's README: per backbone and preference set a table, then what it means."""
+    """The board's README: a table for each protocol, then what it means."""
     lines = ["# Leaderboard", ""]
-    lines += ["Written by `bench leaderboard build` from `results/`; do not edit by hand.", ""]
+    lines += [f"{_WRITTEN_BY} from `results/`; do not edit by hand.", ""]
     for section in tables.sections:
         lines += _markdown_section(section)
     lines += ["## How to read this", "", *(f"- {note}" for note in _general_notes()), ""]
@@ -80,11 +100,11 @@ def render_markdown(tables: Tables) -> str:
 
 
 def _markdown_section(section: Section) -> list[str]:
-    header = ["method", *(_scorer_heading(section, s) for s in section.scorers)]
+    header = ["method", *(_scorer_heading(section, s, MARKDOWN) for s in section.scorers)]
     header += ["held-out mean", "p", "seconds", "train NFE", "sample NFE", "memory (MB)"]
     body = [
         [
-            _method_name(row),
+            _method_name(row, MARKDOWN),
             *(_score(row, row.scores.get(s), starred=s in row.in_loop) for s in section.scorers),
             _score(row, row.held_out),
             f"{row.held_out.p_value:.2g}" if row.held_out else GAP,
@@ -92,69 +112,125 @@ def _markdown_section(section: Section) -> list[str]:
         ]
         for row in section.rows
     ]
-    title = f"## {_escape(section.backbone)}, pairs of {_escape(section.pairs)}"
+    title = f"## {escaping.markdown(section.heading)}"
     lines = [title, "", *_markdown_table(header, body), ""]
     if len(section.prompt_sets) > 1:
         lines += ["Held-out mean by prompt set:", "", *_prompt_set_table(section), ""]
-    return [*lines, *(f"- {note}" for note in _notes(section)), ""]
+    return [*lines, *(f"- {note}" for note in _notes(section, MARKDOWN)), ""]
 
 
 def _prompt_set_table(section: Section) -> list[str]:
     rates = {
-        (row.method, row.prompt_set): row.result
+        (row.method, row.variant, row.prompt_set): row.result
         for row in section.groups
         if row.scorer == HELD_OUT and not row.dimension
     }
-    header = ["method", *(f"{name} (n={n})" for name, n in section.prompt_sets.items())]
+    sets = section.prompt_sets
+    header = ["method", *(f"{escaping.markdown(name)} (n={n})" for name, n in sets.items())]
     body = [
-        [_method_name(row), *(_score(row, rates.get((row.method, s))) for s in section.prompt_sets)]
+        [
+            _method_name(row, MARKDOWN),
+            *(_score(row, rates.get((row.method, row.variant, name))) for name in sets),
+        ]
         for row in section.rows
     ]
     return _markdown_table(header, body)
 
 
-def _notes(section: Section) -> list[str]:
+@dataclasses.dataclass(frozen=True)
+class _Style:
+    """How names that people chose are written."""
+
+    text: Callable[[str], str]
+    code: Callable[[str], str]
+
+
+MARKDOWN = _Style(escaping.markdown, escaping.code)
+PLAIN = _Style(escaping.printable, escaping.printable)
+
+
+def _notes(section: Section, style: _Style) -> list[str]:
     """What holds for this section alone: prompts, budgets, seeds, gaps."""
+    text = style.text
     distinct = section.distinct_prompts
-    sets = ", ".join(f"{name} ({n})" for name, n in section.prompt_sets.items())
+    sets = ", ".join(f"{text(name)} ({n})" for name, n in section.prompt_sets.items())
     effect = statistics.minimum_detectable_effect(distinct)
-    notes = [
-        f"Recipe: {', '.join(section.recipes)}.",
+    notes = [f"Recipe: {text(', '.join(section.recipes))}."]
+    if section.backbone not in section.heading:
+        notes.append(f"Start model: {style.code(section.backbone)}.")
+    if section.differs:
+        notes.append(
+            "Methods are ranked only with those of the same protocol; this section's differs from "
+            f"that of others here: {text(section.differs)}."
+        )
+    notes.append(
         f"n = {sum(section.prompt_sets.values())} prompts ({distinct} distinct), {section.images} "
         f"image(s) each: {sets}. With so many, a true win rate within {100 * effect:.1f} points "
-        "of 50% is found less than 80% of the time (two-sided 5% test).",
-    ]
+        "of 50% is found less than 80% of the time (two-sided 5% test)."
+    )
     done = [row for row in section.rows if row.seeds]
-    notes += _by_value("Budget", done, _budget)
-    notes += _by_value("Train seeds", done, lambda row: ", ".join(map(str, row.seeds)))
+
+    def by_value(what: str, rows: Sequence[Row], value: Callable[[Row], str]) -> list[str]:
+        return _by_value(what, rows, value, style)
+
+    notes += by_value("Budget", done, _budget)
+    notes += by_value("Train seeds", done, lambda row: ", ".join(map(str, row.seeds)))
     sets_of_scorers = {row.held_out_scorers for row in done}
-    notes += _by_value(
-        "Held-out mean over", done, lambda row: ", ".join(row.held_out_scorers) or "no scorer"
+    notes += by_value(
+        "Held-out mean over", done, lambda row: text(", ".join(row.held_out_scorers)) or "no scorer"
     )
     if len(sets_of_scorers) > 1:
         common = sorted(set.intersection(*map(set, sets_of_scorers)))
+        through = (
+            f"{text(', '.join(common))}, in-loop for none" if common else "single columns only"
+        )
         notes.append(
             "The held-out means are over different scorers; compare those methods through "
-            + (f"{', '.join(common)}, in-loop for none." if common else "single columns only.")
+            f"{through}."
         )
     if section.declared:
-        notes.append(f"†: declared held out ({', '.join(section.declared)}), never used to label.")
+        declared = text(", ".join(section.declared))
+        notes.append(f"†: declared held out ({declared}), never used to label.")
+    for what, of in _places(section):
+        notes += by_value(what, [row for row in section.rows if of(row)], of)
+    notes += [f"{text(sentence)}." for sentence in section.variants]
+    for row in section.rows:
+        if not row.shown.startswith(row.method):
+            notes.append(f"{style.code(row.shown)} is {style.code(row.method)}.")
     for row in section.rows:
         missing = [s for s in section.scorers if row.seeds and s not in row.scores]
         if missing:
             notes.append(
-                f"{GAP} {_method_name(row)}: {', '.join(missing)} did not score every image of "
-                "it or of the base."
+                f"{GAP} {_method_name(row, style)}: {text(', '.join(missing))} did not score every "
+                "image of it or of the base."
             )
-        notes += [f"{GAP} {_method_name(row)}: {_escape(why)}." for why in row.failures]
+        notes += [f"{GAP} {_method_name(row, style)}: {text(why)}." for why in row.failures]
     return notes
 
 
-def _by_value(what: str, rows: Sequence[Row], value: Callable[[Row], str]) -> list[str]:
+def _places(section: Section) -> list[tuple[str, Callable[[Row], str]]]:
+    """Devices and libraries that not all rows of a section were made on."""
+    keys = sorted({key for row in section.rows for key in row.provenance})
+
+    def value(key: str) -> Callable[[Row], str]:
+        def of(row: Row) -> str:
+            # Two GPUs of a machine are alike.
+            found = (text.split(":")[0] for text in row.provenance.get(key, ()))
+            return ", ".join(sorted(set(found)))
+
+        return of
+
+    columns = ((f"Not all made alike, {key}", value(key)) for key in keys)
+    return [(what, of) for what, of in columns if len({of(row) for row in section.rows} - {""}) > 1]
+
+
+def _by_value(
+    what: str, rows: Sequence[Row], value: Callable[[Row], str], style: _Style
+) -> list[str]:
     """One note where all rows agree, else one naming the rows of each value."""
     methods: dict[str, list[str]] = {}
     for row in rows:
-        methods.setdefault(value(row), []).append(_method_name(row))
+        methods.setdefault(value(row), []).append(_method_name(row, style))
     if len(methods) == 1:
         return [f"{what}: {next(iter(methods))}."]
     return [f"{what}: {text} ({', '.join(names)})." for text, names in sorted(methods.items())]
@@ -191,13 +267,13 @@ def _general_notes() -> list[str]:
     ]
 
 
-def _method_name(row: Row) -> str:
-    spec = f"`{_escape(row.method)}`"
-    return f"{_escape(row.label)} {spec}" if row.label else spec
+def _method_name(row: Row, style: _Style) -> str:
+    spec = style.code(row.shown)
+    return f"{style.text(row.label)} {spec}" if row.label else spec
 
 
-def _scorer_heading(section: Section, scorer: str) -> str:
-    return f"{_escape(scorer)} †" if scorer in section.declared else _escape(scorer)
+def _scorer_heading(section: Section, scorer: str, style: _Style) -> str:
+    return f"{style.text(scorer)} †" if scorer in section.declared else style.text(scorer)
 
 
 def _score(row: Row, rate: WinRate | None, *, starred: bool = False) -> str:
@@ -230,10 +306,6 @@ def _costs(row: Row) -> tuple[str, str, str, str]:
     )
 
 
-def _escape(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
 def _markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
     rule = ["---", *["---:"] * (len(header) - 1)]
     return [f"| {' | '.join(cells)} |" for cells in (header, rule, *body)]
@@ -247,10 +319,19 @@ def _rate_fields(rate: WinRate | None) -> dict[str, Any]:
     return {name: _rounded(getattr(rate, name)) if rate else None for name in _RATE_FIELDS}
 
 
+def _section_fields(section: Section) -> dict[str, str]:
+    return {
+        "protocol": section.protocol[:12],
+        "backbone": section.backbone,
+        "pairs": section.pairs,
+    }
+
+
 def _row_fields(row: Row) -> dict[str, Any]:
     """What a row says of its method: identity, budget, cost."""
     fields: dict[str, Any] = {
         "method": row.method,
+        "variant": row.variant,
         "label": row.label,
         "base": row.base,
         "train_seeds": list(row.seeds),
@@ -280,8 +361,7 @@ def render_csv(tables: Tables) -> str:
                     rate = row.held_out if scorer == HELD_OUT else row.scores.get(scorer)
                     lines.append(
                         {
-                            "backbone": section.backbone,
-                            "pairs": section.pairs,
+                            **_section_fields(section),
                             "pooled": pooled,
                             "rank": rank if pooled else None,
                             "scorer": scorer,
@@ -297,9 +377,9 @@ def render_groups_csv(tables: Tables) -> str:
     """One line a method, scorer and group of prompts; train seeds pooled."""
     return _csv(
         {
-            "backbone": section.backbone,
-            "pairs": section.pairs,
+            **_section_fields(section),
             "method": row.method,
+            "variant": row.variant,
             "prompt_set": row.prompt_set,
             "dimension": row.dimension,
             "group": row.group,
@@ -319,8 +399,14 @@ def _csv(lines: Iterable[Mapping[str, Any]]) -> str:
         if writer is None:
             writer = csv.DictWriter(stream, list(line), lineterminator="\n")
             writer.writeheader()
-        writer.writerow(line)
+        writer.writerow({key: _csv_cell(value) for key, value in line.items()})
     return stream.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    # Not every Python quotes a lone carriage return, which would then end the line.
+    text = value.replace("\r\n", "\n").replace("\r", "\n") if isinstance(value, str) else value
+    return escaping.csv_cell(text)
 
 
 def render_json(tables: Tables) -> str:
@@ -340,7 +426,7 @@ def render_json(tables: Tables) -> str:
 
     return to_json(
         {
-            "schema": 1,
+            "schema": 2,
             "interval": {
                 "method": "percentile bootstrap over prompts, crossed with train seeds",
                 "level": statistics.LEVEL,
@@ -349,8 +435,10 @@ def render_json(tables: Tables) -> str:
             },
             "sections": [
                 {
-                    "backbone": section.backbone,
-                    "pairs": section.pairs,
+                    **_section_fields(section),
+                    "heading": section.heading,
+                    "differs": section.differs,
+                    "variants": section.variants,
                     "recipes": section.recipes,
                     "scorers": section.scorers,
                     "declared_held_out": section.declared,
@@ -369,44 +457,94 @@ def render_json(tables: Tables) -> str:
     )
 
 
-def console_table(tables: Tables) -> Table:
-    """The board for a terminal: intervals under the win rates, so that five scorers fit."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
+def console_table(tables: Tables) -> Group:
+    """The board for a terminal: a table for each protocol, and what must be known to read it."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[_Fitted | Text] = []
+    for section in tables.sections:
+        if len(tables.sections) > 1:
+            parts.append(Text(escaping.printable(section.heading), style="bold"))
+        parts.append(_console_section(section))
+        parts += [Text(f"- {note}") for note in _notes(section, PLAIN)]
+    parts.append(Text(f"- {_KEY}"))
+    return Group(*parts)
+
+
+_KEY = "Win rate against the base [95%]; ties count one half. *: in-loop, not in the held-out mean."
+
+
+def _console_section(section: Section) -> _Fitted:
+    """Intervals under the win rates, so that five scorers fit."""
 
     def stacked(row: Row, rate: WinRate | None, *, starred: bool = False) -> str:
         if row.base or rate is None:
             return "50%" if row.base else GAP
         star = "*" if starred else ""
-        bounds = escape(f"[{100 * rate.low:.0f}, {100 * rate.high:.0f}]")
-        return f"{100 * rate.win_rate:.1f}%{star}\n{bounds}"
+        return f"{100 * rate.win_rate:.1f}%{star}\n[{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
 
-    scorers = list(dict.fromkeys(s for section in tables.sections for s in section.scorers))
-    caption = (
-        "win rate against base [95%]; * in-loop: not in the held-out mean; "
-        "NFE: denoiser evaluations"
-    )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
-    table.add_column("method", overflow="fold", min_width=8)
-    for heading in (*scorers, "held-out"):
-        # Headings may break at underscores, so that win rates keep their line.
-        table.add_column(escape(heading.replace("_", "_ ")), justify="right", min_width=8)
-    for heading in ("ties", "seconds", "train\nNFE", "sample\nNFE", "MB"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for section in tables.sections:
-        if len(tables.sections) > 1:
-            table.add_section()
-            table.add_row(f"[bold]{escape(section.backbone)}, {escape(section.pairs)}[/bold]")
-        for row in section.rows:
-            comparisons = sum(rate.comparisons for rate in row.scores.values())
-            ties = sum(rate.ties for rate in row.scores.values())
-            name = escape(row.label or row.method)
-            table.add_row(
-                "\n".join([name, *(f"[dim]{escape(why)}[/dim]" for why in row.failures)]),
-                *(stacked(row, row.scores.get(s), starred=s in row.in_loop) for s in scorers),
-                stacked(row, row.held_out),
-                f"{100 * ties / comparisons:.1f}%" if comparisons else GAP,
-                *_costs(row),
-            )
-    return table
+    def ties(row: Row) -> str:
+        comparisons = sum(rate.comparisons for rate in row.scores.values())
+        tied = sum(rate.ties for rate in row.scores.values())
+        return f"{100 * tied / comparisons:.1f}%" if comparisons else GAP
+
+    rows = section.rows
+    columns = [
+        (
+            # Headings may break at underscores, so that win rates keep their line.
+            _scorer_heading(section, scorer, PLAIN).replace("_", "_ "),
+            [stacked(row, row.scores.get(scorer), starred=scorer in row.in_loop) for row in rows],
+        )
+        for scorer in section.scorers
+    ]
+    columns.append(("held-out", [stacked(row, row.held_out) for row in rows]))
+    columns.append(("ties", [ties(row) for row in rows]))
+    costs = zip(*(_costs(row) for row in rows), strict=True)
+    columns += zip(("seconds", "train NFE", "sample NFE", "MB"), map(list, costs), strict=True)
+    names = ["\n".join(wrapped(escaping.printable(row.label or row.shown))) for row in rows]
+    return _Fitted(names, columns)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fitted:
+    """Columns beside the methods' names, in as many tables as the terminal's width asks for.
+
+    A figure that is cut off at the edge would be another figure.
+    """
+
+    names: Sequence[str]
+    columns: Sequence[tuple[str, Sequence[str]]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        from rich.measure import Measurement
+
+        unbounded = options.update(max_width=10_000)
+        start = 0
+        while start < len(self.columns):
+            end = len(self.columns)
+            while end > start + 1:
+                width = Measurement.get(console, unbounded, self._table(start, end)).minimum
+                if width <= options.max_width:
+                    break
+                end -= 1
+            yield self._table(start, end)
+            start = end
+
+    def _table(self, start: int, end: int) -> Table:
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        def widest(texts: Iterable[str]) -> int:
+            return max(len(line) for text in texts for line in text.split("\n"))
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("method", overflow="fold", min_width=min(widest(self.names), LINE))
+        chosen = self.columns[start:end]
+        for heading, cells in chosen:
+            width = widest((*cells, *heading.split()))
+            table.add_column(Text(heading), justify="right", min_width=width, overflow="fold")
+        for name, *figures in zip(self.names, *(cells for _, cells in chosen), strict=True):
+            table.add_row(Text(name), *map(Text, figures))
+        return table

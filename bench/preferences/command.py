@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from bench.errors import BenchError
 from bench.preferences.generate_command import generate
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from rich.console import Console
     from rich.table import Table
 
@@ -50,9 +52,8 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Count, compare and show what a preference set holds; exit code 1 if it cannot be used."""
-    from bench import contracts, terminal
+    from bench import contracts, own_files, terminal
     from bench import plan as planning
-    from bench.images import png
     from bench.leaderboard.results import safe_name
     from bench.preferences.checking import check as look_at
     from bench.preferences.checking import picture
@@ -68,19 +69,23 @@ def check(
     registry = default_registry()
     pairs: PreferenceSet = planning.named_or_path(registry, "preference_sets", source)
     prompt_sets = {
-        text: contracts.prompts_of(planning.named_or_path(registry, "prompt_sets", text))
+        text: planning.named_or_path(registry, "prompt_sets", text)
         for text in split_list(prompts or "")
     }
+    path = out or Path("bench-runs") / "data" / f"{safe_name(Path(pairs.source).stem)}.png"
+    read = own_files.sources(pairs, *prompt_sets.values())
+    own_files.apart(path, (file for file in read if file.is_file()))
+    _check_picture(path)
+    loaded = {text: contracts.prompts_of(prompt_set) for text, prompt_set in prompt_sets.items()}
     progress = Progress(terminal.console(stderr=as_json))
     with progress.task(f"check {pairs.source}", contracts.pair_count(pairs)) as task:
         found, sample = look_at(
-            pairs, prompt_sets, max_broken_share=max_broken_share, advance=task.advance
+            pairs, loaded, max_broken_share=max_broken_share, advance=task.advance
         )
-    path = out or Path("bench-runs") / "data" / f"{safe_name(Path(pairs.source).stem)}.png"
     if sample:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, png(picture(sample)))
+            write_atomic(path, _png(picture(sample)))
         except OSError as error:
             raise BenchError(f"--out {path}: cannot be written ({error.strerror})") from error
     if stdout:
@@ -101,7 +106,7 @@ def convert(
     ] = False,
 ) -> None:
     """Write any preference set as one Parquet file that is read quickly and in little memory."""
-    from bench import contracts, terminal
+    from bench import contracts, own_files, terminal
     from bench import plan as planning
     from bench.preferences.inspecting import describe
     from bench.preferences.writing import convert as write
@@ -114,6 +119,7 @@ def convert(
         raise BenchError(f"{out} is there; choose another name, or give --overwrite to replace it")
     registry = default_registry()
     pairs: PreferenceSet = planning.named_or_path(registry, "preference_sets", source)
+    own_files.apart(out, own_files.sources(pairs), flag="")
     console = terminal.console()
     with Progress(console).task(f"convert {pairs.source}", contracts.pair_count(pairs)) as task:
         provenance = {
@@ -128,6 +134,38 @@ def convert(
 
 
 data_app.command("generate")(generate)
+
+
+_SOFTWARE = "bench data check"
+
+
+def _png(image: Image) -> bytes:
+    """The picture as a file that says what wrote it."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info, buffer = PngInfo(), io.BytesIO()
+    info.add_text("Software", _SOFTWARE)
+    image.save(buffer, format="PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def _check_picture(path: Path) -> None:
+    """Refuse what is no name of a picture, or a file that this command has not written."""
+    from PIL import Image, UnidentifiedImageError
+
+    if path.suffix != ".png":
+        raise BenchError(f"--out {path}: expected the name of a .png file")
+    try:
+        with Image.open(path) as there:
+            own = there.info.get("Software") == _SOFTWARE
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        own = False
+    if not own:
+        raise BenchError(
+            f"--out {path} is there and was not written by `{_SOFTWARE}`; choose another name"
+        )
 
 
 def _show(console: Console, found: Check, path: Path) -> None:

@@ -71,8 +71,8 @@ def generate(
         from bench.launch import launch
 
         sys.exit(launch(num_processes, sys.argv[1:]))
+    from bench import own_files, terminal
     from bench import plan as planning
-    from bench import terminal
     from bench.io_errors import clear_io_errors
     from bench.preferences.generating import FILE
     from bench.recipe import validate
@@ -113,6 +113,11 @@ def generate(
         },
     }
     recipe = validate(data, "bench data generate")
+    prompt_sets = (
+        planning.named_or_path(registry, "prompt_sets", text) for text in split_list(prompts)
+    )
+    models = (planning.named_or_path(registry, "backbones", text) for text in split_list(backbone))
+    own_files.apart(out, own_files.sources(*prompt_sets, *models))
     plan, stage = planning.make_generation(recipe, registry, download=not dry_run)
     artefacts = Store(store)
     console = terminal.console(quiet=not world.is_main)

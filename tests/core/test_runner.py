@@ -153,7 +153,7 @@ def test_a_diverging_cell_fails_alone(folder: Path, tmp_path: Path) -> None:
     }
     assert len([text for text in said if text.startswith("failed: ")]) == 1
     out = tmp_path / "out"
-    outputs.write(plan, store, out, outcome, "cpu")
+    outputs.write(plan, store, out, outcome)
     readme = (out / "README.md").read_text()
     assert "learning_rate=1e+30" in readme
     assert "step" in readme
@@ -179,7 +179,7 @@ def test_a_failing_scorer_leaves_a_gap(
     outcome = _run(plan, store)
     assert len(outcome.failures) == 3
     assert all(message in reason for reason in outcome.failures.values())
-    built = outputs.write(plan, store, tmp_path / "out", outcome, "cpu")
+    built = outputs.write(plan, store, tmp_path / "out", outcome)
     assert "–" in tables.render_markdown(built)
 
 

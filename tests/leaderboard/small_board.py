@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.leaderboard.protocol import EvaluationProtocol, TrainingProtocol
 from bench.leaderboard.results import (
     Budget,
     CellFailure,
@@ -45,17 +46,47 @@ def scores(table: PromptTable, lift: float, seed: int, scorers: tuple[str, ...])
     )
 
 
+EVALUATION = EvaluationProtocol(
+    backbone={"name": "tiny", "version": "1", "options": {}, "fingerprint": "abc"},
+    sampling={"scheduler": "ddim", "steps": 20, "guidance": 7.5},
+    image_seeds=(0, 1),
+    prompts={table.name: table.sha256 for table in TABLES},
+    scorers={s: {"name": s, "version": "1", "options": {}, "fingerprint": ""} for s in SCORERS},
+)
+TRAINING = TrainingProtocol(
+    pairs={"name": "shapes", "version": "1", "options": {}, "fingerprint": "def"},
+    filters={"ties": "keep"},
+    framing={"crop": "center"},
+    options={"steps": 10, "batch_size": 8},
+)
+
+
+def identity(method: str, **changes: Any) -> dict[str, Any]:
+    base = method == "base"
+    return {
+        "method": method,
+        "seed": 0,
+        "backbone": "tiny",
+        "pairs": "" if base else "shapes",
+        "recipe": "small",
+        "base": base,
+        "described": {"name": method, "version": "1", "options": {"beta": 500.0}},
+        "label_scorers": {},
+        "evaluation": EVALUATION,
+        "training": None if base else TRAINING,
+        **changes,
+    }
+
+
+def failure(method: str, reason: str = "killed", **changes: Any) -> CellFailure:
+    return CellFailure(**identity(method, **changes), reason=reason)
+
+
 def cell(method: str, *, lift: float = 0.0, seed: int = 0, **changes: Any) -> CellResult:
     scorers = changes.pop("scorers", SCORERS)
     base = method == "base"
     result = CellResult(
-        method=method,
-        seed=seed,
-        backbone="tiny",
-        backbone_fingerprint="abc",
-        pairs="shapes",
-        recipe="small",
-        untrained=base,
+        **identity(method, seed=seed),
         in_loop=(),
         held_out=("gold",),
         budget=Budget(
@@ -64,8 +95,6 @@ def cell(method: str, *, lift: float = 0.0, seed: int = 0, **changes: Any) -> Ce
             pairs_kept=0 if base else 100,
             pairs_dropped=0 if base else 5,
         ),
-        sampling={"sampler": "ddim", "steps": 20, "guidance": 7.5},
-        configuration={"beta": 500.0, "labels": ["human"]},
         cost=Cost(
             label_seconds=0.0 if base else 1.5,
             train_seconds=0.0 if base else 10.25 + seed,
@@ -84,6 +113,16 @@ def cell(method: str, *, lift: float = 0.0, seed: int = 0, **changes: Any) -> Ce
     return dataclasses.replace(result, **changes)
 
 
+def steps(count: int) -> TrainingProtocol:
+    """The protocol with another budget."""
+    return dataclasses.replace(TRAINING, options={**TRAINING.options, "steps": count})
+
+
+def sampled(**changes: Any) -> EvaluationProtocol:
+    """The protocol with another sampling."""
+    return dataclasses.replace(EVALUATION, sampling={**EVALUATION.sampling, **changes})
+
+
 def cells() -> list[CellResult | CellFailure]:
     return [
         cell("base"),
@@ -91,15 +130,7 @@ def cells() -> list[CellResult | CellFailure]:
         cell("smpo[beta=500]", lift=0.4, seed=0, in_loop=("colour", "shape")),
         cell("smpo[beta=500]", lift=0.5, seed=1, in_loop=("colour", "shape")),
         cell("sft", lift=-0.2, scorers=("colour", "gold")),
-        CellFailure(
-            method="ipo|x",
-            seed=0,
-            backbone="tiny",
-            pairs="shapes",
-            recipe="small",
-            untrained=False,
-            reason="loss is not finite\nat step 3",
-        ),
+        failure("ipo|x", "loss is not finite\nat step 3"),
     ]
 
 

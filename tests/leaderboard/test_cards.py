@@ -24,8 +24,10 @@ DPO = {
 
 @pytest.fixture
 def cell(tmp_path: Path) -> tuple[CellResult, standings.Row]:
-    configuration = {"method": DPO, "training": {"steps": 10, "lora_rank": None}}
-    record = small_board.cell("dpo", lift=0.3, in_loop=("colour",), configuration=configuration)
+    training = replace(small_board.TRAINING, options={"steps": 10, "lora_rank": None})
+    record = small_board.cell(
+        "dpo", lift=0.3, in_loop=("colour",), described=DPO, training=training
+    )
     small_board.save(tmp_path, [small_board.cell("base"), record])
     (section,) = standings.build(tmp_path).sections
     return record, next(row for row in section.seed_rows if row.method == "dpo")

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +24,8 @@ def edit(path: Path, change: Any, *, sign: bool = True) -> None:
     document = json.loads(path.read_text(encoding="utf-8"))
     change(document["record"])
     if sign:
-        document["sha256"] = results._sha256(document["record"])
+        text = json.dumps(document["record"], sort_keys=True, separators=(",", ":"))
+        document["sha256"] = hashlib.sha256(text.encode()).hexdigest()
     path.write_text(json.dumps(document), encoding="utf-8")
 
 
@@ -53,15 +57,7 @@ def test_prompt_hash_knows_texts_and_groups_but_not_the_name() -> None:
 
 def test_a_later_result_replaces_the_failure(tmp_path: Path) -> None:
     cell = small_board.cell("dpo")
-    failure = results.CellFailure(
-        method="dpo",
-        seed=0,
-        backbone="tiny",
-        pairs="shapes",
-        recipe="small",
-        untrained=False,
-        reason="killed",
-    )
+    failure = small_board.failure("dpo")
     assert results.save_cell(tmp_path, failure) == results.save_cell(tmp_path, cell)
     assert next(iter(results.load_cells(tmp_path).values())).method == "dpo"
 
@@ -75,28 +71,33 @@ def test_different_specs_never_share_a_file(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda r: r["budget"].update(steps="ten"), r"record\.budget\.steps: .*integer"),
-        (lambda r: r.pop("sampling"), r"record\.sampling: .*required"),
+        (lambda r: r["evaluation"].pop("sampling"), r"record\.evaluation\.sampling: .*required"),
         (lambda r: r.update(colour=1), r"record\.colour: "),
         (
             lambda r: r["evaluations"][0]["scores"]["gold"].__setitem__(3, math.nan),
-            r"record\.evaluations\.0\.scores\.gold\.3: .*finite",
+            "cannot be read as JSON .NaN is no number",
         ),
         (
             lambda r: r["evaluations"][0]["scores"]["gold"].pop(),
             r"scores\.gold \(parti\) has 79, not 80 scores",
         ),
         (lambda r: r["in_loop"].append("gold"), "in_loop names the held-out gold"),
-        (lambda r: r["evaluations"].pop(0), None),
+        (lambda r: r["evaluations"].pop(0), "evaluations are of other prompts than evaluation"),
+        (
+            lambda r: r["evaluation"].update(image_seeds=[0, 2]),
+            r"evaluations \(parti\) has other image seeds",
+        ),
+        (
+            lambda r: r["evaluation"]["scorers"].pop("shape"),
+            r"evaluations \(parti\) has scores of shape, not in evaluation\.scorers",
+        ),
+        (lambda r: r.update(base=True), "training must be null for the base"),
+        (lambda r: r.update(training=None), "pairs must be '' without training"),
     ],
 )
-def test_a_bad_field_is_named_with_its_file(
-    tmp_path: Path, change: Any, message: str | None
-) -> None:
+def test_a_bad_field_is_named_with_its_file(tmp_path: Path, change: Any, message: str) -> None:
     path = results.save_cell(tmp_path, small_board.cell("dpo"))
     edit(path, change)
-    if message is None:
-        assert isinstance(results.load_cell(path), results.CellResult)
-        return
     with pytest.raises(BenchError, match=message) as caught:
         results.load_cell(path)
     assert str(caught.value).startswith(str(path))
@@ -115,7 +116,22 @@ def test_a_score_changed_by_hand_is_noticed(tmp_path: Path) -> None:
         ("{", "cannot be read as JSON"),
         ("[]", "is no result file"),
         ('{"schema": 99, "kind": "result", "record": {}, "sha256": ""}', "schema is 99"),
-        ('{"schema": 1, "kind": "prompts", "record": {}, "sha256": ""}', "kind is 'prompts'"),
+        ('{"schema": 2, "kind": "prompts", "record": {}, "sha256": ""}', "kind is 'prompts'"),
+        ('{"schema": true, "kind": "result", "record": {}, "sha256": ""}', "schema is True"),
+        ('{"schema": 2, "schema": 2}', "the key 'schema' stands twice in one object"),
+        ('{"schema": NaN}', "NaN is no number"),
+        ('{"schema": 1e999}', "1e999 is no finite number"),
+        ('{"schema": ' + 5000 * "9" + "}", "cannot be read as JSON"),
+        (100_000 * "[", "nested too deeply"),
+        (
+            '{"schema": 2, "kind": "result", "sha256": "", "record": '
+            + 400 * '{"a":'
+            + "1"
+            + 400 * "}"
+            + "}",
+            "record",
+        ),
+        ('{"schema": 2, "kind": "result", "sha256": "", "record": "\\ud800"}', "record"),
     ],
 )
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -135,6 +151,26 @@ def test_an_empty_board_and_a_cell_twice_are_errors(tmp_path: Path) -> None:
         results.load_cells(tmp_path)
     assert str(copy) in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["results", "prompts"])
+def test_a_board_holds_its_own_files(tmp_path: Path, name: str) -> None:
+    """What is linked can change without the board, and a pipe would be waited for."""
+    load = {"results": results.load_cells, "prompts": results.load_prompts}[name]
+    other = small_board.save(tmp_path / "other", small_board.cells())
+    linked = small_board.save(tmp_path / "linked", small_board.cells())
+    shutil.rmtree(linked / name)
+    (linked / name).symlink_to(other / name)
+    with pytest.raises(BenchError, match=f"{name} is a link to .*other"):
+        load(linked)
+    mixed = small_board.save(tmp_path / "mixed", small_board.cells())
+    (mixed / name / "x.json").symlink_to(next((other / name).iterdir()))
+    with pytest.raises(BenchError, match=r"x\.json is no regular file"):
+        load(mixed)
+    (mixed / name / "x.json").unlink()
+    os.mkfifo(mixed / name / "x.json")
+    with pytest.raises(BenchError, match=r"x\.json is no regular file"):
+        load(mixed)
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,25 @@ import csv
 import dataclasses
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 from rich.console import Console
 
 from bench.errors import BenchError
+from bench.escaping import from_csv_cell, printable
 from bench.leaderboard import tables
-from bench.leaderboard.results import CellResult, PromptSetScores, save_cell
+from bench.leaderboard.results import (
+    CellResult,
+    PromptSetScores,
+    PromptTable,
+    save_cell,
+    save_prompts,
+)
 from tests.leaderboard import small_board
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -116,7 +125,7 @@ def test_train_seeds_are_pooled_and_listed(board: Path) -> None:
 
 
 def test_a_failed_seed_is_told_and_the_others_count(tmp_path: Path) -> None:
-    failure = dataclasses.replace(small_board.cells()[-1], method="dpo", seed=1)
+    failure = small_board.failure("dpo", "loss is not finite\nat step 3", seed=1)
     cells = [small_board.cell("base"), small_board.cell("dpo", lift=0.3), failure]
     row = rows(small_board.save(tmp_path, cells))["dpo"]
     assert row.seeds == (0,)
@@ -149,24 +158,44 @@ def test_json_holds_every_pooled_row(board: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("changes", "message"),
     [
-        (lambda c: dataclasses.replace(c, sampling={"steps": 1}), "different sampling settings"),
-        (lambda c: dataclasses.replace(c, backbone_fingerprint="z"), "different start weights"),
-        (lambda c: rebuilt(c, prompts_sha256="0" * 64), "different prompt sets or image seeds"),
-        (lambda c: rebuilt(c, image_seeds=(0, 2)), "different prompt sets or image seeds"),
+        ({"sampling": {"steps": 1}}, r"sampling\.steps \(1 against 20\)"),
         (
-            lambda c: dataclasses.replace(c, evaluations=c.evaluations[:1]),
-            "different prompt sets or image seeds",
+            {"backbone": {"name": "tiny", "fingerprint": 64 * "e"}},
+            r"backbone\.fingerprint \(eeeeeeee against abc\)",
+        ),
+        (
+            {
+                "scorers": {
+                    **small_board.EVALUATION.scorers,
+                    "gold": {**small_board.EVALUATION.scorers["gold"], "version": "2"},
+                }
+            },
+            r"scorers\.gold\.version \(2 against 1\)",
+        ),
+        (
+            {
+                "scorers": {
+                    **small_board.EVALUATION.scorers,
+                    "gold": {**small_board.EVALUATION.scorers["gold"], "package": "x 9"},
+                }
+            },
+            r"scorers\.gold\.package \(x 9 against none\)",
         ),
     ],
 )
-def test_cells_made_differently_are_not_compared(board: Path, change: Any, message: str) -> None:
-    path = save_cell(board, change(small_board.cell("dpo")))
+def test_a_cell_that_was_evaluated_otherwise_needs_a_base_of_its_own(
+    board: Path, changes: Any, message: str
+) -> None:
+    evaluation = dataclasses.replace(small_board.EVALUATION, **changes)
+    path = save_cell(board, small_board.cell("dpo", evaluation=evaluation))
     with pytest.raises(BenchError, match=message) as caught:
         tables.build(board)
     assert str(path) in str(caught.value)
-    assert "base--tiny" in str(caught.value)
+    assert "base--seed0" in str(caught.value)
+    save_cell(board, small_board.cell("base", evaluation=evaluation))
+    assert len(tables.build(board).sections) == 2
 
 
 def test_seeds_with_different_budgets_are_not_pooled(board: Path) -> None:
@@ -181,7 +210,7 @@ def test_a_missing_or_failed_base_is_an_error(tmp_path: Path) -> None:
     small_board.save(tmp_path, [small_board.cell("dpo")])
     with pytest.raises(BenchError, match="no result of the untouched backbone 'tiny'"):
         tables.build(tmp_path)
-    failure = dataclasses.replace(small_board.cells()[-1], method="base", untrained=True)
+    failure = small_board.failure("base", "loss is not finite\nat step 3")
     save_cell(tmp_path, failure)
     with pytest.raises(BenchError, match="loss is not finite at step 3"):
         tables.build(tmp_path)
@@ -194,18 +223,24 @@ def test_missing_prompts_are_an_error(board: Path) -> None:
 
 
 def test_backbones_and_preference_sets_are_sections(tmp_path: Path) -> None:
+    def of(name: str) -> dict[str, Any]:
+        described = {**small_board.EVALUATION.backbone, "fingerprint": name}
+        evaluation = dataclasses.replace(small_board.EVALUATION, backbone=described)
+        return {"backbone": name, "evaluation": evaluation}
+
+    photos = dataclasses.replace(small_board.TRAINING, pairs={"name": "photos"})
     cells = [
-        *(small_board.cell(method, backbone="big") for method in ("base", "dpo")),
+        *(small_board.cell(method, **of("big")) for method in ("base", "dpo")),
         *(small_board.cell(method) for method in ("base", "dpo")),
-        small_board.cell("dpo", pairs="photos"),
-        small_board.cell("base", backbone="alone"),
+        small_board.cell("dpo", pairs="photos", training=photos),
+        small_board.cell("base", **of("alone")),
     ]
     found = tables.build(small_board.save(tmp_path, cells)).sections
-    assert [(section.backbone, section.pairs) for section in found] == [
-        ("alone", "shapes"),
-        ("big", "shapes"),
-        ("tiny", "photos"),
-        ("tiny", "shapes"),
+    assert [section.heading for section in found] == [
+        "alone, nothing trained",
+        "big, pairs of shapes",
+        "tiny, pairs of photos",
+        "tiny, pairs of shapes",
     ]
     # The base does not depend on the preference set: one result serves all.
     assert [row.method for row in found[2].rows if row.base] == ["base"]
@@ -214,6 +249,21 @@ def test_backbones_and_preference_sets_are_sections(tmp_path: Path) -> None:
 def test_duplicate_prompts_are_one_unit(board: Path) -> None:
     assert rows(board)["dpo"].scores["gold"].prompts == 60
     assert rows(board)["dpo"].scores["gold"].distinct_prompts == 58
+
+
+@pytest.mark.parametrize("width", [30, 45, 60, 80])
+def test_a_narrow_terminal_cuts_no_figure_short(board: Path, width: int) -> None:
+    built = tables.build(board)
+    wide = Console(width=200, file=io.StringIO(), record=True)
+    narrow = Console(width=width, file=io.StringIO(), record=True)
+    for console in (wide, narrow):
+        console.print(tables.console_table(built).renderables[0])
+    text = narrow.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    figures = re.findall(r"[\d.]+%\*?|\[\d+, \d+\]|[\d,]{3,}", wide.export_text())
+    assert len(figures) > 20
+    for figure in figures:
+        assert figure in text
 
 
 @pytest.mark.parametrize("width", [100, 120])
@@ -238,3 +288,95 @@ def test_one_scorer_for_one_prompt_set_only_is_a_gap(tmp_path: Path) -> None:
     dpo = dataclasses.replace(dpo, evaluations=tuple(map(cut, dpo.evaluations)))
     row = rows(small_board.save(tmp_path, [small_board.cell("base"), dpo]))["dpo"]
     assert set(row.scores) == {"colour", "gold"}
+
+
+HOSTILE = ["=cmd|' /C calc'!A0", "[red]x[/red]", "a\n## b", "<b>`x`</b>", "a|b\x1b[31m", "back\\"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_are_shown_as_they_are(tmp_path: Path, name: str) -> None:
+    """As method, label, recipe, backbone, pairs, scorer, prompt set, group and failure."""
+    table = PromptTable(
+        name=name, texts=("x", "y"), groups=({"kind": name}, {name or "kind": "other"})
+    )
+    evaluation = dataclasses.replace(
+        small_board.EVALUATION,
+        prompts={name: table.sha256},
+        scorers={name: {"name": name}, "gold": {"name": "gold"}},
+    )
+    part = small_board.scores(table, 0.0, 0, ("colour", "gold"))
+    scores = {name: part.scores["colour"], "gold": part.scores["gold"]}
+    made: dict[str, Any] = {
+        "recipe": name,
+        "backbone": name,
+        "evaluation": evaluation,
+        "evaluations": (dataclasses.replace(part, scores=scores),),
+    }
+    cells = [
+        small_board.cell("base", **made),
+        small_board.cell(name, label=name, pairs=name, **made),
+        small_board.failure("sft", name, pairs=name, recipe=name, backbone=name),
+    ]
+    cells[2] = dataclasses.replace(cells[2], evaluation=evaluation)
+    save_prompts(tmp_path, table)
+    for cell in cells:
+        save_cell(tmp_path, cell)
+    built = tables.build(tmp_path)
+    files = tables.render(built)
+    for row in csv.DictReader(io.StringIO(files["leaderboard.csv"])):
+        assert not any(str(value).startswith(("=", "+", "@")) for value in row.values())
+    assert {from_csv_cell(row["method"]) for row in lines(files["leaderboard.csv"])} == {
+        "base",
+        "sft",
+        name,
+    }
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").parse(files["README.md"])
+    assert not [token for token in html if token.type == "html_block"]
+    inline = [child for token in html for child in token.children or []]
+    assert {child.type for child in inline} <= {"text", "text_special", "code_inline"}
+    assert [token.tag for token in html if token.type == "heading_open"] == ["h1", "h2", "h2"]
+    widths = {
+        line.replace("\\|", "").count("|")
+        for line in files["README.md"].splitlines()
+        if line.startswith("|")
+    }
+    assert len(widths) == 1
+    console = Console(width=160, file=io.StringIO(), record=True)
+    console.print(tables.console_table(built))
+    shown = console.export_text(styles=False)
+    assert "\x1b" not in shown
+    assert printable(name).replace(" ", "") in shown.replace(" ", "").replace("\n", "")
+
+
+def test_the_terminal_says_what_the_written_table_says(board: Path) -> None:
+    """Every note of the Markdown stands under the terminal's table too."""
+    built = tables.build(board)
+    console = Console(width=2000, file=io.StringIO(), record=True)
+    console.print(tables.console_table(built))
+    shown = console.export_text()
+    section = tables.render_markdown(built).split("## How to read this")[0]
+    notes = [line for line in section.splitlines() if line.startswith("- ")]
+    assert len(notes) >= 7
+    for note in notes:
+        plain = note.replace("`", "").replace("\\", "")
+        assert plain in shown.replace("\\", ""), note
+    assert "*: in-loop" in shown
+    assert "ties count one half" in shown
+
+
+def test_long_paths_do_not_break_in_a_word(tmp_path: Path) -> None:
+    untrained: dict[str, Any] = {"training": None, "pairs": ""}
+    specs = [f"pretrained:/data/long/runs/{name}/checkpoints/smpo-seed0" for name in ("one", "two")]
+    cells = [small_board.cell("base"), *(small_board.cell(s, **untrained) for s in specs)]
+    built = tables.build(small_board.save(tmp_path, cells))
+    console = Console(width=100, file=io.StringIO(), record=True)
+    console.print(tables.console_table(built))
+    shown = console.export_text()
+    for line in ("pretrained:…/one/", "pretrained:…/two/", "checkpoints/smpo-seed0"):
+        assert f" {line} " in shown
+    text = tables.render_markdown(built)
+    for spec in specs:
+        short = spec.replace("/data/long/runs", "…")
+        assert f"| `{short}` |" in text
+        assert f"- `{short}` is `{spec}`." in text
+        assert f",{spec}," in tables.render_csv(built)

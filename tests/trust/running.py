@@ -40,6 +40,6 @@ def run(plan: Plan, folder: Path) -> Done:
     store = Store(folder / "store")
     progress = Progress(Console(quiet=True))
     outcome = Runner(plan, store, "cpu", progress).run(status(plan, store).finished)
-    built = outputs.write(plan, store, folder / "out", outcome, "cpu")
+    built = outputs.write(plan, store, folder / "out", outcome)
     rows = tuple(row for section in built.sections for row in section.rows)
     return Done(store=store, failures=outcome.failures, rows=rows)

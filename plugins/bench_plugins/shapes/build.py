@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench import BenchError
 from bench_plugins.shapes import facts, pairs, pretrain, prompts, train_scorers
 
 
@@ -35,6 +37,7 @@ def build_world(
         config: sizes and seeds; those of the shipped world by default.
     """
     config = config or WorldConfig()
+    _check_own(work, assets)
     work.mkdir(parents=True, exist_ok=True)
     assets.mkdir(parents=True, exist_ok=True)
     pretrain.pretrain(config.pretrain, work / "pretrain", assets / "pipeline", report)
@@ -43,3 +46,36 @@ def build_world(
     pairs.build_pairs(config.pairs, work / "pairs", assets, report)
     train_scorers.build_heads(config.heads, work / "scorers", assets, report)
     facts.build_facts(work / "facts", assets, report)
+
+
+_PARTS = {"pretrain", "prompts", "scorers", "pairs", "facts"}
+
+
+def _check_own(work: Path, assets: Path) -> None:
+    """Raise `BenchError` where somebody else's files would be mixed with the world's."""
+    if assets.resolve().is_relative_to(work.resolve()) or work.resolve().is_relative_to(
+        assets.resolve()
+    ):
+        raise BenchError(f"{assets} and --work {work} lie in each other; name two folders")
+    for folder in (work, assets):
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise BenchError(f"{folder} is no folder; name a new or an empty one")
+    there = {path.name for path in assets.iterdir()} if assets.exists() else set()
+    # The pipeline is there first, and the next moment the file that says how it was made.
+    if there - {"pipeline", "pipeline.part"} and not _is_world(assets / "provenance.json"):
+        raise BenchError(
+            f"{assets} holds {min(there)!r} and is no shapes world; name a new or an empty folder"
+        )
+    others = {path.name for path in work.iterdir()} - _PARTS if work.exists() else set()
+    if others:
+        raise BenchError(
+            f"--work {work} holds {min(others)!r}, which no build has left; name another folder"
+        )
+
+
+def _is_world(provenance: Path) -> bool:
+    try:
+        found = json.loads(provenance.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"config", "stages"} <= found.keys()

@@ -1,0 +1,47 @@
+"""Short names for tables: of every long path in a spec its last parts."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+_PATH = re.compile(r"[^\[\],=:|+]*/[^\[\],=:|+]*")
+_KEPT = 2
+"""Parts of a path that are kept, as of a Hub id."""
+LINE = 22
+"""Characters of a name in one line of a terminal's table."""
+
+
+def shortened(specs: Iterable[str]) -> dict[str, str]:
+    """Each spec with its long paths cut to their last parts: "pretrained:…/runs/dpo-seed0".
+
+    Where two would be called the same, more parts are kept.
+    """
+    distinct = list(dict.fromkeys(specs))
+    longest = max((spec.count("/") for spec in distinct), default=0) + 1
+    found: dict[str, str] = {}
+    for kept in range(_KEPT, longest + 1):
+        names = {spec: _cut(spec, kept) for spec in distinct if spec not in found}
+        often = Counter((*names.values(), *found.values()))
+        found |= {spec: name for spec, name in names.items() if often[name] == 1}
+    return {spec: found.get(spec, spec) for spec in distinct}
+
+
+def _cut(spec: str, kept: int) -> str:
+    def last(match: re.Match[str]) -> str:
+        path = match.group()
+        short = "/".join(("…", *path.split("/")[-kept:]))
+        return short if len(short) < len(path) else path
+
+    return _PATH.sub(last, spec)
+
+
+def wrapped(name: str, width: int = LINE) -> list[str]:
+    """A name in lines that break behind its own marks and never within a word if it can be."""
+    found = [""]
+    for piece in re.findall(r"[^\s,/\[=:]*[\s,/\[=:]+|[^\s,/\[=:]+", name):
+        if found[-1] and len(found[-1]) + len(piece.rstrip()) > width:
+            found.append("")
+        found[-1] += piece
+    return [line.rstrip() for line in found]
