@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import re
 import resource
@@ -86,6 +87,8 @@ class Case:
     never_says: tuple[str, ...] = ()
     own: tuple[str, ...] = ()
     """Paths, beside the store, that the command may change or remove."""
+    gives_json: bool = False
+    """True where standard output is for machines: one JSON value and nothing else."""
     may_name_exceptions: bool = False
     """True where the sentence hands on what a plugin raised."""
     mended: bool = True
@@ -141,14 +144,15 @@ def install(site: Path, package: str, module: str, source: str | None = None) ->
         (site / f"{module}.py").write_text(source)
 
 
-def results(folder: Path) -> dict[str, str]:
+def results(folder: Path, *, board: str | Path = OUT, store: str | Path = STORE) -> dict[str, str]:
     """Hashes of all that a run found out: artefacts without their cost, scores of each image."""
+    artefacts = folder / store / "artefacts"
     found = {
-        str(path.relative_to(folder)): _sha256(path)
-        for path in sorted((folder / STORE / "artefacts").rglob("*"))
+        str(path.relative_to(artefacts)): _sha256(path)
+        for path in sorted(artefacts.rglob("*"))
         if path.is_file() and path.name != "artefact.json"
     }
-    frame = pd.read_parquet(folder / OUT / "scores.parquet")
+    frame = pd.read_parquet(folder / board / "scores.parquet")
     keys = ["method", "seed", "prompt_set", "image_seed", "scorer", "prompt"]
     for method, block in frame.groupby("method"):
         rows = block.sort_values(keys)[[*keys, "score"]].to_csv(index=False)
@@ -362,7 +366,7 @@ def judge(case: Case, world: World, tmp: Path) -> None:
     before = snapshot(here)
     if case.command:
         ended = _run(case, here, tmp, site)
-        _judge_words(case, ended)
+        judge_words(case, ended)
     after = snapshot(here)
     _judge_loss(case, before, after, refused=ended.code != 0)
     if case.check:
@@ -403,11 +407,14 @@ _INTERRUPTED = "interrupted: what is finished is kept, and the same command goes
 _CLASS = re.compile(r"\b[A-Z][A-Za-z]*(Error|Exception|Interrupt|Exit)\b")
 
 
-def _judge_words(case: Case, ended: Ended) -> None:
+def judge_words(case: Case, ended: Ended) -> None:
+    """Exit code 0, or one sentence that a person can act on."""
     told = f"exit {ended.code}\n--- stdout\n{ended.out[-800:]}\n--- stderr\n{ended.err[-1200:]}"
     assert "Traceback" not in ended.out + ended.err, told
     if case.ends != "either":
         assert (ended.code == 0) == (case.ends == "well"), told
+    if case.gives_json:
+        json.loads(ended.out)
     if ended.code == 0:
         heard = ended.out + ended.err
     elif ended.code < 0:

@@ -273,7 +273,7 @@ CASES = [
         command="plugins --json",
         plugin="print('hello')\nimport os; os.write(1, b'low')\n",
         ends="well",
-        check=lambda here: None,
+        gives_json=True,
     ),
     Case(
         id="broken-is-listed",
