@@ -161,3 +161,4 @@ def test_together(case: Together, world: World, tmp_path: Path) -> None:
     assert plain.code == 0, plain.err
     found = results(here)
     assert {name: found.get(name) for name in world.results} == world.results
+    shutil.rmtree(here)

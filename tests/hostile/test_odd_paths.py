@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.harness import OUT, RUN, STORE, Case, Prepare, World, judge
+from tests.hostile.harness import OUT, RUN, STORE, Case, Prepare, World, judge, little_memory
 
 
 def out(name: str, where: str, *says: str, **more: object) -> Case:
@@ -98,7 +98,7 @@ CASES = [
     out("below-a-file", "notes.txt/board", "notes.txt"),
     out("the-folder-itself", "."),
     out("the-parent", ".."),
-    out("root", "/"),
+    out("a-system-folder", "/proc"),
     out("the-pipeline", "pipeline"),
     out("the-store", str(STORE)),
     out("below-the-store", f"{STORE}/artefacts"),
@@ -246,6 +246,8 @@ CASES = [
         id="score-table-of-zero",
         command="score list.csv --scorers channel",
         files={"list.csv": "image,prompt\n/dev/zero,a\n"},
+        where="fork",
+        before=little_memory,
         ends="refused",
     ),
     Case(

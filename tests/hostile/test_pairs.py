@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from tests import toy
-from tests.hostile.harness import RUN, Case, Content, World, judge
+from tests.hostile.harness import RUN, Case, Content, World, judge, little_memory
 
 
 def rows(count: int = 6, **columns: object) -> dict[str, object]:
@@ -38,6 +38,9 @@ def bad(name: str, content: Content, *says: str, file: str = "mine.parquet") -> 
         id=name,
         command=f"{RUN} --set pairs=./{file}",
         files={file: content},
+        # Some of these read without end where nobody looks what they are.
+        where="fork",
+        before=little_memory,
         ends="refused",
         says=(Path(file).name, *says),
     )

@@ -83,7 +83,7 @@ TEXTS = [
     bad("steps-list", WORLD.replace("steps: 2, b", "steps: [2], b"), "steps"),
     bad("name-a-date", WORLD + "name: 2024-01-01\n", "name"),
     bad("name-climbs", WORLD + "name: ../../escaped\n", "name"),
-    bad("name-absolute", WORLD + "name: /tmp/escaped\n", "name"),
+    bad("name-absolute", WORLD + "name: /proc/escaped\n", "name"),
     bad("name-dots", WORLD + "name: ..\n", "name"),
     bad("name-empty", WORLD + "name: ''\n", "name"),
     bad("name-newline", WORLD + 'name: "a\\nb"\n', "name"),

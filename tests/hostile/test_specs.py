@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.harness import RUN, Case, World, judge
+from tests.hostile.harness import RUN, Case, World, judge, little_memory
 
 
 def method(name: str, spec: str, *says: str) -> Case:
@@ -91,9 +91,30 @@ CASES = [
     method("ema-above-one", "dpo[reference=ema[decay=1.1]]", "decay"),
     method("pretrained-nowhere", "pretrained:./gone", "gone"),
     method("pretrained-nothing", "pretrained[weights=]"),
-    method("pretrained-root", "pretrained:/"),
-    method("pretrained-device", "pretrained:/dev/zero"),
-    method("pretrained-parent", "pretrained:../.."),
+    Case(
+        id="method-pretrained-root",
+        command=f"{RUN} --methods pretrained:/",
+        where="fork",
+        before=little_memory,
+        ends="refused",
+        own=("bench-runs/toy/",),
+    ),
+    Case(
+        id="method-pretrained-device",
+        command=f"{RUN} --methods pretrained:/dev/zero",
+        where="fork",
+        before=little_memory,
+        ends="refused",
+        own=("bench-runs/toy/",),
+    ),
+    Case(
+        id="method-pretrained-parent",
+        command=f"{RUN} --methods pretrained:../..",
+        where="fork",
+        before=little_memory,
+        ends="refused",
+        own=("bench-runs/toy/",),
+    ),
     method("pretrained-long", f"pretrained:./{'w' * 5000}"),
     method("pretrained-nul", "pretrained:./a\\0b"),
     scorer("unknown", "chanel", "channel"),
