@@ -15,6 +15,7 @@ import torch
 
 from bench.diffusion.policy import Condition
 from bench.diffusion.schedule import CLEAN, NoiseSchedule, per_sample
+from bench.errors import BenchError
 
 Predict: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Condition], torch.Tensor]
 """(latents [N, C, h, w], timesteps [N], condition [N, ...]) -> epsilon [N, C, h, w]."""
@@ -51,6 +52,8 @@ def ddim_step(
     s_from: torch.Tensor,
     a_to: torch.Tensor,
     s_to: torch.Tensor,
+    *,
+    clip_range: float | None = None,
 ) -> torch.Tensor:
     """Deterministic DDIM between any two levels (Song et al. 2021, Eq. 12 with sigma = 0).
 
@@ -64,7 +67,13 @@ def ddim_step(
         s_from: [B].
         a_to: [B].
         s_to: [B].
+        clip_range: the clean estimate (x - s_from eps) / a_from is clipped to plus and minus
+            this, eps stays as it is; None: not at all.
     """
+    if clip_range is not None:
+        clean = (x - per_sample(s_from, x) * epsilon) / per_sample(a_from, x)
+        clipped = clean.clamp(-clip_range, clip_range)
+        return per_sample(a_to, x) * clipped + per_sample(s_to, x) * epsilon.to(x.dtype)
     ratio = a_to / a_from
     shift = s_to - ratio * s_from
     return per_sample(ratio, x) * x + per_sample(shift, x) * epsilon.to(x.dtype)
@@ -89,23 +98,37 @@ def inversion_grid(timesteps: torch.Tensor, steps: int) -> torch.Tensor:
 
 
 def reference_code_grid(
-    timesteps: torch.Tensor, steps: int, train_steps: int
+    timesteps: torch.Tensor, steps: int, schedule: NoiseSchedule
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Levels and asked timesteps of the published SmPO code (see `reference_code_invert`).
 
     Args:
         timesteps: int64 [B].
         steps: Size of the grid, the scheduler's `set_timesteps` (5 for SD 1.5, 10 for SDXL).
-        train_steps: T of the schedule.
+        schedule: With T and the grid's offset.
 
     Returns:
         Levels int64 [B, steps + 1], -1 first, the last one reached repeated; and the timesteps
         at which the network is asked, int64 [B, steps].
+
+    Raises:
+        BenchError: the backbone's scheduler spaces its timesteps otherwise or beyond T.
     """
-    stride = train_steps // steps
+    spacing, offset = schedule.ddim.timestep_spacing, schedule.ddim.steps_offset
+    if spacing != "leading":
+        raise BenchError(
+            f"renoise[preset=reference-code] follows timestep_spacing 'leading' alone, but the "
+            f"backbone's scheduler says {spacing!r}; choose preset=exact"
+        )
+    stride = schedule.steps // steps
+    if stride == 0 or not 0 <= offset < schedule.steps - (steps - 1) * stride:
+        raise BenchError(
+            f"renoise[preset=reference-code]: {steps} steps with the offset {offset} of the "
+            f"backbone's scheduler do not fit into its {schedule.steps} timesteps; choose fewer"
+        )
     index = torch.arange(steps, device=timesteps.device)
-    asked = 1 + (index - 1) * stride
-    reached = torch.cat([index.new_tensor([CLEAN]), 1 + index * stride])
+    asked = offset + (index - 1) * stride
+    reached = torch.cat([index.new_tensor([CLEAN]), offset + index * stride])
     depth = (asked < timesteps[:, None]).sum(dim=1)
     walked = torch.arange(steps + 1, device=timesteps.device).minimum(depth[:, None])
     return reached[walked], asked.expand(len(timesteps), -1)
@@ -120,6 +143,8 @@ def _walk(
     asked: torch.Tensor,
     condition: Condition,
     renoise_steps: int,
+    clean_abar: float = 1.0,
+    clip_range: float | None = None,
 ) -> Inverted:
     """Step from level to level; samples whose level stays the same are left out of the call."""
     x, passes = clean, 0
@@ -130,15 +155,16 @@ def _walk(
             continue
         start, timesteps = x[moving], asked[moving, i]
         told = {name: tensor[moving] for name, tensor in condition.items()}
-        a_from, s_from = schedule.alpha_sigma(here[moving])
+        a_from, s_from = schedule.alpha_sigma(here[moving], clean_abar=clean_abar)
         a_to, s_to = schedule.alpha_sigma(there[moving])
+        path = (a_from, s_from, a_to, s_to)
 
         predictions = [predict(start, timesteps, told)]
         for _ in range(renoise_steps):
-            guess = ddim_step(start, predictions[-1], a_from, s_from, a_to, s_to)
+            guess = ddim_step(start, predictions[-1], *path, clip_range=clip_range)
             predictions.append(predict(guess, timesteps, told))
         mean = torch.stack(predictions).mean(dim=0)
-        x = x.index_copy(0, moving, ddim_step(start, mean, a_from, s_from, a_to, s_to))
+        x = x.index_copy(0, moving, ddim_step(start, mean, *path, clip_range=clip_range))
         passes += len(predictions) * moving.numel()
     return Inverted(latents=x, passes=passes)
 
@@ -210,24 +236,28 @@ def reference_code_invert(
 ) -> Inverted:
     """The inversion of the published SmPO code, on a grid that does not depend on t.
 
-    `DDIMInverseScheduler` of diffusers 0.20 orders T = 1000 timesteps as -199, 1, 201, 401, 601
-    for a grid of 5, and as -99, 1, 101, ..., 801 for one of 10. The code walks those strictly
-    below t; each walk from timestep u asks the network at u (the level stepped *from*, negative
-    at first) and leads to the level u + T // steps. So the latent ends on a grid level, while
-    training asks policy and reference, and computes tau, at t. Consequences:
+    `DDIMInverseScheduler` of diffusers 0.20 orders the timesteps of Stable Diffusion (T = 1000,
+    `steps_offset` 1) as -199, 1, 201, 401, 601 for a grid of 5, and as -99, 1, 101, ..., 801 for
+    one of 10. The code walks those strictly below t; each walk from timestep u asks the network
+    at u (the level stepped *from*, negative at first) and leads to the level u + T // steps. So
+    the latent ends on a grid level, while training asks policy and reference, and computes tau,
+    at t. The scheduler is made from the backbone's own configuration, whose `set_alpha_to_one`
+    says how noisy the first step takes the clean latent to be: abar = 1 (the class's default),
+    or abar of timestep 0 (Stable Diffusion: 0.99915). Consequences:
 
     * Levels are 1, 201, 401, 601, 801 (or 1, 101, ..., 901). The mean of |level - t| over all t
       is 99.3 (extremes +199 and -198) for 5 and 49.4 (+99 and -98) for 10.
     * For small t the target is badly scaled. On Stable Diffusion's schedule with 5, t = 2 gives
-      tau = -2.60 x_0 + 9.84 eps and t = 50 gives tau = -0.49 x_0 + 2.26 eps.
+      tau = -2.59 x_0 + 9.34 eps and t = 50 gives tau = -0.49 x_0 + 2.15 eps.
     * With one re-noise step an image costs 7.6 (5) or 12.8 (10) passes on average.
 
-    One thing differs: the published code lets the first sample decide how far the whole batch
-    is walked and so needs batches of one; here each sample decides for itself.
+    Two things differ. The published code lets the first sample decide how far the whole batch
+    is walked and so needs batches of one; here each sample decides for itself. And it refuses
+    networks that predict velocity; here they are converted.
 
     Args:
         predict: The network, without guidance; must bear negative timesteps.
-        schedule: Its noise schedule.
+        schedule: Its noise schedule, with the settings of the backbone's scheduler.
         clean: [B, C, h, w] clean latents.
         timesteps: int64 [B] at which training will ask.
         condition: [B, ...].
@@ -237,5 +267,15 @@ def reference_code_invert(
     Returns:
         Latents at the grid levels nearest above `timesteps` (or at the last level).
     """
-    levels, asked = reference_code_grid(timesteps, steps, schedule.steps)
-    return _walk(predict, schedule, clean, levels, asked, condition, renoise_steps)
+    levels, asked = reference_code_grid(timesteps, steps, schedule)
+    return _walk(
+        predict,
+        schedule,
+        clean,
+        levels,
+        asked,
+        condition,
+        renoise_steps,
+        clean_abar=schedule.initial_abar,
+        clip_range=schedule.ddim.clip_range,
+    )

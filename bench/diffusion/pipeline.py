@@ -73,9 +73,11 @@ class PipelinePolicy(Policy):
             )
         side = self.resolution // factor
         self.latent_shape = (unet["in_channels"], side, side)
-        self.scheduler_config = read_json(files.folder / SCHEDULER) | self.forced_scheduler_options
+        scheduler_config = read_json(files.folder / SCHEDULER)
+        self.scheduler_config = scheduler_config | self.forced_scheduler_options
+        # Of the file alone, as training scripts read it: they build no pipeline.
         self.schedule = NoiseSchedule.from_scheduler(
-            DDIMScheduler.from_config(self.scheduler_config), self.device
+            DDIMScheduler.from_config(scheduler_config), self.device
         )
         self._vae_dtype = dtype
         if dtype == torch.float16 and vae.get("force_upcast") and files.vae is None:

@@ -6,6 +6,7 @@ s_t = sqrt(1 - abar_t), so that x_t = a_t x_0 + s_t eps (Ho et al. 2020, Eq. 4).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -24,6 +25,34 @@ def per_sample(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return values.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
 
 
+@dataclass(frozen=True, kw_only=True)
+class DdimSettings:
+    """What diffusers' DDIM schedulers read in a scheduler's configuration, beside its levels.
+
+    The defaults are those of `DDIMScheduler` and `DDIMInverseScheduler`. Stable Diffusion's own
+    configurations (1.5, 2.1, XL) say otherwise: False, 1 and no clipping.
+    """
+
+    set_alpha_to_one: bool = True
+    """Before the first noisy level lies abar = 1; if False, abar of timestep 0."""
+    steps_offset: int = 0
+    """Added to every timestep of a grid."""
+    timestep_spacing: str = "leading"
+    clip_range: float | None = 1.0
+    """Estimates of the clean image are clipped to plus and minus this; None: not at all."""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> DdimSettings:
+        """The settings of a scheduler's configuration; what it does not say stays the default."""
+        clips = config.get("clip_sample", True)
+        return cls(
+            set_alpha_to_one=config.get("set_alpha_to_one", cls.set_alpha_to_one),
+            steps_offset=config.get("steps_offset", cls.steps_offset),
+            timestep_spacing=config.get("timestep_spacing", cls.timestep_spacing),
+            clip_range=config.get("clip_sample_range", cls.clip_range) if clips else None,
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
     """How much noise there is at each timestep, and what the network predicts."""
@@ -31,6 +60,8 @@ class NoiseSchedule:
     alphas_cumprod: torch.Tensor
     """float64 [T]: abar_t, strictly between 0 and 1."""
     prediction_type: PredictionType
+    ddim: DdimSettings = DdimSettings()
+    """Read by nothing but the inversion of published code (`reference_code_invert`)."""
 
     def __post_init__(self) -> None:
         """Check the table and the prediction type."""
@@ -57,6 +88,7 @@ class NoiseSchedule:
         return cls(
             scheduler.alphas_cumprod.to(device=device, dtype=torch.float64),
             scheduler.config.prediction_type,
+            DdimSettings.from_config(scheduler.config),
         )
 
     @property
@@ -64,14 +96,22 @@ class NoiseSchedule:
         """T, the number of noisy timesteps."""
         return self.alphas_cumprod.shape[0]
 
-    def alpha_sigma(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    @property
+    def initial_abar(self) -> float:
+        """Where diffusers' inverse DDIM starts, by the scheduler's `set_alpha_to_one`."""
+        return 1.0 if self.ddim.set_alpha_to_one else float(self.alphas_cumprod[0])
+
+    def alpha_sigma(
+        self, timesteps: torch.Tensor, *, clean_abar: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """a_t and s_t, float64 with the shape of `timesteps`.
 
-        Negative timesteps are the clean image: a = 1, s = 0. Fractional ones, which Euler
-        samplers ask for, interpolate s/a linearly in t, as diffusers' Euler scheduler does.
+        Negative timesteps are the clean image: a = 1, s = 0 unless told. Fractional ones, which
+        Euler samplers ask for, interpolate s/a linearly in t, as diffusers' Euler scheduler does.
 
         Args:
             timesteps: int64, below T; or floating point, 0 to T - 1.
+            clean_abar: of negative timesteps.
         """
         table = self.alphas_cumprod.to(timesteps.device)
         if timesteps.is_floating_point():
@@ -82,7 +122,7 @@ class NoiseSchedule:
             noise_to_signal = (1 - share) * ratio[lower] + share * ratio[upper]
             abar = 1 / (1 + noise_to_signal**2)
         else:
-            abar = torch.where(timesteps < 0, 1.0, table[timesteps.clamp(min=0)])
+            abar = torch.where(timesteps < 0, clean_abar, table[timesteps.clamp(min=0)])
         return abar.sqrt(), (1 - abar).sqrt()
 
     def add_noise(

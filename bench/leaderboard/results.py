@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from bench.errors import BenchError
-from bench.leaderboard.canonical import compact, sha256, to_json
+from bench.leaderboard.canonical import compact, parse, sha256, to_json
 from bench.leaderboard.protocol import STRICT, EvaluationProtocol, Protocol, TrainingProtocol
 from bench.protocols import Prompt
 from bench.reading import read_text

@@ -47,7 +47,7 @@ def _mean_steps(steps: int) -> float:
 
 
 def _mean_reference_code_steps(steps: int) -> float:
-    """Grid timesteps strictly below t, averaged over t."""
+    """Grid timesteps strictly below t, averaged over t, with Stable Diffusion's offset of 1."""
     stride = TRAIN_STEPS // steps
     starts = (1 + i * stride for i in range(-1, steps - 1))
     return sum(min(TRAIN_STEPS, TRAIN_STEPS - 1 - start) for start in starts) / TRAIN_STEPS
@@ -71,11 +71,17 @@ class Forward(Trajectory):
 
 @dataclass(frozen=True, kw_only=True)
 class DdimInversion(Trajectory):
-    """DDIM inversion by the current policy; the default costs what `renoise` does."""
+    """DDIM inversion by the current policy.
+
+    The default asks the denoiser as often as `smpo` does (9 steps with one further prediction
+    each), so that `smpo[trajectory=ddim_inversion]` is an ablation at equal evaluations.
+    """
 
     name: ClassVar[str] = "ddim_inversion"
 
-    steps: int = option(8, "DDIM steps from the clean image to t", ge=1, le=500)
+    steps: int = option(
+        18, "DDIM steps from the clean image to t; 18 cost what smpo's renoise does", ge=1, le=500
+    )
 
     def noise(self, request: NoiseRequest) -> NoisedPairs:
         """Inverted latents, with the target (x_t - a_t x_0) / s_t."""
@@ -96,6 +102,7 @@ class Renoise(Trajectory):
     """ReNoise inversion by the current policy (SmPO-Diffusion)."""
 
     name: ClassVar[str] = "renoise"
+    version: ClassVar[str] = "2"
 
     steps: int = option(
         4, "steps to t; of preset reference-code the grid (SD 1.5: 5, SDXL: 10)", ge=1, le=500

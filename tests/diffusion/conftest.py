@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from bench.diffusion.checkpoints import _DTYPE
 from bench.diffusion.pipeline import PipelinePolicy
-from bench.diffusion.schedule import NoiseSchedule
+from bench.diffusion.schedule import DdimSettings, NoiseSchedule
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy, StableDiffusionXLPolicy
 from tests import tiny
 
@@ -74,4 +74,5 @@ def policy(tiny_folder: Path) -> StableDiffusionPolicy:
 def schedule() -> NoiseSchedule:
     """Stable Diffusion's own: scaled linear betas from 0.00085 to 0.012."""
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    return NoiseSchedule(torch.cumprod(1 - betas, dim=0), "epsilon")
+    settings = DdimSettings(set_alpha_to_one=False, steps_offset=1, clip_range=None)
+    return NoiseSchedule(torch.cumprod(1 - betas, dim=0), "epsilon", settings)

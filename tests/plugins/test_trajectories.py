@@ -13,8 +13,9 @@ from bench import Trajectory
 from bench.diffusion.inversion import ddim_invert, reference_code_invert, renoise_invert
 from bench.diffusion.noising import NoiseRequest
 from bench.diffusion.policy import Condition
-from bench.diffusion.schedule import NoiseSchedule, per_sample
+from bench.diffusion.schedule import DdimSettings, NoiseSchedule, per_sample
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy
+from bench.registry import default_registry
 from tests.tiny import LATENT_SHAPE, save_tiny_pipeline
 
 TIMESTEPS = torch.tensor([0, 2, 50, 500, 999])
@@ -31,7 +32,8 @@ ALL = [
 @pytest.fixture(scope="module")
 def schedule() -> NoiseSchedule:
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    return NoiseSchedule(torch.cumprod(1 - betas, dim=0), "epsilon")
+    settings = DdimSettings(set_alpha_to_one=False, steps_offset=1, clip_range=None)
+    return NoiseSchedule(torch.cumprod(1 - betas, dim=0), "epsilon", settings)
 
 
 class Network:
@@ -150,6 +152,14 @@ def test_expected_passes_are_the_mean_over_all_timesteps(
     )
     trajectory.noise(every)
     assert sum(network.batches) / 1000 == pytest.approx(trajectory.passes_per_image())
+
+
+def test_ddim_inversion_and_smpo_ask_the_denoiser_equally_often() -> None:
+    inversion = default_registry().build("methods", "smpo").trajectory
+    assert isinstance(inversion, Renoise)
+    per_image = DdimInversion().passes_per_image()
+    assert per_image == pytest.approx(inversion.passes_per_image(), rel=0.01)
+    assert DdimInversion().steps == inversion.steps * (1 + inversion.renoise_steps)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
