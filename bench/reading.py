@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import os
 import re
 import stat
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bench.errors import BenchError
 from bench.wording import quoted
@@ -125,7 +126,9 @@ def read_text(path: Path, most: int = MOST_TEXT) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def decode_json(text: str, start: int = 0) -> tuple[Any, int]:
+def decode_json(
+    text: str, start: int = 0, decoder: json.JSONDecoder | None = None
+) -> tuple[Any, int]:
     """The JSON value that begins at `start`, and where it ends.
 
     Raises:
@@ -134,7 +137,7 @@ def decode_json(text: str, start: int = 0) -> tuple[Any, int]:
             number of thousands of digits; says so.
     """
     try:
-        value, end = _DECODER.raw_decode(text, start)
+        value, end = (decoder or _DECODER).raw_decode(text, start)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     except json.JSONDecodeError:
@@ -146,14 +149,18 @@ def decode_json(text: str, start: int = 0) -> tuple[Any, int]:
     return value, end
 
 
-def json_value(text: str) -> Any:
+def json_value(text: str, *, finite: bool = False) -> Any:
     """The one JSON value of a text.
+
+    Args:
+        text: all of it.
+        finite: also refuse NaN and infinite numbers, which many writers put into JSON.
 
     Raises:
         json.JSONDecodeError, ValueError: as `decode_json`.
     """
     start = len(text) - len(text.lstrip(" \t\n\r"))
-    value, end = decode_json(text, start)
+    value, end = decode_json(text, start, _FINITE if finite else _DECODER)
     if text[end:].strip(" \t\n\r"):
         raise json.JSONDecodeError("Extra data", text, end)
     return value
@@ -197,7 +204,21 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
+
+
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
+_FINITE = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite
+)
 
 
 def is_half(text: str) -> bool:

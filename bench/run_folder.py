@@ -23,7 +23,7 @@ from pathlib import Path
 
 from bench.errors import BenchError
 from bench.leaderboard import results
-from bench.leaderboard.canonical import parse
+from bench.reading import json_value, read_text
 from bench.store import file_sha256, write_atomic
 
 MARK = ".bench-run.json"
@@ -138,7 +138,7 @@ class RunFolder:
         try:
             if file.is_symlink() or not file.is_file():
                 raise ValueError("it is no regular file")
-            found = parse(file.read_text(encoding="utf-8"))
+            found = json_value(read_text(file), finite=True)
             files = {str(k): [str(s) for s in v] for k, v in found["files"].items()}
             checkpoints = {str(k): str(v) for k, v in found["checkpoints"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from typing import Any
 
 
 def plain(value: Any) -> Any:
@@ -45,41 +44,3 @@ def _indented(value: Any, margin: str) -> str:
         lines = [_indented(item, inner) for item in value]
         return "[\n" + ",\n".join(inner + line for line in lines) + f"\n{margin}]"
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
-def parse(text: str) -> Any:
-    """Read JSON that says one thing only.
-
-    Raises:
-        ValueError: not JSON, a key twice in one object, NaN or an infinite number, or nested too
-            deeply.
-    """
-    try:
-        return json.loads(
-            text,
-            object_pairs_hook=_distinct,
-            parse_constant=_not_a_number,
-            parse_float=_finite,
-        )
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-
-
-def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
-    return found
-
-
-def _not_a_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is no finite number")
-    return value

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from bench.errors import BenchError
-from bench.leaderboard.canonical import compact, parse, sha256, to_json
+from bench.leaderboard.canonical import compact, sha256, to_json
 from bench.leaderboard.protocol import STRICT, EvaluationProtocol, Protocol, TrainingProtocol
 from bench.protocols import Prompt
-from bench.reading import read_text
+from bench.reading import json_value, read_text
 from bench.store import write_atomic
 
 SCHEMA = 2
@@ -315,7 +315,7 @@ def _document_text(kind: str, record: Any) -> str:
 def _document(path: Path) -> dict[str, Any]:
     """The outer layer of a file, checked."""
     try:
-        document = parse(read_text(path))
+        document = json_value(read_text(path), finite=True)
     except ValueError as exc:
         msg = f"{path}: cannot be read as JSON ({exc})"
         raise BenchError(msg) from exc

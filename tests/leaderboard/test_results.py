@@ -118,7 +118,7 @@ def test_a_score_changed_by_hand_is_noticed(tmp_path: Path) -> None:
         ('{"schema": 99, "kind": "result", "record": {}, "sha256": ""}', "schema is 99"),
         ('{"schema": 2, "kind": "prompts", "record": {}, "sha256": ""}', "kind is 'prompts'"),
         ('{"schema": true, "kind": "result", "record": {}, "sha256": ""}', "schema is True"),
-        ('{"schema": 2, "schema": 2}', "the key 'schema' stands twice in one object"),
+        ('{"schema": 2, "schema": 2}', "the key 'schema' is there twice"),
         ('{"schema": NaN}', "NaN is no number"),
         ('{"schema": 1e999}', "1e999 is no finite number"),
         ('{"schema": ' + 5000 * "9" + "}", "cannot be read as JSON"),
@@ -131,7 +131,7 @@ def test_a_score_changed_by_hand_is_noticed(tmp_path: Path) -> None:
             + "}",
             "record",
         ),
-        ('{"schema": 2, "kind": "result", "sha256": "", "record": "\\ud800"}', "record"),
+        ('{"schema": 2, "kind": "result", "sha256": "", "record": "\\ud800"}', "half of a char"),
     ],
 )
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str, message: str) -> None:
