@@ -153,11 +153,25 @@ def start(name: str, prepare: Prepare, *says: str) -> Case:
     """A backbone that must be refused."""
     return Case(
         id=f"backbone-{name}",
-        command=f"{RUN} --set 'backbone=toy[path=mine]'",
+        # Nothing of it is cached there: the toy's fingerprint knows its U-Net alone.
+        command=f"{RUN} --set 'backbone=toy[path=mine]' --store fresh/store --out fresh/board",
         prepare=prepare,
         ends="refused",
         says=says,
+        own=("fresh/",),
+        # That of the toy itself, where the U-Net is gone.
+        may_name_exceptions=name in ("gone", "a-file", "empty", "unet-gone"),
     )
+
+
+def two_files(here: Path) -> None:
+    for name in ("a", "b"):
+        _lay(here / "mine" / f"{name}.safetensors")
+
+
+def _lay(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"")
 
 
 UP = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora"
@@ -187,7 +201,11 @@ CASES = [
     bad("config-of-nobody", config(_class_name="NobodysNet"), "NobodysNet"),
     bad("config-wider", config(cross_attention_dim=64)),
     bad("config-negative", config(in_channels=-4)),
-    bad("config-a-word", config(sample_size="large")),
+    Case(
+        id="config-a-word",
+        command=f"{RUN} --methods 'pretrained[weights=./mine]'",
+        prepare=config(sample_size="large"),
+    ),
     bad("names-changed", tensors(renamed)),
     bad("one-missing", tensors(without_one)),
     bad("one-more", tensors(one_more), "stranger"),
@@ -210,17 +228,7 @@ CASES = [
     bad("bare-nothing", file("weights.safetensors", b"")),
     bad("unknown-suffix", file("weights.gguf", b"GGUF")),
     bad("folder-empty", lambda here: (here / "mine").mkdir()),
-    bad(
-        "several-files",
-        lambda here: [
-            f(here)
-            for f in (
-                lambda h: (h / "mine").mkdir(),
-                lambda h: (h / "mine" / "a.safetensors").write_bytes(b""),
-                lambda h: (h / "mine" / "b.safetensors").write_bytes(b""),
-            )
-        ][0],
-    ),
+    bad("several-files", two_files),
     bad("file-gone", lambda here: (here / "mine").mkdir(), weights="./mine,file=gone.safetensors"),
     bad("file-climbs", lambda here: (here / "mine").mkdir(), weights="./mine,file=../notes.txt"),
     bad("a-hub-id-offline", lambda here: None, weights="owner/name"),
