@@ -66,7 +66,8 @@ def refuse_broken_link(path: Path) -> None:
         BenchError: names the link.
     """
     for place in (path.parent, path):
-        if place.is_symlink() and not place.exists():
+        # Not the methods of `Path`, which raise where a name is too long.
+        if os.path.islink(place) and not os.path.exists(place):
             raise BenchError(
                 f"{place}: this link leads nowhere (to {os.readlink(place)}); bring back what it "
                 f"pointed to, or put a copy in its place"
@@ -79,7 +80,7 @@ def is_file(path: Path) -> bool:
     Raises:
         BenchError: it, or its folder, is a link that leads nowhere.
     """
-    if path.is_file():
+    if os.path.isfile(path):
         return True
     refuse_broken_link(path)
     return False

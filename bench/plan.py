@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from bench import contracts, scorer_loads
-from bench.errors import BenchError
+from bench.errors import BenchError, PluginError
 from bench.leaderboard.results import PromptTable
 from bench.plugin_classes import shown
 from bench.protocols import (
@@ -121,9 +121,15 @@ def obstacles(plan: Plan, finished: frozenset[str]) -> tuple[str, ...]:
         for stage in plan.stages
         if isinstance(stage, RewardsStage | ScoreStage) and stage.key not in finished
     )
-    return tuple(
-        dict.fromkeys(reason for scorer in needed if (reason := contracts.obstacle(scorer)))
-    )
+    return tuple(dict.fromkeys(reason for scorer in needed if (reason := _obstacle(scorer))))
+
+
+def _obstacle(scorer: Scorer) -> str:
+    try:
+        return contracts.obstacle(scorer)
+    except PluginError as error:
+        # As good a reason as any why it cannot be loaded.
+        return str(error)
 
 
 _Labelling = TypeVar("_Labelling", bound=Stage)
@@ -664,14 +670,16 @@ def baseline(registry: Registry) -> str:
         BenchError: there is none, or more than one.
     """
     marked = [e for e in registry.entries("methods") if getattr(e.cls, "baseline", False) is True]
-    if len(marked) > 1:
+    # Another package's never takes the place of the project's own.
+    own = [entry for entry in marked if entry.package == OWN_PACKAGE] or marked
+    if len(own) > 1:
         raise BenchError(
-            f"{' and '.join(f'{e.cls.name} of {e.package}' for e in marked)} both say that they "
+            f"{' and '.join(f'{e.cls.name} of {e.package}' for e in own)} both say that they "
             f"are the untouched backbone; switch one off with {DISABLED_VARIABLE}=<package>"
         )
-    if not marked:
+    if not own:
         raise BenchError("no method is marked as the untouched backbone (`baseline = True`)")
-    return marked[0].cls.name
+    return own[0].cls.name
 
 
 def _placeholders(name: str, count: int) -> tuple[Prompt, ...]:

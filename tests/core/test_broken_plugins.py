@@ -384,7 +384,8 @@ def test_an_obstacle_that_raises_is_one(folder: Path, monkeypatch: pytest.Monkey
     assert planning.obstacles(plan, frozenset()) == ()
     monkeypatch.setitem(Lively.answers, "obstacle", ZeroDivisionError("deep"))
     (reason,) = planning.obstacles(plan, frozenset())
-    assert reason == "scorer 'lively': `obstacle` failed: ZeroDivisionError: deep"
+    assert reason.startswith("scorer 'lively' failed in ")
+    assert reason.endswith("ZeroDivisionError: deep")
 
 
 def test_reads_that_raises_is_in_nobodys_way(folder: Path, tmp_path: Path) -> None:

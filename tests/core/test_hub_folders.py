@@ -83,12 +83,12 @@ def test_a_hash_of_nothing_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="empty: the folder holds nothing"):
         fingerprint(tmp_path / "empty")
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(BenchError, match="neither a file nor a folder"):
+    with pytest.raises(BenchError, match="is a pipe"):
         fingerprint(tmp_path / "fifo")
 
 
 @pytest.mark.parametrize("source", ["x" * 5000, "~nobody-at-all/model"])
 def test_a_name_that_no_file_can_have_is_one_sentence(source: str) -> None:
-    with pytest.raises(BenchError, match=r"cannot be read|there is no file") as raised:
+    with pytest.raises(BenchError, match=r"there is no (file|such user)") as raised:
         hub.local(source)
     assert "\n" not in str(raised.value)

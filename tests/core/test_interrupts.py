@@ -142,7 +142,7 @@ def test_a_run(folder: Path, tmp_path: Path, stage: str) -> None:
         _interrupt(process, (tmp_path / "lingering").exists)
     # No number of what was not finished.
     assert not list(tmp_path.glob("bench-runs/store/artefacts/score/*"))
-    assert not (tmp_path / "bench-runs" / "toy").exists()
+    assert not (tmp_path / "bench-runs" / "toy" / "README.md").exists()
 
 
 def test_a_run_that_trains(folder: Path, tmp_path: Path) -> None:
