@@ -14,7 +14,7 @@ CARD = "README.md"
 
 
 def write_checkpoint(folder: Path, artefact: Path, card: str) -> None:
-    """Make `folder` hold the files of a train stage and its model card, and nothing else.
+    """Make `folder` hold the files of a train stage and its model card.
 
     Files are hard links into the store where the file system allows it, else copies; never
     symbolic links, which neither an archive nor the loss of the store would survive. What is there
@@ -31,7 +31,7 @@ def write_checkpoint(folder: Path, artefact: Path, card: str) -> None:
     """
     files = Artefact(artefact).manifest.files
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_others(folder, {*files, CARD})
+    _tidy(folder)
     for name, told in files.items():
         source, place = artefact / name, folder / name
         if not source.is_file():
@@ -48,15 +48,11 @@ def is_adapter(artefact: Path) -> bool:
     return LORA_FILE in Artefact(artefact).manifest.files
 
 
-def _remove_others(folder: Path, wanted: set[str]) -> None:
-    """Remove what an earlier checkpoint of this name had and this one has not."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink() or path.is_file():
-            if path.is_symlink() or name not in wanted:
-                path.unlink()
-        elif not any(other.startswith(f"{name}/") for other in wanted):
-            path.rmdir()
+def _tidy(folder: Path) -> None:
+    """Remove links of an earlier version, and what a killed process was about to write."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or (path.name.startswith(".") and path.suffix == ".tmp"):
+            path.unlink()
 
 
 def _holds(place: Path, source: Path, told: FileEntry) -> bool:

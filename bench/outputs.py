@@ -86,8 +86,12 @@ def write(
         mine = built if len(own) == len(cells) else tables.compare(own, prompts)
         checkpoints = checkpoint_names(records.values())
         folder.make_room(checkpoints)
-        _write_checkpoints(plan, store, out / "checkpoints", records, mine)
-        folder.note(checkpoints)
+        made = dict(_checkpoints(plan, store, records, mine))
+        texts = {name: text for name, (_, text) in made.items()}
+        folder.expect(texts)
+        for name, (artefact, text) in made.items():
+            write_checkpoint(out / "checkpoints" / name, artefact, text)
+        folder.settle(texts)
     return _shown(built, records.values(), say)
 
 
@@ -313,14 +317,13 @@ def _scores_table(
     return buffer.getvalue()
 
 
-def _write_checkpoints(
+def _checkpoints(
     plan: Plan,
     store: Store,
-    folder: Path,
     records: Mapping[tuple[str, int | None], results.Cell],
     built: tables.Tables,
-) -> None:
-    """`checkpoints/<cell>`: what training left, and a model card."""
+) -> Iterator[tuple[str, tuple[Path, str]]]:
+    """Folder name of every trained cell -> what training left, and its model card."""
     names = {identity: name for name, identity in checkpoint_names(records.values()).items()}
     rows = {(r.method, r.seeds): r for section in built.sections for r in section.seed_rows}
     start = _start_model(plan)
@@ -336,7 +339,7 @@ def _write_checkpoints(
             plan.backbone.licence,
             adapter=is_adapter(artefact),
         )
-        write_checkpoint(folder / names[record.identity], artefact, card)
+        yield names[record.identity], (artefact, card)
 
 
 def _start_model(plan: Plan) -> StartModel | None:

@@ -14,7 +14,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -209,11 +209,21 @@ class HeldFolder:
                 self._checkpoints[name] = identity
             self.save()
 
-    def note(self, checkpoints: Iterable[str]) -> None:
-        """Remember the cards of checkpoints as they are now, so that changes are noticed."""
-        for name in checkpoints:
-            if digest := self._is(card(name)):
-                self._files[card(name)] = [digest]
+    def expect(self, cards: Mapping[str, str]) -> None:
+        """Know what the cards of checkpoints are about to become as a run's own, too.
+
+        Args:
+            cards: name of the checkpoint -> text of its card.
+        """
+        for name, text in cards.items():
+            digest = sha256(text.encode()).hexdigest()
+            self._files[card(name)] = [*self._files.get(card(name), ()), digest]
+        self.save()
+
+    def settle(self, cards: Mapping[str, str]) -> None:
+        """Know nothing else than what was expected, now that it is there."""
+        for name, text in cards.items():
+            self._files[card(name)] = [sha256(text.encode()).hexdigest()]
         self.save()
 
     def save(self) -> None:

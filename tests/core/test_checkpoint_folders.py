@@ -41,7 +41,7 @@ def artefact(store: Store, base: Path, key: str, *, change: float, adapter: bool
     with torch.no_grad():
         for weight in weights:
             weight.add_(change)
-    partial = store.begin(key)
+    partial = store.begin("train", key)
     policy.save_checkpoint(partial.out)
     (partial.out / "curve.csv").write_text("step,loss\n1,0.5\n")
     return store.commit("train", key, partial, Cost(), {}).path
@@ -125,12 +125,15 @@ def test_what_is_there_stays(store: Store, base: Path, tmp_path: Path) -> None:
     before = {path: path.stat() for path in out.rglob("*")}
     write_checkpoint(out, made, "# card")
     assert {path: path.stat() for path in out.rglob("*")} == before
-    other = artefact(store, base, "k2", change=0.1, adapter=True)
-    write_checkpoint(out, other, "# card")
-    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*")) == [
+    (out / "mine.txt").write_text("a reader's own")
+    (out / ".card.1.tmp").write_text("half of a card of a killed process")
+    write_checkpoint(out, made, "# another card")
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()) == [
         "README.md",
         "curve.csv",
-        "pytorch_lora_weights.safetensors",
+        "mine.txt",
+        "unet/config.json",
+        weights,
     ]
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def test_a_flipped_bit_in_half_finished_scores_changes_none(tmp_path: Path) -> N
 def test_junk_where_cut_prompts_are_noted_is_counted_anew(tmp_path: Path, junk: bytes) -> None:
     (tmp_path / "overlong.json").write_bytes(junk)
     assert overlong.noted(tmp_path) == {}
-    overlong.noting(lambda: Channel(), ["a", "b", "a"], tmp_path)()
+    overlong.noting(Channel, Channel(), ["a", "b", "a"], tmp_path)()
     assert overlong.noted(tmp_path) == {"prompts_cut": 0, "distinct_prompts": 2}
 
 
@@ -104,6 +105,8 @@ def test_junk_in_the_users_cache_of_checksums_changes_none(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     file = tmp_path / "weights"
     file.write_bytes(b"weights")
+    # What is younger than a tick of the clock is not remembered.
+    time.sleep(0.1)
     right = hub.cached_sha256(file)
     (note,) = (tmp_path / "cache").rglob("*.json")
     whole = note.read_bytes()

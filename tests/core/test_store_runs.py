@@ -137,9 +137,6 @@ def test_what_stands_in_the_way_of_all_artefacts_is_said_before_the_work(
 @pytest.mark.parametrize(
     ("store", "out"),
     [
-        ("both", "both"),
-        ("out/store", "out"),
-        ("store", "store/out"),
         ("with space", "a\nb"),
         ("größer 库", "out"),
         ("x" * 200, "out"),
@@ -158,6 +155,26 @@ def test_a_store_of_any_name_and_place(run: Run, tmp_path: Path, store: str, out
         assert (tmp_path / out / "leaderboard.json").exists()
         assert "0 of them cached" not in printed
         assert toy.artefacts(Store(tmp_path / store)) == before
+
+
+@pytest.mark.parametrize(
+    ("store", "out", "why"),
+    [
+        ("store", "store", "lies in the store"),
+        ("store", "store/out", "lies in the store"),
+        ("out/store", "out", "holds 'store' and was not made by `bench run`"),
+    ],
+)
+def test_outputs_and_artefacts_lie_apart(
+    run: Run, tmp_path: Path, store: str, out: str, why: str
+) -> None:
+    if store != "store":
+        shutil.copytree(tmp_path / "store", tmp_path / store)
+    before = toy.artefacts(Store(tmp_path / store))
+    code, _, said = run(store, out)
+    assert code == 1
+    assert why in said
+    assert toy.artefacts(Store(tmp_path / store)) == before
 
 
 @pytest.mark.parametrize("store", ["x" * 300, "/".join(["x" * 200] * 25), "recipe.yaml/store"])

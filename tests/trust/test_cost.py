@@ -72,7 +72,7 @@ def test_a_lora_and_checkpointing_count_alike(make_plan: MakePlan, tmp_path: Pat
     assert run(make_plan("dpo", training=lora), tmp_path).nfe("dpo") == (TRAINED, IMAGES)
 
 
-class _Killed(BaseException):
+class _Killed(KeyboardInterrupt):
     """What SIGKILL looks like from inside."""
 
 
