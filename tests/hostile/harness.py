@@ -23,11 +23,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from importlib import invalidate_caches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 import pytest
@@ -42,6 +42,7 @@ RUN = "run --recipe recipe.yaml --device cpu"
 OUT, STORE = Path("bench-runs/toy"), Path("bench-runs/store")
 LONGEST = 600
 """Characters of a sentence that a person still reads."""
+_OWNER = os.getpid()
 SECONDS = 45
 """After which a command hangs."""
 
@@ -92,6 +93,8 @@ class Case:
     never_says: tuple[str, ...] = ()
     own: tuple[str, ...] = ()
     """Paths, beside the store, that the command may change or remove."""
+    joins: bool = False
+    """True where a command that ends well adds to the board and takes nothing from it."""
     gives_json: bool = False
     """True where standard output is for machines: one JSON value and nothing else."""
     may_name_exceptions: bool = False
@@ -157,11 +160,17 @@ def results(folder: Path, *, board: str | Path = OUT, store: str | Path = STORE)
         for path in sorted(artefacts.rglob("*"))
         if path.is_file() and path.name != "artefact.json"
     }
-    frame = pd.read_parquet(folder / board / "scores.parquet")
+    return found | scores_on(folder / board)
+
+
+def scores_on(board: Path) -> dict[str, str]:
+    """Hashes of the scores of each cell on a board."""
+    frame = pd.read_parquet(board / "scores.parquet")
     keys = ["method", "seed", "prompt_set", "image_seed", "scorer", "prompt"]
-    for method, block in frame.groupby("method"):
+    found = {}
+    for (method, seed), block in frame.groupby(["method", "seed"], dropna=False):
         rows = block.sort_values(keys)[[*keys, "score"]].to_csv(index=False)
-        found[f"scores of {method}"] = hashlib.sha256(rows.encode()).hexdigest()
+        found[f"scores of {method}, seed {seed}"] = hashlib.sha256(rows.encode()).hexdigest()
     return found
 
 
@@ -188,7 +197,6 @@ def in_this_process(
 ) -> Ended:
     """Run a command here: quick, and what escapes it is seen."""
     out, err = io.StringIO(), io.StringIO()
-    code: Any = 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(folder)
         patch.setenv("COLUMNS", "200")
@@ -199,15 +207,24 @@ def in_this_process(
         signal.alarm(SECONDS)
         try:
             cli.main()
+            code = 0
         except SystemExit as end:
-            code = end.code
+            code = _code(end)
         except BaseException:
             err.write(traceback.format_exc())
             code = 1
         finally:
             signal.alarm(0)
             signal.signal(signal.SIGALRM, earlier)
-    return Ended(code=int(code or 0), out=out.getvalue(), err=err.getvalue())
+    return Ended(code=code, out=out.getvalue(), err=err.getvalue())
+
+
+def _code(end: SystemExit) -> int:
+    """As the interpreter makes it; words go to standard error."""
+    if end.code is None or isinstance(end.code, int):
+        return end.code or 0
+    sys.stderr.write(f"{end.code}\n")
+    return 1
 
 
 class _HangsError(BaseException):
@@ -279,7 +296,11 @@ class Running:
             sys.stderr.flush()
             self.pid = os.fork()
             if not self.pid:
-                self._child(words, told, before, site)
+                try:
+                    self._child(words, told, before, site)
+                finally:
+                    # Whatever goes wrong: a fork that lives on would run the rest of the tests.
+                    os._exit(70)
         self._status: int | None = None
 
     def _child(
@@ -289,7 +310,7 @@ class Running:
         before: Callable[[], None] | None,
         site: Path | None,
     ) -> None:
-        code: Any = 70
+        code = 70
         try:
             os.setsid()
             for number, path in ((1, self._out), (2, self._err)):
@@ -314,14 +335,16 @@ class Running:
                 cli.main()
                 code = 0
             except SystemExit as end:
-                code = end.code
+                code = _code(end)
             sys.stdout.flush()
         except BaseException:
-            traceback.print_exc()
+            with suppress(BaseException):
+                traceback.print_exc()
             code = 70
         finally:
-            sys.stderr.flush()
-            os._exit(int(code or 0))
+            with suppress(BaseException):
+                sys.stderr.flush()
+            os._exit(code)
 
     def ended(self) -> bool:
         """Whether it has."""
@@ -358,6 +381,8 @@ class Running:
 
 def judge(case: Case, world: World, tmp: Path) -> None:
     """Run a case and hold it to what every case must hold."""
+    if os.getpid() != _OWNER:
+        os._exit(70)
     here = world.copy(tmp / "here")
     for name, content in case.files.items():
         _lay(here / name, content)
@@ -372,7 +397,9 @@ def judge(case: Case, world: World, tmp: Path) -> None:
     ended = _run(case, here, tmp, site)
     judge_words(case, ended)
     after = snapshot(here)
-    _judge_loss(case, before, after, refused=ended.code != 0)
+    _judge_loss(case, before, after)
+    if case.joins or (ended.code and not case.own):
+        _judge_board(world, here)
     if case.check:
         case.check(here)
     if case.mended and (after != before or ended.code == 0):
@@ -444,17 +471,28 @@ def judge_words(case: Case, ended: Ended) -> None:
         assert word not in heard, f"{word!r} is said; {told}"
 
 
-def _judge_loss(
-    case: Case, before: Mapping[str, str], after: Mapping[str, str], *, refused: bool
-) -> None:
-    # A refusal leaves the board as it was; a run may renew it. The store mends itself.
-    may_change = (*case.own, f"{STORE}/", *(() if refused else (f"{OUT}/",)))
+def _judge_loss(case: Case, before: Mapping[str, str], after: Mapping[str, str]) -> None:
+    """Nothing but store and board has changed, and what the command names as its own."""
+    may_change = (*case.own, f"{STORE}/", f"{OUT}/")
     lost = [
         path
         for path, held in before.items()
         if after.get(path) != held and not path.startswith(may_change)
     ]
     assert not lost, f"lost or changed: {lost}"
+
+
+def _judge_board(world: World, here: Path) -> None:
+    """The board may have been renewed, but what stood on it stands on it still."""
+    if not (here / OUT / "scores.parquet").is_file():
+        return
+    found = scores_on(here / OUT)
+    gone = [
+        name
+        for name, held in world.results.items()
+        if "scores of" in name and found.get(name) != held
+    ]
+    assert not gone, f"no longer on the board: {gone}"
 
 
 def _judge_repair(case: Case, world: World, here: Path) -> None:

@@ -160,6 +160,16 @@ def start(name: str, prepare: Prepare, *says: str) -> Case:
     )
 
 
+def two_files(here: Path) -> None:
+    for name in ("a", "b"):
+        _lay(here / "mine" / f"{name}.safetensors")
+
+
+def _lay(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"")
+
+
 UP = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora"
 
 CASES = [
@@ -210,17 +220,7 @@ CASES = [
     bad("bare-nothing", file("weights.safetensors", b"")),
     bad("unknown-suffix", file("weights.gguf", b"GGUF")),
     bad("folder-empty", lambda here: (here / "mine").mkdir()),
-    bad(
-        "several-files",
-        lambda here: [
-            f(here)
-            for f in (
-                lambda h: (h / "mine").mkdir(),
-                lambda h: (h / "mine" / "a.safetensors").write_bytes(b""),
-                lambda h: (h / "mine" / "b.safetensors").write_bytes(b""),
-            )
-        ][0],
-    ),
+    bad("several-files", two_files),
     bad("file-gone", lambda here: (here / "mine").mkdir(), weights="./mine,file=gone.safetensors"),
     bad("file-climbs", lambda here: (here / "mine").mkdir(), weights="./mine,file=../notes.txt"),
     bad("a-hub-id-offline", lambda here: None, weights="owner/name"),

@@ -101,7 +101,7 @@ CASES = [
     variables("colour-forced", FORCE_COLOR="1", ends="well"),
     variables("colour-none", NO_COLOR="1", ends="well"),
     variables("tty-forced", TTY_COMPATIBLE="1", ends="well"),
-    variables("home-gone", HOME="/nowhere/home", XDG_CACHE_HOME="", ends="well"),
+    variables("home-gone", HOME="/proc/nowhere", XDG_CACHE_HOME="", ends="well"),
     variables("home-a-file", HOME="/etc/hostname", XDG_CACHE_HOME="", ends="well"),
     variables("home-empty", HOME="", XDG_CACHE_HOME="", ends="well"),
     variables("cache-a-file", XDG_CACHE_HOME="/etc/hostname", ends="well"),

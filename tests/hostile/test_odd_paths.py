@@ -167,6 +167,7 @@ CASES = [
     Case(
         id="store-linked",
         prepare=lambda here: _link_elsewhere(here, STORE),
+        own=("elsewhere/",),
         ends="well",
     ),
     Case(

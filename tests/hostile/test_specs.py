@@ -92,14 +92,6 @@ CASES = [
     method("pretrained-nowhere", "pretrained:./gone", "gone"),
     method("pretrained-nothing", "pretrained[weights=]"),
     Case(
-        id="method-pretrained-root",
-        command=f"{RUN} --methods pretrained:/",
-        where="fork",
-        before=little_memory,
-        ends="refused",
-        own=("bench-runs/toy/",),
-    ),
-    Case(
         id="method-pretrained-device",
         command=f"{RUN} --methods pretrained:/dev/zero",
         where="fork",
