@@ -369,8 +369,7 @@ def clear_errors(source: str, revision: str, repo_type: RepoType) -> Iterator[No
         transport = type(error).__module__.partition(".")[0] in _TRANSPORTS
         if not (transport or isinstance(error, errors.HfHubHTTPError | OSError)):
             raise
-        reason = f"{type(error).__name__}: {_line(error)}"
-        raise BenchError(f"{_unreachable(where)} ({reason})") from error
+        raise BenchError(f"{_unreachable(where)} ({_line(error)})") from error
 
 
 def _unreachable(where: str) -> str:

@@ -87,6 +87,8 @@ def device(asked: str, world: World) -> str:
         asked = f"cuda:{world.local_rank}"
     try:
         found = torch.device(asked)
+        if found.type == "meta":
+            raise BenchError(f"--device {asked}: holds no values; try cpu, cuda or auto")
         if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
             raise BenchError(f"--device {asked}: this machine has no such GPU")
     except RuntimeError as error:

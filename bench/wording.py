@@ -14,6 +14,8 @@ _CONTROL = re.compile(f"[\t\n]|{_UNPRINTABLE.pattern}")
 _LONGEST = 4_000
 """Characters of a whole message."""
 
+_ENDLESS = re.compile(r"\S{300,}")
+
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 200, 200, 40
 
@@ -38,7 +40,9 @@ def printable(text: str) -> str:
 
 def sentence(text: str) -> str:
     """A message as it is printed: one line, of bounded length, without control codes."""
-    return cut(printable(re.sub(r"\s*\n\s*", " ", text.strip())), _LONGEST)
+    line = printable(re.sub(r"\s*\n\s*", " ", text.strip()))
+    # A path or name that long is known by its ends; the words around it are what is to be read.
+    return cut(_ENDLESS.sub(lambda found: cut(found[0]), line), _LONGEST)
 
 
 def listed(names: Iterable[object], most: int = 5) -> str:

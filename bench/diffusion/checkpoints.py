@@ -246,7 +246,7 @@ def _with_lora(
                 metadata=metadata,
                 adapter_name=lora.POLICY,
             )
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
         raise BenchError(f"{problem}: {_line(error)}") from error
     _compare(state, get_peft_model_state_dict(denoiser, adapter_name=lora.POLICY), file)
     module: torch.nn.Module = denoiser

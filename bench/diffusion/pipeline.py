@@ -76,9 +76,7 @@ class PipelinePolicy(Policy):
         scheduler_config = read_json(files.folder / SCHEDULER)
         self.scheduler_config = scheduler_config | self.forced_scheduler_options
         # Of the file alone, as training scripts read it: they build no pipeline.
-        self.schedule = NoiseSchedule.from_scheduler(
-            DDIMScheduler.from_config(scheduler_config), self.device
-        )
+        self.schedule = NoiseSchedule.from_scheduler(_ddim(scheduler_config, files), self.device)
         self._vae_dtype = dtype
         if dtype == torch.float16 and vae.get("force_upcast") and files.vae is None:
             self._vae_dtype = torch.float32
@@ -306,6 +304,21 @@ class PipelinePolicy(Policy):
         )
 
 
+def _ddim(config: dict[str, Any], files: PipelineFiles) -> DDIMScheduler:
+    """The scheduler of a configuration, which diffusers itself hardly checks."""
+    try:
+        scheduler = DDIMScheduler.from_config(config)
+        if not bool(scheduler.alphas_cumprod.isfinite().all()):
+            raise ValueError("its noise levels are not finite")
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # NotImplementedError is a RuntimeError.
+        raise BenchError(
+            f"{files.pipeline.where}: {SCHEDULER} gives no noise schedule "
+            f"({' '.join(str(error).split())}); restore the file"
+        ) from error
+    return scheduler
+
+
 def _latent_scaling(vae: dict[str, Any], files: PipelineFiles) -> tuple[torch.Tensor, torch.Tensor]:
     """Shift and scale, each [C, 1, 1] or [1, 1, 1]: the denoiser sees (z - shift) * scale."""
     if vae.get("shift_factor"):
@@ -314,6 +327,11 @@ def _latent_scaling(vae: dict[str, Any], files: PipelineFiles) -> tuple[torch.Te
             f"{vae['shift_factor']}), which no Stable Diffusion pipeline does; choose another"
         )
     mean, std = vae.get("latents_mean"), vae.get("latents_std")
+    if not isinstance(vae.get("scaling_factor", 0.18215), int | float):
+        raise BenchError(
+            f"the VAE of {(files.vae or files.pipeline).where} has the scaling_factor "
+            f"{vae['scaling_factor']!r} in its config.json, which is no number; restore the file"
+        )
     factor = torch.tensor(float(vae.get("scaling_factor", 0.18215))).reshape(1, 1, 1)
     if mean is None or std is None:
         return torch.zeros(1, 1, 1), factor

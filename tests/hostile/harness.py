@@ -116,6 +116,7 @@ class World:
     site: Path
     """On the path of every process of the suite, with the toys' entry point."""
     results: Mapping[str, str]
+    scores: frozenset[tuple[object, ...]]
 
     def copy(self, to: Path) -> Path:
         """A world of its own for a case."""
@@ -139,7 +140,7 @@ def build(folder: Path, site: Path) -> World:
     (folder / "notes.txt").write_text("mine\n")
     ended = in_this_process(shlex.split(RUN), folder)
     assert ended.code == 0, ended.err
-    return World(folder, site, results(folder))
+    return World(folder, site, results(folder), scores_on(folder / OUT))
 
 
 def install(site: Path, package: str, module: str, source: str | None = None) -> None:
@@ -152,26 +153,22 @@ def install(site: Path, package: str, module: str, source: str | None = None) ->
         (site / f"{module}.py").write_text(source)
 
 
-def results(folder: Path, *, board: str | Path = OUT, store: str | Path = STORE) -> dict[str, str]:
-    """Hashes of all that a run found out: artefacts without their cost, scores of each image."""
+def results(folder: Path, *, store: str | Path = STORE) -> dict[str, str]:
+    """Hashes of all that a run left in a store, without costs."""
     artefacts = folder / store / "artefacts"
-    found = {
+    return {
         str(path.relative_to(artefacts)): _sha256(path)
         for path in sorted(artefacts.rglob("*"))
         if path.is_file() and path.name != "artefact.json"
     }
-    return found | scores_on(folder / board)
 
 
-def scores_on(board: Path) -> dict[str, str]:
-    """Hashes of the scores of each cell on a board."""
+def scores_on(board: Path) -> frozenset[tuple[object, ...]]:
+    """The score of each image on a board."""
     frame = pd.read_parquet(board / "scores.parquet")
-    keys = ["method", "seed", "prompt_set", "image_seed", "scorer", "prompt"]
-    found = {}
-    for (method, seed), block in frame.groupby(["method", "seed"], dropna=False):
-        rows = block.sort_values(keys)[[*keys, "score"]].to_csv(index=False)
-        found[f"scores of {method}, seed {seed}"] = hashlib.sha256(rows.encode()).hexdigest()
-    return found
+    columns = ["method", "seed", "prompt_set", "image_seed", "scorer", "prompt", "score"]
+    rows = frame[columns].astype(object).where(frame[columns].notna(), None)
+    return frozenset(rows.itertuples(index=False, name=None))
 
 
 def snapshot(folder: Path) -> dict[str, str]:
@@ -486,13 +483,8 @@ def _judge_board(world: World, here: Path) -> None:
     """The board may have been renewed, but what stood on it stands on it still."""
     if not (here / OUT / "scores.parquet").is_file():
         return
-    found = scores_on(here / OUT)
-    gone = [
-        name
-        for name, held in world.results.items()
-        if "scores of" in name and found.get(name) != held
-    ]
-    assert not gone, f"no longer on the board: {gone}"
+    gone = world.scores - scores_on(here / OUT)
+    assert not gone, f"no longer on the board: {sorted(map(str, gone))[:3]}"
 
 
 def _judge_repair(case: Case, world: World, here: Path) -> None:
@@ -512,3 +504,4 @@ def _judge_repair(case: Case, world: World, here: Path) -> None:
     found = results(here)
     wrong = [name for name, held in world.results.items() if found.get(name) != held]
     assert not wrong, f"other results afterwards: {wrong}"
+    _judge_board(world, here)

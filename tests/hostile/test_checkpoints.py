@@ -153,10 +153,14 @@ def start(name: str, prepare: Prepare, *says: str) -> Case:
     """A backbone that must be refused."""
     return Case(
         id=f"backbone-{name}",
-        command=f"{RUN} --set 'backbone=toy[path=mine]'",
+        # Nothing of it is cached there: the toy's fingerprint knows its U-Net alone.
+        command=f"{RUN} --set 'backbone=toy[path=mine]' --store fresh/store --out fresh/board",
         prepare=prepare,
         ends="refused",
         says=says,
+        own=("fresh/",),
+        # That of the toy itself, where the U-Net is gone.
+        may_name_exceptions=name in ("gone", "a-file", "empty", "unet-gone"),
     )
 
 
@@ -197,7 +201,11 @@ CASES = [
     bad("config-of-nobody", config(_class_name="NobodysNet"), "NobodysNet"),
     bad("config-wider", config(cross_attention_dim=64)),
     bad("config-negative", config(in_channels=-4)),
-    bad("config-a-word", config(sample_size="large")),
+    Case(
+        id="config-a-word",
+        command=f"{RUN} --methods 'pretrained[weights=./mine]'",
+        prepare=config(sample_size="large"),
+    ),
     bad("names-changed", tensors(renamed)),
     bad("one-missing", tensors(without_one)),
     bad("one-more", tensors(one_more), "stranger"),

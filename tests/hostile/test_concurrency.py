@@ -23,6 +23,7 @@ from tests.hostile.harness import (
     in_this_process,
     judge_words,
     results,
+    scores_on,
     snapshot,
 )
 
@@ -153,7 +154,7 @@ def test_together(case: Together, world: World, tmp_path: Path) -> None:
         judge_words(Case(id=case.id, command=case.commands[number], ends=ends), each)  # type: ignore[arg-type]
     after = snapshot(here)
     assert {name: after.get(name) for name in mine} == mine
-    boards = [results(here, board=board, store="fresh/store") for board in case.same_board]
+    boards = [scores_on(here / board) for board in case.same_board]
     for one, other in itertools.pairwise(boards):
         assert one == other
 
@@ -161,4 +162,5 @@ def test_together(case: Together, world: World, tmp_path: Path) -> None:
     assert plain.code == 0, plain.err
     found = results(here)
     assert {name: found.get(name) for name in world.results} == world.results
+    assert world.scores <= scores_on(here / OUT)
     shutil.rmtree(here)

@@ -194,7 +194,7 @@ CASES = [
         where="fork",
         command=f"{RUN} --methods sft",
         before=_unprivileged,
-        prepare=locked(str(STORE)),
+        prepare=locked(str(STORE / "artefacts" / "train")),
         ends="refused",
         says=("bench-runs/store",),
     ),
@@ -227,7 +227,7 @@ CASES = [
             os.mkfifo(here / "images/00001.png"),
         )[0],
         ends="refused",
-        says=("00001.png",),
+        says=("00001",),
     ),
     Case(
         id="score-table-of-passwd",

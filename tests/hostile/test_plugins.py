@@ -108,7 +108,7 @@ def scores(name: str, body: str, *says: str, extra: str = "") -> Case:
     """A scorer whose scores must be refused."""
     return Case(
         id=f"scorer-{name}",
-        command=f"{RUN} --scorers channel,bad",
+        command=f"{RUN} --scorers channel,bad --methods base",
         plugin=scorer(body, extra),
         ends="refused",
         says=("bad", *says),
@@ -149,7 +149,7 @@ CASES = [
     scores("raises-system-exit", "sys.exit(0)"),
     scores("raises-system-exit-words", "sys.exit('bye')"),
     scores("raises-stop-iteration", "next(iter(()))"),
-    scores("raises-generator-exit", "raise GeneratorExit"),
+    scores("raises-own", "raise type('Own', (BaseException,), {})('deep inside')"),
     scores(
         "raises-bench-error", "raise BenchError('the weights are missing; fetch them')", "fetch"
     ),
@@ -262,9 +262,9 @@ CASES = [
         ends="refused",
         says=("channel",),
     ),
-    package("name-markup", scorer("return 0").replace('"bad"', '"[red]"'), ends="refused"),
-    package("name-a-number", scorer("return 0").replace('"bad"', "3"), ends="refused"),
-    package("name-climbs", scorer("return 0").replace('"bad"', '"../x"'), ends="refused"),
+    package("name-markup", scorer("return 0").replace('"bad"', '"[red]"')),
+    package("name-a-number", scorer("return 0").replace('"bad"', "3")),
+    package("name-climbs", scorer("return 0").replace('"bad"', '"../x"')),
     package(
         "not-a-dataclass", scorer("return 0").replace("@dataclass(frozen=True, kw_only=True)", "")
     ),

@@ -9,10 +9,30 @@ import pytest
 
 from tests.hostile.harness import RUN, Case, Content, World, judge, little_memory
 
+WORLD = """\
+backbone: toy[path=pipeline]
+pairs: ./pairs.parquet
+prompts: [./prompts.tsv]
+scorers: [channel]
+methods: [dpo]
+training: {steps: 2, batch_size: 2}
+sampling: {steps: 2, guidance: 2.0}
+"""
+
 
 def bad(name: str, text: Content, *says: str, **more: object) -> Case:
     """The world's recipe replaced by another; planning must refuse it."""
     return Case(id=name, files={"recipe.yaml": text}, ends="refused", says=says, **more)  # type: ignore[arg-type]
+
+
+def named(name: str, text: str) -> Case:
+    """A recipe whose name is no folder's: another folder is named, and none outside is written."""
+
+    def nothing_outside(here: Path) -> None:
+        assert [path.name for path in here.parent.iterdir()] == ["here"]
+
+    recipe = f"{WORLD}name: {text}\n"
+    return Case(id=name, files={"recipe.yaml": recipe}, check=nothing_outside)
 
 
 def line(name: str, text: str, *says: str) -> Case:
@@ -26,16 +46,6 @@ def bomb(levels: int = 9) -> str:
     rows += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, levels)]
     return "\n".join([*rows, f"methods: *a{levels - 1}"])
 
-
-WORLD = """\
-backbone: toy[path=pipeline]
-pairs: ./pairs.parquet
-prompts: [./prompts.tsv]
-scorers: [channel]
-methods: [dpo]
-training: {steps: 2, batch_size: 2}
-sampling: {steps: 2, guidance: 2.0}
-"""
 
 TEXTS = [
     bad("empty", ""),
@@ -81,9 +91,9 @@ TEXTS = [
     bad("steps-negative", WORLD.replace("steps: 2, b", "steps: -1, b"), "steps"),
     bad("steps-null", WORLD.replace("steps: 2, b", "steps: null, b"), "steps"),
     bad("steps-list", WORLD.replace("steps: 2, b", "steps: [2], b"), "steps"),
-    bad("name-a-date", WORLD + "name: 2024-01-01\n", "name"),
-    bad("name-climbs", WORLD + "name: ../../escaped\n", "name"),
-    bad("name-absolute", WORLD + "name: /proc/escaped\n", "name"),
+    named("name-a-date", "2024-01-01"),
+    named("name-climbs", "../../escaped"),
+    named("name-absolute", "/proc/escaped"),
     bad("name-dots", WORLD + "name: ..\n", "name"),
     bad("name-empty", WORLD + "name: ''\n", "name"),
     bad("name-newline", WORLD + 'name: "a\\nb"\n', "name"),
