@@ -39,6 +39,8 @@ def local(source: str) -> Path | None:
     Raises:
         BenchError: it is written like a path but nothing is there.
     """
+    if not source.strip():
+        raise BenchError("an empty text is no path and no Hub id; give one")
     path = expanded(source)
     if exists(path):
         refuse_special(path)
@@ -66,8 +68,8 @@ def refuse_broken_link(path: Path) -> None:
         BenchError: names the link.
     """
     for place in (path.parent, path):
-        # Not the methods of `Path`, which raise where a name is too long.
-        if os.path.islink(place) and not os.path.exists(place):
+        # Unlike `Path.is_symlink`, this bears a name of any length.
+        if os.path.islink(place) and not exists(place):
             raise BenchError(
                 f"{place}: this link leads nowhere (to {os.readlink(place)}); bring back what it "
                 f"pointed to, or put a copy in its place"

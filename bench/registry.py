@@ -297,7 +297,12 @@ class Registry:
             with self.asking(plugin, "`needs`"):
                 needs = tuple(plugin.needs(pool))
             for text in needs:
-                needed = self.get("scorers", parse(text).name).cls
+                try:
+                    needed = self.get("scorers", parse(text).name).cls
+                except UnknownNameError as error:
+                    raise BenchError(
+                        f"aggregation {plugin.name!r} needs the rewards of an {error}"
+                    ) from error
                 yield Reading(option="", spec=text, scorer=needed, how="needed")  # type: ignore[arg-type]
 
     def _scorers_in(self, value: object, pool: Sequence[str]) -> Iterator[Reading]:

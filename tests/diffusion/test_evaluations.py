@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from bench.diffusion import lora
+from bench.diffusion import compiling, lora
 from bench.diffusion.evaluations import carry, counting
 from bench.diffusion.sampling import sample
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy
@@ -126,7 +126,7 @@ def test_a_compiled_network_is_counted_and_not_compiled_again(
         return graph.forward
 
     with counting() as spent, torch.no_grad():
-        for module in speed._repeated(denoiser):
+        for module in compiling._blocks(denoiser):
             module.compile(backend=note, dynamic=True)
         _positional(denoiser)
         graphs = len(compiled)

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from importlib import invalidate_caches
@@ -31,6 +31,7 @@ from typing import Literal
 
 import pandas as pd
 import pytest
+from _pytest.mark import ParameterSet
 
 from bench import cli
 from bench.registry import default_registry
@@ -86,6 +87,8 @@ class Case:
     """In this process; in a fork of it, for signals and limits; or in a new interpreter."""
     before: Callable[[], None] | None = None
     """Run in the fork before the command: limits."""
+    redirect: str = ""
+    """What a shell does with the streams of a new interpreter, such as ">/dev/full"."""
     act: Act | None = None
     ends: Literal["well", "refused", "either"] = "either"
     says: tuple[str, ...] = ()
@@ -106,6 +109,14 @@ class Case:
 
     def __str__(self) -> str:
         return self.id
+
+
+def sample(cases: Sequence[object], every: int = 6) -> list[ParameterSet]:
+    """Parameters of a test; of each `every` cases one runs always, the others are slow."""
+    return [
+        pytest.param(case, id=str(case), marks=[pytest.mark.slow] if number % every else [])
+        for number, case in enumerate(cases)
+    ]
 
 
 @dataclass(frozen=True)
@@ -252,6 +263,7 @@ class Running:
         before: Callable[[], None] | None = None,
         site: Path | None = None,
         fresh: bool = False,
+        redirect: str = "",
     ) -> None:
         """Start it.
 
@@ -263,6 +275,7 @@ class Running:
             before: run in a fork before the command.
             site: a folder of packages that only this command sees.
             fresh: a new interpreter instead of a fork of this one, which has all imports done.
+            redirect: what a shell does with its streams.
         """
         log.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -276,8 +289,9 @@ class Running:
             ]
             told = {"PYTHONPATH": os.pathsep.join([*paths, str(ROOT)]), **told}
             with self._out.open("wb") as out, self._err.open("wb") as err:
+                bench = [sys.executable, "-m", "bench", *words]
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "bench", *words],
+                    ["sh", "-c", f'"$@" {redirect}', "sh", *bench] if redirect else bench,
                     cwd=folder,
                     env={**os.environ, **told},
                     stdin=subprocess.DEVNULL,
@@ -324,7 +338,7 @@ class Running:
             if site:
                 sys.path.insert(0, str(site))
                 invalidate_caches()
-                default_registry.cache_clear()
+            default_registry.cache_clear()
             sys.argv = ["bench", *words]
             if before:
                 before()
@@ -429,6 +443,7 @@ def _run(case: Case, here: Path, tmp: Path, site: Path | None) -> Ended:
         before=case.before,
         site=site,
         fresh=case.where == "process",
+        redirect=case.redirect,
     )
     if case.act:
         case.act(running)

@@ -23,6 +23,7 @@ from tests.hostile.harness import (
     in_this_process,
     judge_words,
     results,
+    sample,
     scores_on,
     snapshot,
 )
@@ -131,7 +132,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", sample(CASES))
 def test_together(case: Together, world: World, tmp_path: Path) -> None:
     here = world.copy(tmp_path / "here")
     if case.prepare:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.harness import OUT, RUN, Act, Case, Running, World, judge
+from tests.hostile.harness import OUT, RUN, Act, Case, Running, World, judge, sample
 
 STAGES = ("inspect", "encode", "train", "sample", "score")
 SIGNALS = {
@@ -166,7 +166,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", sample(CASES))
 def test_kill(case: Case, world: World, tmp_path: Path) -> None:
     judge(case, world, tmp_path)
 

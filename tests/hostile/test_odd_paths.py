@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.harness import OUT, RUN, STORE, Case, Prepare, World, judge, little_memory
+from tests.hostile.harness import (
+    OUT,
+    RUN,
+    STORE,
+    Case,
+    Prepare,
+    World,
+    judge,
+    little_memory,
+    sample,
+)
 
 
 def out(name: str, where: str, *says: str, **more: object) -> Case:
@@ -289,6 +299,6 @@ def _images(here: Path) -> None:
     shutil.copytree(found, here / "images")
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", sample(CASES))
 def test_odd_paths(case: Case, world: World, tmp_path: Path) -> None:
     judge(case, world, tmp_path)

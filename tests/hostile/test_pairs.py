@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from tests import toy
-from tests.hostile.harness import RUN, Case, Content, World, judge, little_memory
+from tests.hostile.harness import RUN, Case, Content, World, judge, little_memory, sample
 
 
 def rows(count: int = 6, **columns: object) -> dict[str, object]:
@@ -161,6 +161,6 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", sample(CASES))
 def test_pairs(case: Case, world: World, tmp_path: Path) -> None:
     judge(case, world, tmp_path)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.harness import RUN, STORE, Case, Prepare, World, judge
+from tests.hostile.harness import RUN, STORE, Case, Prepare, World, judge, sample
 
 STAGES = ("inspect", "encode", "train", "sample", "score")
 Harm = Callable[[Path], None]
@@ -252,6 +252,6 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", sample(CASES))
 def test_store_damage(case: Case, world: World, tmp_path: Path) -> None:
     judge(case, world, tmp_path)
