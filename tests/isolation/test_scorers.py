@@ -314,7 +314,10 @@ def test_the_commit_that_the_key_names_is_fetched(
         (repository / "refs").mkdir()
         branches.append(repository / "refs" / "main")
         branches[-1].write_text(first)
-    scorer = plugin.VQAScore(vision_tower=str(tmp_path))
+    tower = tmp_path / "tower"
+    tower.mkdir()
+    (tower / "config.json").write_text("{}")
+    scorer = plugin.VQAScore(vision_tower=str(tower))
     assert f"clip-flant5-xxl@{first}" in scorer.fingerprint()
     for branch in branches:
         branch.write_text(second)
