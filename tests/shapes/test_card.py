@@ -37,12 +37,11 @@ def test_the_code_of_a_shapes_card_loads_the_checkpoint(tmp_path: Path, adapter:
     with torch.no_grad():
         for weight in trained:
             weight.add_(0.01)
-    partial = store.begin("k")
+    partial = store.begin("train", "k")
     policy.save_checkpoint(partial.out)
     artefact = store.commit("train", "k", partial, Cost(), {}).path
 
-    configuration = {"method": {"name": "dpo", "options": {}}, "training": {}}
-    record = small_board.cell("dpo", lift=0.3, configuration=configuration)
+    record = small_board.cell("dpo", lift=0.3)
     small_board.save(tmp_path / "board", [small_board.cell("base"), record])
     (section,) = standings.build(tmp_path / "board").sections
     row = next(row for row in section.seed_rows if row.method == "dpo")
