@@ -47,9 +47,9 @@ def test_a_careless_method_changes_no_other_cell(
         assert clean.nfe(row.method) == done.nfe(row.method)
 
 
-def test_two_methods_that_are_the_base_are_refused(make_plan: MakePlan) -> None:
-    with pytest.raises(BenchError, match=r"a_base of trust and base of .*BENCH_DISABLED_PLUGINS"):
-        make_plan("dpo", more=(plugins.SecondBase,))
+def test_another_packages_base_does_not_take_the_place_of_ours(make_plan: MakePlan) -> None:
+    plan = make_plan("dpo", more=(plugins.SecondBase,))
+    assert [cell.method for cell in plan.cells if cell.baseline] == ["base"]
 
 
 def test_a_base_that_is_trained_or_reads_is_refused(
