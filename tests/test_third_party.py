@@ -92,5 +92,6 @@ def test_its_scorer_aggregation_and_method_go_through_bench_run(
         "unanimous_hinge",
     }
     trained = next(r for r in records if r["method"] == "unanimous_hinge")
-    assert trained["in_loop"] == ["brightness", "shapes_preference"]
+    # A column of the same scorer with other options is no judge from outside, either.
+    assert trained["in_loop"] == ["brightness", "brightness[scale=2]", "shapes_preference"]
     assert trained["budget"]["pairs_dropped"] > 0
