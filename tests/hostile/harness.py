@@ -279,6 +279,8 @@ class Running:
         """
         log.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        # A new interpreter, or two, takes its time on a busy machine.
+        self._seconds = 4 * SECONDS if fresh else SECONDS
         self._out, self._err = log / f"{id(self)}.out", log / f"{id(self)}.err"
         told = {"COLUMNS": "200", **(environment or {})}
         if fresh:
@@ -382,7 +384,7 @@ class Running:
             os.kill(self.pid, number)
 
     def _limited(self, done: Callable[[], bool]) -> None:
-        end = time.monotonic() + SECONDS
+        end = time.monotonic() + self._seconds
         while not done():
             if time.monotonic() > end:
                 os.kill(self.pid, signal.SIGKILL)
