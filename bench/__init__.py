@@ -1,13 +1,10 @@
 """Compare the ways to align text-to-image diffusion models with human preferences.
 
-What plugins need is importable from here; see `bench.hookspecs` for the hooks.
+What plugins need is importable from here; see `bench.api.hookspecs` for the hooks.
 """
 
-from bench.errors import BenchError
-from bench.evaluation.api import score
-from bench.hookspecs import hookimpl
-from bench.methods import PairMethod
-from bench.protocols import (
+from bench.api.hookspecs import hookimpl
+from bench.api.kinds import (
     Aggregation,
     Backbone,
     Command,
@@ -32,6 +29,9 @@ from bench.protocols import (
     option,
     uses,
 )
+from bench.api.pair_method import PairMethod
+from bench.lib.errors import BenchError
+from bench.scoring.api import score
 
 __all__ = [
     "Aggregation",

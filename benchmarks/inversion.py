@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from side_by_side import compare
 
-from bench.diffusion.noising import NoiseRequest
-from bench.registry import default_registry
+from bench.api.noising import NoiseRequest
+from bench.registry.registry import default_registry
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import copy
 import torch
 from side_by_side import compare
 
-from bench.registry import default_registry
+from bench.registry.registry import default_registry
 
 
 def main() -> None:

@@ -27,12 +27,12 @@ def main() -> None:
 
 
 def _parts(methods: str, folder: Path) -> None:
-    from bench import plan as planning
-    from bench.estimates import estimate
-    from bench.recipe import load
-    from bench.registry import default_registry
-    from bench.runner import status
-    from bench.store import Store
+    from bench.recipe.recipe import load
+    from bench.registry.registry import default_registry
+    from bench.run import planning
+    from bench.run.estimates import estimate
+    from bench.run.walk import status
+    from bench.store.store import Store
 
     start = time.perf_counter()
 

@@ -23,14 +23,14 @@ from PIL import Image
 from rich.console import Console
 from streaming import resident_mb
 
-from bench.distributed import ALONE
-from bench.evaluation.image_scores import score_all
-from bench.evaluation.sources import open_images
-from bench.measure import Meter
-from bench.progress import Progress, Task
-from bench.protocols import Prompt
-from bench.registry import default_registry
-from bench.store import Store
+from bench.api.kinds import Prompt
+from bench.lib.cost_meter import Meter
+from bench.lib.distributed import ALONE
+from bench.lib.progress import Progress, Task
+from bench.registry.registry import default_registry
+from bench.run.image_scores import score_all
+from bench.scoring.sources import open_images
+from bench.store.store import Store
 
 FILES, SMALLEST, LARGEST, EVERY = 40, 64, 512, 400
 SCORERS = ("shapes_clip", "shapes_aesthetic")

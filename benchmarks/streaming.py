@@ -26,14 +26,14 @@ import pyarrow.parquet as pq
 from bench_plugins.preference_sets import PickAPic
 from PIL import Image
 
-from bench.ahead import ahead
-from bench.distributed import ALONE
-from bench.images import decode
-from bench.measure import Meter
+from bench.api.kinds import PreferencePair
+from bench.lib.cost_meter import Meter
+from bench.lib.distributed import ALONE
+from bench.lib.images import decode
+from bench.lib.prefetch import ahead
 from bench.preferences.inspecting import inspect
 from bench.preferences.writing import PairWriter
-from bench.protocols import PreferencePair
-from bench.recipe import PairFilters
+from bench.recipe.recipe import PairFilters
 
 SIDE, PICTURES, HUB_ROW_GROUP = 512, 32, 1000
 

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
+from bench.api.kinds import PairRewards
+from bench.api.schedule import NoiseSchedule
+from bench.api.training import StepReport, TrainingBudget, TrainingSetup
 from bench.diffusion.pipeline import PipelinePolicy
-from bench.diffusion.schedule import NoiseSchedule
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy, StableDiffusionXLPolicy
-from bench.measure import Meter
-from bench.protocols import PairRewards
-from bench.registry import default_registry
+from bench.lib.cost_meter import Meter
+from bench.registry.registry import default_registry
 from bench.training.encoding import EncodedPairs
-from bench.training.setup import StepReport, TrainingBudget, TrainingSetup
 
 TOKENS = 77
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

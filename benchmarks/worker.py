@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from bench import Scorer
-from bench.isolation.scorer import load_in_worker
+from bench.scoring.isolation.scorer import load_in_worker
 
 ROUNDS = 31
 BATCHES = ((8, 512), (64, 512), (8, 1024))

@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-import bench.registry
+import bench.registry.registry
 from bench import PreferencePair, PreferenceSet, option
-from bench.registry import Entry, Registry
+from bench.registry.registry import Entry, Registry
 from tests import toy
 
 
@@ -97,10 +97,10 @@ def registry() -> Registry:
 
 
 if __name__ == "__main__":
-    from bench.cli import main
+    from bench.cli.main import main
 
     # The plugins' module is to be found under this name by workers too.
     from tests.lingering import registry as found
 
-    bench.registry.default_registry = found  # type: ignore[assignment]
+    bench.registry.registry.default_registry = found  # type: ignore[assignment]
     main()

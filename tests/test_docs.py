@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from bench import hookspecs
-from bench.recipe import BLOCKS, Recipe, load
-from bench.registry import BASES, default_registry
+from bench.api import hookspecs
+from bench.recipe.recipe import BLOCKS, Recipe, load
+from bench.registry.registry import BASES, default_registry
 
 ROOT = Path(__file__).parents[1]
 RECIPE = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")

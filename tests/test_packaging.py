@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from bench.registry import OWN_PACKAGE
+from bench.registry.registry import OWN_PACKAGE
 
 NEVER = {
     "hpsv2",

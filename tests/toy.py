@@ -13,15 +13,20 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from bench import Backbone, BenchError, Scorer, option
-from bench.progress import quiet_libraries
-from bench.recipe import Recipe, validate
-from bench.registry import Entry, Registry, default_registry
-from bench.store import Store, file_sha256
+from bench import (
+    Backbone,
+    BenchError,
+    Scorer,
+    option,
+)
+from bench.lib.progress import quiet_libraries
+from bench.recipe.recipe import Recipe, validate
+from bench.registry.registry import Entry, Registry, default_registry
+from bench.store.store import Store, file_sha256
 from tests.tiny import save_tiny_pipeline
 
 if TYPE_CHECKING:
-    from bench.diffusion.policy import Policy
+    from bench.api.policy import Policy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bench import hub
 from bench.diffusion.files import Files, read_json
-from bench.errors import BenchError
+from bench.lib import hub
+from bench.lib.errors import BenchError
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 PEFT_CONFIG = "adapter_config.json"

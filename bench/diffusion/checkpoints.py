@@ -26,11 +26,11 @@ from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from bench.api.kinds import PipelineLayout
 from bench.diffusion import lora
 from bench.diffusion.checkpoint_files import LORA_FILE, PEFT_CONFIG, Checkpoint, find
 from bench.diffusion.files import Files, Weights, read_json
-from bench.errors import BenchError
-from bench.protocols import PipelineLayout
+from bench.lib.errors import BenchError
 
 # diffusers 0.40 renamed the option, and later ones warn of the old name.
 _RENAMED = tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 40)

@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bench import hub
-from bench.errors import BenchError
-from bench.protocols import PipelineLayout
-from bench.reading import exists, json_value, read_text
+from bench.api.kinds import PipelineLayout
+from bench.lib import hub
+from bench.lib.errors import BenchError
+from bench.lib.reading import exists, json_value, read_text
 
 DENOISER = "unet"
 VAE = "vae"

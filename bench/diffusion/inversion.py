@@ -13,9 +13,9 @@ from typing import TypeAlias
 
 import torch
 
-from bench.diffusion.policy import Condition
-from bench.diffusion.schedule import CLEAN, NoiseSchedule, per_sample
-from bench.errors import BenchError
+from bench.api.policy import Condition
+from bench.api.schedule import CLEAN, NoiseSchedule, per_sample
+from bench.lib.errors import BenchError
 
 Predict: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Condition], torch.Tensor]
 """(latents [N, C, h, w], timesteps [N], condition [N, ...]) -> epsilon [N, C, h, w]."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from bench.errors import BenchError
+from bench.lib.errors import BenchError
 
 POLICY = "policy"
 REFERENCE = "reference"

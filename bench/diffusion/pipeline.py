@@ -13,12 +13,12 @@ from diffusers import AutoencoderKL, DDIMScheduler
 from PIL import Image
 from transformers import CLIPTokenizer
 
+from bench.api.kinds import PipelineLayout
+from bench.api.policy import Condition, Moments, Policy
+from bench.api.schedule import NoiseSchedule
 from bench.diffusion import checkpoints
 from bench.diffusion.files import DENOISER, SCHEDULER, VAE, Files, PipelineFiles, read_json
-from bench.diffusion.policy import Condition, Moments, Policy
-from bench.diffusion.schedule import NoiseSchedule
-from bench.errors import BenchError, DivergedError
-from bench.protocols import PipelineLayout
+from bench.lib.errors import BenchError, DivergedError
 
 PROMPTS_AT_ONCE = 64
 IMAGES_AT_ONCE = 8

@@ -11,9 +11,9 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from PIL import Image
 
+from bench.api.policy import Policy
 from bench.diffusion.compiling import compile_blocks
-from bench.diffusion.policy import Policy
-from bench.errors import BenchError, UnknownNameError
+from bench.lib.errors import BenchError, UnknownNameError
 
 SchedulerName: TypeAlias = Literal["ddim", "euler", "dpm++"]
 

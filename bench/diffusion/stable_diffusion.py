@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import torch
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from bench.api.policy import Condition
 from bench.diffusion.files import DENOISER, STABLE_DIFFUSION, STABLE_DIFFUSION_XL
 from bench.diffusion.pipeline import PipelinePolicy
-from bench.diffusion.policy import Condition
-from bench.errors import BenchError
+from bench.lib.errors import BenchError
 
 
 class StableDiffusionPolicy(PipelinePolicy):

@@ -15,12 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
-from bench.errors import BenchError
+from bench.api.kinds import Prompt
 from bench.leaderboard.canonical import compact, sha256, to_json
 from bench.leaderboard.protocol import STRICT, EvaluationProtocol, Protocol, TrainingProtocol
-from bench.protocols import Prompt
-from bench.reading import json_value, read_text
-from bench.store import write_atomic
+from bench.lib.errors import BenchError
+from bench.lib.reading import json_value, read_text
+from bench.store.store import write_atomic
 
 SCHEMA = 2
 """Version of the file format; raise it when old files can no longer be read as they are."""

@@ -12,9 +12,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from bench.errors import BenchError
-from bench.evaluation import statistics
-from bench.evaluation.statistics import Floats, WinRate
 from bench.leaderboard.names import shortened
 from bench.leaderboard.protocol import Protocol, differences, headings
 from bench.leaderboard.results import (
@@ -28,6 +25,9 @@ from bench.leaderboard.results import (
     load_cells,
     load_prompts,
 )
+from bench.lib.errors import BenchError
+from bench.statistics import intervals as statistics
+from bench.statistics.intervals import Floats, WinRate
 
 HELD_OUT = "held-out"
 """Stands for the held-out mean where a scorer's name is expected."""

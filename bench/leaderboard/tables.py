@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import escaping
-from bench.errors import BenchError
-from bench.evaluation import statistics
-from bench.evaluation.statistics import WinRate
 from bench.leaderboard.canonical import to_json
 from bench.leaderboard.names import LINE, wrapped
 from bench.leaderboard.results import Budget, Cost, write_text
+from bench.leaderboard.run_folder import MARK, RunFolder
 from bench.leaderboard.standings import HELD_OUT, Row, Section, Tables, build, compare
-from bench.run_folder import MARK, RunFolder
+from bench.lib import escaping
+from bench.lib.errors import BenchError
+from bench.statistics import intervals as statistics
+from bench.statistics.intervals import WinRate
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, Group

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.ahead import ahead
-from bench.contracts import read_pairs
-from bench.images import decode
+from bench.api.contracts import read_pairs
+from bench.api.kinds import PreferencePair, PreferenceSet, Prompt
+from bench.lib.images import decode
+from bench.lib.prefetch import ahead
 from bench.preferences.inspecting import BrokenRow, SeenPair, look, threads, too_many
-from bench.protocols import PreferencePair, PreferenceSet, Prompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -279,7 +279,7 @@ def picture(sample: Sequence[PreferencePair]) -> Image:
 
     Tied images have a grey frame each.
     """
-    from bench.leaderboard.contact_sheet import contact_sheet
+    from bench.lib.contact_sheet import contact_sheet
 
     with TemporaryDirectory() as folder:
         rows = []

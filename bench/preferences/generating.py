@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from bench import contracts
+from bench.api import contracts
+from bench.api.kinds import Aggregation, PairRewards, PreferencePair
+from bench.lib.seeding import derive_seed
 from bench.preferences.writing import PairWriter
-from bench.protocols import Aggregation, PairRewards, PreferencePair
-from bench.registry import OWN_PACKAGE, spec_text
-from bench.seeding import derive_seed
+from bench.registry.registry import OWN_PACKAGE, spec_text
 
 FILE = "pairs.parquet"
 

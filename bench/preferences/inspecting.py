@@ -14,16 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import contracts, sealed
-from bench.ahead import ahead
-from bench.distributed import World
-from bench.errors import BenchError
-from bench.images import decode
-from bench.preferences import table
-from bench.preferences.table import PairTable
-from bench.protocols import PreferencePair, PreferenceSet
-from bench.recipe import PairFilters
-from bench.store import write_atomic
+from bench.api import contracts
+from bench.api.kinds import PreferencePair, PreferenceSet
+from bench.lib import checksums as sealed
+from bench.lib.distributed import World
+from bench.lib.errors import BenchError
+from bench.lib.images import decode
+from bench.lib.prefetch import ahead
+from bench.preferences import pair_table as table
+from bench.preferences.pair_table import PairTable
+from bench.recipe.recipe import PairFilters
+from bench.store.store import write_atomic
 
 CHUNK = 256
 """Pairs looked at between two saves."""

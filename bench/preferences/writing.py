@@ -16,10 +16,10 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
-from bench.contracts import read_pairs
-from bench.errors import BenchError
+from bench.api.contracts import read_pairs
+from bench.api.kinds import PreferencePair, PreferenceSet
+from bench.lib.errors import BenchError
 from bench.preferences.inspecting import BrokenRow
-from bench.protocols import PreferencePair, PreferenceSet
 
 ROW_GROUP, ROW_GROUP_BYTES = 64, 1 << 25
 """Pairs, and bytes of images, that are held in memory before they are written."""

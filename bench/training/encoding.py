@@ -22,16 +22,16 @@ import torch
 from PIL import ImageOps
 from PIL.Image import Image
 
-from bench.ahead import ahead
-from bench.contracts import asking, read_pairs
-from bench.diffusion.policy import Condition, Moments, Policy
-from bench.distributed import World
-from bench.errors import BenchError
-from bench.images import CENTER, decode, fit
-from bench.preferences.table import PairTable
-from bench.protocols import PreferencePair, PreferenceSet
-from bench.recipe import Framing
-from bench.seeding import generator
+from bench.api.contracts import asking, read_pairs
+from bench.api.kinds import PreferencePair, PreferenceSet
+from bench.api.policy import Condition, Moments, Policy
+from bench.lib.distributed import World
+from bench.lib.errors import BenchError
+from bench.lib.images import CENTER, decode, fit
+from bench.lib.prefetch import ahead
+from bench.lib.seeding import generator
+from bench.preferences.pair_table import PairTable
+from bench.recipe.recipe import Framing
 
 CHUNK = 64
 """Pairs, or prompts, encoded between two marks that an interrupted run goes on from."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from bench.distributed import World
+from bench.lib.distributed import World
 
 BUCKET = 2**25
 """Numbers summed in one call over the processes: few calls, and little memory beside them."""

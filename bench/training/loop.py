@@ -21,20 +21,20 @@ from typing import Any
 
 import torch
 
-from bench import contracts
+from bench.api import contracts
+from bench.api.kinds import Labels, Loss, PairErrors, Reference, Trajectory
+from bench.api.noising import NoiseRequest
+from bench.api.pair_method import implicit_logit
+from bench.api.policy import Condition
+from bench.api.training import StepReport, TrainingOutcome, TrainingSetup
 from bench.diffusion.compiling import compiled
-from bench.diffusion.evaluations import carry, counting
 from bench.diffusion.lora import LoraSettings
-from bench.diffusion.noising import NoiseRequest
-from bench.diffusion.policy import Condition
-from bench.errors import BenchError, DivergedError
-from bench.io_errors import clear_io_errors
-from bench.methods import implicit_logit
-from bench.protocols import Labels, Loss, PairErrors, Reference, Trajectory
-from bench.seeding import derive_seed, generator
+from bench.lib.errors import BenchError, DivergedError
+from bench.lib.evaluations import carry, counting
+from bench.lib.io_errors import clear_io_errors
+from bench.lib.seeding import derive_seed, generator
 from bench.training import optimizers, speed
 from bench.training.gradients import sum_gradients
-from bench.training.setup import StepReport, TrainingOutcome, TrainingSetup
 from bench.training.weights import FullWeights, LoraWeights, Weights
 
 STATE_FILE = "state.pt"
@@ -68,7 +68,7 @@ def train_pairs(
         trajectory: gives the noisy latents and targets.
         loss: gives the loss of each pair.
         reference: says how the reference follows the policy.
-        beta: strength of the logit, in the convention of `bench.methods`.
+        beta: strength of the logit, in the convention of `bench.api.pair_method`.
         learning_rate: after warm-up.
 
     Raises:

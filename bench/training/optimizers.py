@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from bench.errors import BenchError
-from bench.training.setup import TrainingBudget
+from bench.api.training import TrainingBudget
+from bench.lib.errors import BenchError
 
 
 def build(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from bench.errors import BenchError
+from bench.lib.errors import BenchError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from bench.diffusion import lora
-from bench.errors import BenchError
+from bench.lib.errors import BenchError
 
 
 class Weights(ABC):

@@ -11,8 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from bench import Aggregation, BenchError, Labels, PairRewards, hookimpl, option
-from bench.seeding import derive_seed
+from bench import (
+    Aggregation,
+    BenchError,
+    Labels,
+    PairRewards,
+    hookimpl,
+    option,
+)
+from bench.lib.seeding import derive_seed
 
 if TYPE_CHECKING:
     import numpy as np

@@ -22,7 +22,6 @@ from bench import (
     PipelineLayout,
     StartModel,
     hookimpl,
-    hub,
     option,
 )
 from bench.diffusion.files import (
@@ -35,9 +34,10 @@ from bench.diffusion.files import (
     PipelineFiles,
     read_json,
 )
+from bench.lib import hub
 
 if TYPE_CHECKING:
-    from bench.diffusion.policy import Policy
+    from bench.api.policy import Policy
 
 _RESOLUTION = "pixels, if others than the pipeline was made for"
 _SECONDS_XL = 3.31 / 60

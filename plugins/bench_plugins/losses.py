@@ -1,7 +1,7 @@
 """Losses: what is done with the errors of winner and loser.
 
 All take p, the probability that image 0 is preferred, and write the logit towards image 0 as
-u (`bench.methods.implicit_logit`); 2p - 1 is its sign for hard labels and its weight for soft
+u (`bench.api.pair_method.implicit_logit`); 2p - 1 is its sign for hard labels and its weight for soft
 ones. A tie (p = 0.5) then has the constant loss log 2 and a gradient of exactly zero.
 """
 
@@ -11,8 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from bench import Loss, PairErrors, hookimpl, option
-from bench.methods import implicit_logit
+from bench import (
+    Loss,
+    PairErrors,
+    hookimpl,
+    option,
+)
+from bench.api.pair_method import implicit_logit
 
 if TYPE_CHECKING:
     import torch

@@ -25,7 +25,7 @@ from bench import (
 )
 
 if TYPE_CHECKING:
-    from bench.training.setup import TrainingOutcome, TrainingSetup
+    from bench.api.training import TrainingOutcome, TrainingSetup
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,15 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from bench import BenchError, Method, hookimpl, hub, option
+from bench import (
+    BenchError,
+    Method,
+    hookimpl,
+    option,
+)
 from bench.diffusion import checkpoint_files
 from bench.diffusion.checkpoint_files import PEFT_CONFIG, PEFT_FILES
 from bench.diffusion.files import DENOISER, INDEX, Files, PipelineFiles
+from bench.lib import hub
 from bench_plugins.backbones import family_of, unsupported
 
 if TYPE_CHECKING:
-    from bench.diffusion.policy import Policy
-    from bench.training.setup import TrainingOutcome, TrainingSetup
+    from bench.api.policy import Policy
+    from bench.api.training import TrainingOutcome, TrainingSetup
 
 _LORA = "pytorch_lora_weights.*"
 

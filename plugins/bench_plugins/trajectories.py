@@ -11,9 +11,9 @@ from bench import Trajectory, hookimpl, option
 if TYPE_CHECKING:
     import torch
 
+    from bench.api.noising import NoisedPairs, NoiseRequest
+    from bench.api.policy import Condition
     from bench.diffusion.inversion import Inverted
-    from bench.diffusion.noising import NoisedPairs, NoiseRequest
-    from bench.diffusion.policy import Condition
 
 TRAIN_STEPS = 1000
 """T of the schedules that the plan's cost assumes, with timesteps drawn uniformly."""
@@ -30,8 +30,8 @@ def _flat(request: NoiseRequest) -> tuple[torch.Tensor, torch.Tensor, Condition]
 
 def _with_implied_noise(request: NoiseRequest, inverted: Inverted) -> NoisedPairs:
     """Inverted latents with the target tau, both taken at the request's timesteps."""
+    from bench.api.noising import NoisedPairs
     from bench.diffusion.inversion import implied_noise
-    from bench.diffusion.noising import NoisedPairs
 
     clean, timesteps, _ = _flat(request)
     tau = implied_noise(inverted.latents, clean, *request.schedule.alpha_sigma(timesteps))
@@ -61,7 +61,7 @@ class Forward(Trajectory):
 
     def noise(self, request: NoiseRequest) -> NoisedPairs:
         """x_t = a_t x_0 + s_t eps, with the target eps."""
-        from bench.diffusion.noising import NoisedPairs
+        from bench.api.noising import NoisedPairs
 
         clean, timesteps, _ = _flat(request)
         epsilon = request.noise.expand_as(request.clean)

@@ -1,7 +1,7 @@
 """What code each kind of stage runs through, as a digest: `python -m tests.core.stage_code`.
 
 The command accepts the code as it is. Run it after a change that alters no byte of what the stage
-writes; after one that does, raise the stage's number in `bench.plan.VERSIONS` first.
+writes; after one that does, raise the stage's number in `bench.run.planning.VERSIONS` first.
 
 Followed are definitions, not files: from the roots below through every function, class and
 constant of `bench` that they name. What is asked of an object whose class is not named there
@@ -18,63 +18,67 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench.code import absolute, executed, normal
+from bench.registry.source_code import absolute, executed, normal
 
 REPOSITORY = Path(__file__).parents[2]
 ACCEPTED = Path(__file__).with_suffix(".json")
 COMMAND = "python -m tests.core.stage_code"
 
-_SCORING = ("bench.evaluation.scoring", "bench.images", "bench.isolation.same_python")
+_SCORING = ("bench.scoring.chunks", "bench.lib.images", "bench.scoring.isolation.same_python")
 _MODEL = (
     "bench.diffusion.stable_diffusion",
     "bench.diffusion.pipeline",
-    "bench.diffusion.schedule",
+    "bench.api.schedule",
 )
 ROOTS: Mapping[str, tuple[str, ...]] = {
-    "pairs": ("bench.work:Worker._form_pairs", "bench.preferences.generating"),
-    "inspect": ("bench.work:Worker._inspect", "bench.preferences.inspecting", "bench.images"),
-    "encode": ("bench.work:Worker._encode", "bench.training.encoding", *_MODEL),
-    "rewards": ("bench.work:Worker._rewards", *_SCORING),
+    "pairs": ("bench.run.work:Worker._form_pairs", "bench.preferences.generating"),
+    "inspect": (
+        "bench.run.work:Worker._inspect",
+        "bench.preferences.inspecting",
+        "bench.lib.images",
+    ),
+    "encode": ("bench.run.work:Worker._encode", "bench.training.encoding", *_MODEL),
+    "rewards": ("bench.run.work:Worker._rewards", *_SCORING),
     "train": (
-        "bench.work:Worker._train",
-        "bench.methods:PairMethod",
+        "bench.run.work:Worker._train",
+        "bench.api.pair_method:PairMethod",
         "bench.training.loop",
         "bench.training.optimizers",
         "bench.training.weights",
-        "bench.diffusion.noising",
+        "bench.api.noising",
         "bench.diffusion.inversion",
         *_MODEL,
     ),
     "sample": (
-        "bench.work:Worker._sample",
+        "bench.run.work:Worker._sample",
         "bench.diffusion.sampling",
         "bench.diffusion.checkpoints",
         *_MODEL,
     ),
-    "score": ("bench.work:Worker._score", *_SCORING),
+    "score": ("bench.run.work:Worker._score", *_SCORING),
 }
 """Stage -> a module (all of it), a definition of it, or a method of a class."""
 APART = frozenset(
     {
-        "bench.distributed",
-        "bench.errors",
-        "bench.hub",
-        "bench.interrupts",
-        "bench.io_errors",
-        "bench.isolation.environments",
-        "bench.launch",
+        "bench.lib.distributed",
+        "bench.lib.errors",
+        "bench.lib.hub",
+        "bench.lib.interrupts",
+        "bench.lib.io_errors",
+        "bench.scoring.isolation.environments",
+        "bench.run.launch",
         "bench.leaderboard.results",
-        "bench.making",
-        "bench.measure",
-        "bench.plugin_classes",
-        "bench.progress",
-        "bench.protocols",
-        "bench.recipe",
-        "bench.registry",
-        "bench.sealed",
-        "bench.stages",
-        "bench.store",
-        "bench.terminal",
+        "bench.run.making",
+        "bench.lib.cost_meter",
+        "bench.registry.plugin_classes",
+        "bench.lib.progress",
+        "bench.api.kinds",
+        "bench.recipe.recipe",
+        "bench.registry.registry",
+        "bench.lib.checksums",
+        "bench.stages.records",
+        "bench.store.store",
+        "bench.cli.console",
     }
 )
 """Modules that declare, say, keep and pass on, but compute none of a stage's bytes."""
@@ -100,7 +104,7 @@ def problems(
         else:
             said.append(
                 f"{stage}: its code has changed; if that changes bytes that it writes, raise "
-                f"VERSIONS[{stage!r}] in bench/plan.py; then accept it: {COMMAND}"
+                f"VERSIONS[{stage!r}] in bench/run/planning.py; then accept it: {COMMAND}"
             )
     return said
 
@@ -206,7 +210,7 @@ def _module(repository: Path, name: str) -> _Module | None:
 
 def main() -> None:
     """Accept the code as it is."""
-    from bench.plan import VERSIONS
+    from bench.run.planning import VERSIONS
 
     found = digests()
     data = {s: {"version": version, "code": found[s]} for s, version in VERSIONS.items()}

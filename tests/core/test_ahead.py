@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.ahead import ahead
+from bench.lib.prefetch import ahead
 
 
 def test_items_come_in_order_and_are_made_beside_their_user() -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench import cli
-from bench import plan as planning
-from bench.distributed import ALONE
-from bench.runner import status
-from bench.store import Store
+from bench.cli.main import main as cli
+from bench.lib.distributed import ALONE
+from bench.run import planning
+from bench.run.walk import status
+from bench.store.store import Store
 from tests import toy
 
 

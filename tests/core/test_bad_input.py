@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from bench import plain_yaml
-from bench.distributed import World
-from bench.errors import BenchError, UnknownNameError
-from bench.recipe import load, validate
-from bench.registry import default_registry
-from bench.specs import parse, split_list
-from bench.wording import printable, quoted, sentence
+from bench.lib import plain_yaml
+from bench.lib.distributed import World
+from bench.lib.errors import BenchError, UnknownNameError
+from bench.lib.wording import printable, quoted, sentence
+from bench.recipe.recipe import load, validate
+from bench.registry.registry import default_registry
+from bench.registry.spec_language import parse, split_list
 from tests.commands import Bench, in_folder
 from tests.leaderboard import small_board
 
@@ -445,7 +445,7 @@ def test_control_codes_of_plugins_and_files_never_reach_the_terminal(
 ) -> None:
     from rich.table import Table
 
-    from bench import terminal
+    from bench.cli import console as terminal
 
     table = Table("\x1b]0;title\x07")
     table.add_row("a\x1b[2Jb")

@@ -17,10 +17,17 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pytest
 
-from bench import BenchError, PreferenceSet, Scorer, hookimpl, option, uses
-from bench import plan as planning
-from bench import registry as registry_module
-from bench.registry import Broken, Entry, Registry
+from bench import (
+    BenchError,
+    PreferenceSet,
+    Scorer,
+    hookimpl,
+    option,
+    uses,
+)
+from bench.registry.registry import Broken, Entry, Registry
+from bench.registry.registry import registry as registry_module
+from bench.run import planning
 from tests import toy
 
 if False:

@@ -31,14 +31,14 @@ from bench import (
     option,
     uses,
 )
-from bench import plan as planning
-from bench.distributed import World
-from bench.launch import meeting_point
-from bench.progress import Progress
-from bench.registry import Entry, Registry
-from bench.runner import Runner, RunOutcome, status
-from bench.stages import Plan
-from bench.store import Store
+from bench.lib.distributed import World
+from bench.lib.progress import Progress
+from bench.registry.registry import Entry, Registry
+from bench.run import planning
+from bench.run.launch import meeting_point
+from bench.run.walk import Runner, RunOutcome, status
+from bench.stages.records import Plan
+from bench.store.store import Store
 from tests import toy
 from tests.training.conftest import exit_code, forked
 
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from bench.diffusion.policy import Policy
-    from bench.training.setup import TrainingOutcome, TrainingSetup
+    from bench.api.policy import Policy
+    from bench.api.training import TrainingOutcome, TrainingSetup
 
 
 def _fail(how: str) -> None:

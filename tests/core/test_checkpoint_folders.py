@@ -13,12 +13,12 @@ import torch
 from bench_plugins.pretrained import Pretrained
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
-from bench.checkpoint_folders import is_adapter, write_checkpoint
 from bench.diffusion import lora
 from bench.diffusion.pipeline import PipelinePolicy
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy
-from bench.errors import DamagedArtefactError
-from bench.store import Cost, Store
+from bench.lib.errors import DamagedArtefactError
+from bench.outputs.checkpoint_folders import is_adapter, write_checkpoint
+from bench.store.store import Cost, Store
 from tests import tiny
 
 

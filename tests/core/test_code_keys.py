@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from bench import code
-from bench import plan as planning
-from bench.registry import Entry, Registry
+from bench.registry import source_code as code
+from bench.registry.registry import Entry, Registry
+from bench.run import planning
 from tests import toy
 
 _PLUGIN = '''

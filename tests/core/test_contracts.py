@@ -30,15 +30,15 @@ from bench import (
     Reference,
     Scorer,
     Trajectory,
-    contracts,
 )
-from bench import plan as planning
-from bench.diffusion.noising import NoisedPairs, NoiseRequest
-from bench.errors import BenchError, DivergedError, PluginError, StoreError
-from bench.io_errors import clear_io_errors
-from bench.protocols import Plugin
-from bench.registry import Entry, Registry
-from bench.training.setup import StepReport, TrainingOutcome
+from bench.api import contracts
+from bench.api.kinds import Plugin
+from bench.api.noising import NoisedPairs, NoiseRequest
+from bench.api.training import StepReport, TrainingOutcome
+from bench.lib.errors import BenchError, DivergedError, PluginError, StoreError
+from bench.lib.io_errors import clear_io_errors
+from bench.registry.registry import Entry, Registry
+from bench.run import planning
 from tests import toy
 from tests.training.conftest import toy_setup, train
 
@@ -162,7 +162,7 @@ def _noised(**changes: Any) -> Callable[[Any, NoiseRequest], NoisedPairs]:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (None, "gave None (NoneType); expected is bench.diffusion.noising.NoisedPairs"),
+        (None, "gave None (NoneType); expected is bench.api.noising.NoisedPairs"),
         (_noised(latents=lambda x: x[:1]), "gave float32 (1, 8, 2, 2, 2) as `latents`; expected"),
         (_noised(latents=lambda x: x.flatten(0, 1)), "gave float32 (16, 2, 2, 2) as `latents`"),
         (_noised(epsilon=lambda x: x[0]), "gave float32 (8, 2, 2, 2) as `epsilon`"),
@@ -328,7 +328,7 @@ def _outcome(**changes: Any) -> TrainingOutcome:
 @pytest.mark.parametrize(
     ("outcome", "said"),
     [
-        (None, "gave None (NoneType); expected is bench.training.setup.TrainingOutcome"),
+        (None, "gave None (NoneType); expected is bench.api.training.TrainingOutcome"),
         (_outcome(steps=lambda s: [s]), "as `steps`; expected is a tuple of StepReport"),
         (_outcome(steps=(1,)), "as `steps`; expected is a tuple of StepReport"),
         (_outcome(steps=lambda s: (s, s)), "gave 2 steps, the last of them number 1"),
@@ -350,7 +350,7 @@ def test_what_training_gives(tmp_path: Path, outcome: Any, said: str) -> None:
 
 def test_models(tmp_path: Path) -> None:
     policy = toy_setup(tmp_path).policy
-    said = "expected is a bench.diffusion.policy.Policy"
+    said = "expected is a bench.api.policy.Policy"
     _refused(lambda: contracts.model_of(_plugin(Method, model=None), policy), "method 'odd'", said)
     odd = _plugin(Backbone, load=lambda self, device: torch.nn.Linear(1, 1))
     _refused(lambda: contracts.loaded(odd, "cpu"), "backbone 'odd' gave Linear(", said)
@@ -399,7 +399,7 @@ def test_what_is_no_plugins_failure_passes_the_border() -> None:
             raise error
         assert caught.value is error
     ended = "import sys\ndef stop(): sys.exit(143)"
-    own: dict[str, Any] = {"__name__": "bench.launch"}
+    own: dict[str, Any] = {"__name__": "bench.run.launch"}
     exec(ended, own)
     with pytest.raises(SystemExit), contracts.asking("scorer 'odd'"):
         own["stop"]()

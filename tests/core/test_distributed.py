@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.distributed import ALONE, World
-from bench.launch import meeting_point
+from bench.lib.distributed import ALONE, World
+from bench.run.launch import meeting_point
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +22,7 @@ def _run(script: str, processes: int = 2) -> list[str]:
         "OMP_NUM_THREADS": "1",
         "PATH": "",
     }
-    code = "from bench.distributed import World\nworld = World.from_environment()\n"
+    code = "from bench.lib.distributed import World\nworld = World.from_environment()\n"
     code += "world.connect('cpu')\n" + textwrap.dedent(script) + "\nworld.close()"
     running = [
         subprocess.Popen(
@@ -62,7 +62,7 @@ def test_processes_exchange_and_fail_together() -> None:
     outputs = _run(
         """
         import torch
-        from bench.errors import BenchError
+        from bench.lib.errors import BenchError
         total = torch.tensor([1.0, 10.0]) * (world.rank + 1)
         world.sum_([total])
         print(total.tolist(), world.gather(world.rank), world.from_main(f"from {world.rank}"))

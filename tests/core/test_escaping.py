@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 
-from bench import escaping
+from bench.lib import escaping
 
 HOSTILE = [
     "a|b",

@@ -8,8 +8,10 @@ import pytest
 from rich.console import Console
 
 from bench import Prompt, PromptSet
-from bench import plan as planning
-from bench.estimates import (
+from bench.recipe.recipe import TrainingConfig, validate
+from bench.registry.registry import Entry, Registry
+from bench.run import planning
+from bench.run.estimates import (
     Estimate,
     StageGroup,
     encoded_gb,
@@ -19,10 +21,8 @@ from bench.estimates import (
     split,
     training_memory_gb,
 )
-from bench.recipe import TrainingConfig, validate
-from bench.registry import Entry, Registry
-from bench.stages import Plan
-from bench.store import Cost, Store
+from bench.stages.records import Plan
+from bench.store.store import Cost, Store
 from tests import toy
 
 

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench import plan as planning
-from bench.errors import BenchError
-from bench.fresh import chosen
-from bench.progress import Progress
-from bench.runner import Runner, RunOutcome, status
-from bench.stages import Plan
-from bench.store import Artefact, Store
-from bench.work import Worker
+from bench.lib.errors import BenchError
+from bench.lib.progress import Progress
+from bench.run import planning
+from bench.run.fresh import chosen
+from bench.run.walk import Runner, RunOutcome, status
+from bench.run.work import Worker
+from bench.stages.records import Plan
+from bench.store.store import Artefact, Store
 from tests import toy
 from tests.commands import in_folder
 

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench import hub
-from bench.errors import BenchError
+from bench.lib import hub
+from bench.lib.errors import BenchError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

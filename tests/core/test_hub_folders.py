@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import hub
-from bench.errors import BenchError
+from bench.lib import hub
+from bench.lib.errors import BenchError
 
 
 @pytest.fixture

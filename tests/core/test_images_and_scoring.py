@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from bench.ahead import ahead
-from bench.errors import BenchError
-from bench.evaluation.scoring import CHUNK, score_in_chunks
-from bench.images import decode, fit, upright_rgb
+from bench.lib.errors import BenchError
+from bench.lib.images import decode, fit, upright_rgb
+from bench.lib.prefetch import ahead
+from bench.scoring.chunks import CHUNK, score_in_chunks
 
 
 def _encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:

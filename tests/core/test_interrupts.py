@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.store import Cost, FileEntry, Store
+from bench.store.store import Cost, FileEntry, Store
 from tests import toy
 from tests.lingering import registry
 
@@ -250,7 +250,8 @@ def _launched(cwd: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
 
 _LAUNCHED = """
 import sys
-from bench import cli, launch
+from bench.cli.main import main as cli
+from bench.run import launch
 
 @cli.app.command()
 def many():
@@ -314,7 +315,7 @@ def test_a_process_that_was_killed_is_named(tmp_path: Path, rank: int) -> None:
 def test_a_launch_imports_nothing_of_the_current_folder(tmp_path: Path) -> None:
     for name in ("torch", "random", "numpy", "typer", "yaml", "pluggy", "rich", "bench"):
         (tmp_path / f"{name}.py").write_text("import os\nos._exit(77)\n")
-    code = "from bench.launch import launch; raise SystemExit(launch(2, ['plugins']))"
+    code = "from bench.run.launch import launch; raise SystemExit(launch(2, ['plugins']))"
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],
         cwd=tmp_path,

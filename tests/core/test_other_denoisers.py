@@ -21,16 +21,22 @@ from PIL import Image
 from rich.console import Console
 from safetensors import safe_open
 
-from bench import Backbone, PipelineLayout, StartModel, hub, option
-from bench import plan as planning
+from bench import (
+    Backbone,
+    PipelineLayout,
+    StartModel,
+    option,
+)
+from bench.api.policy import Condition, Moments, Policy
+from bench.api.schedule import NoiseSchedule
 from bench.diffusion import checkpoints
-from bench.diffusion.policy import Condition, Moments, Policy
-from bench.diffusion.schedule import NoiseSchedule
-from bench.outputs import write
-from bench.progress import Progress
-from bench.registry import Entry, Registry
-from bench.runner import Runner, status
-from bench.store import Store
+from bench.lib import hub
+from bench.lib.progress import Progress
+from bench.outputs.writing import write
+from bench.registry.registry import Entry, Registry
+from bench.run import planning
+from bench.run.walk import Runner, status
+from bench.store.store import Store
 from tests import tiny, toy
 
 LAYOUT = PipelineLayout(

@@ -17,16 +17,16 @@ import pytest
 import yaml
 from rich.console import Console
 
-from bench import outputs, run_folder
-from bench import plan as planning
-from bench.errors import BenchError
-from bench.leaderboard import tables
+from bench.leaderboard import run_folder, tables
 from bench.leaderboard.results import CellFailure, CellResult, load_cells
-from bench.progress import Progress
-from bench.run_folder import RunFolder
-from bench.runner import Runner, RunOutcome, status
-from bench.stages import Plan
-from bench.store import Store
+from bench.leaderboard.run_folder import RunFolder
+from bench.lib.errors import BenchError
+from bench.lib.progress import Progress
+from bench.outputs import writing as outputs
+from bench.run import planning
+from bench.run.walk import Runner, RunOutcome, status
+from bench.stages.records import Plan
+from bench.store.store import Store
 from tests import toy
 from tests.commands import Bench, in_folder
 
@@ -267,7 +267,7 @@ def bench(
     store: Store,
 ) -> Bench:
     """Runs commands in a folder with the toy recipe, everything cached."""
-    monkeypatch.setattr("bench.registry.default_registry", toy.registry)
+    monkeypatch.setattr("bench.registry.registry.default_registry", toy.registry)
     recipe = toy.recipe(folder, methods=["dpo"], training={"steps": 1})
     (tmp_path / "toy.yaml").write_text(recipe.to_yaml())
     run = in_folder(tmp_path, monkeypatch, capsys)

@@ -9,7 +9,7 @@ import pytest
 from bench_plugins.shapes.build import _check_own
 
 from bench import BenchError
-from bench.images import png
+from bench.lib.images import png
 from tests import toy
 from tests.commands import Bench, in_folder
 
@@ -19,7 +19,7 @@ def bench(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Bench:
     """Runs a command in a folder with pairs, prompts and images."""
-    monkeypatch.setattr("bench.registry.default_registry", toy.registry)
+    monkeypatch.setattr("bench.registry.registry.default_registry", toy.registry)
     toy.write_pairs(tmp_path / "pairs.parquet", count=4)
     (tmp_path / "sets").mkdir()
     toy.write_pairs(tmp_path / "sets" / "a.parquet", count=4)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import plan as planning
-from bench.errors import BenchError
 from bench.leaderboard.results import PromptTable
-from bench.plan import stratified
-from bench.stages import Plan
+from bench.lib.errors import BenchError
+from bench.run import planning
+from bench.run.planning import stratified
+from bench.stages.records import Plan
 from tests import toy
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench import plan as planning
-from bench.progress import Progress
-from bench.runner import Runner, status
-from bench.stages import Plan
-from bench.store import Store
+from bench.lib.progress import Progress
+from bench.run import planning
+from bench.run.walk import Runner, status
+from bench.stages.records import Plan
+from bench.store.store import Store
 from tests import toy
 
 STAGES = ("inspect", "encode", "rewards", "train", "sample", "score")

@@ -22,12 +22,12 @@ from bench_plugins.prompt_sets import HPDv2, PromptFile
 from PIL import Image
 
 import bench
-from bench import images, reading
 from bench.diffusion.files import read_json
-from bench.errors import BenchError
-from bench.evaluation.manifests import open_manifest
 from bench.leaderboard import tables
-from bench.reading import below, decode_json, json_value
+from bench.lib import images, reading
+from bench.lib.errors import BenchError
+from bench.lib.reading import below, decode_json, json_value
+from bench.scoring.manifests import open_manifest
 
 
 def png(color: int = 0) -> bytes:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.errors import BenchError
-from bench.recipe import load, validate
-from bench.registry import default_registry
+from bench.lib.errors import BenchError
+from bench.recipe.recipe import load, validate
+from bench.registry.registry import default_registry
 
 MINIMAL = """
 backbone: shapes

@@ -11,9 +11,18 @@ from typing import ClassVar, Literal
 import numpy as np
 import pytest
 
-from bench import Aggregation, BenchError, Labels, PairRewards, Scorer, hookimpl, option, uses
-from bench import registry as registry_module
-from bench.registry import Entry, Registry, default_registry, spec_text
+from bench import (
+    Aggregation,
+    BenchError,
+    Labels,
+    PairRewards,
+    Scorer,
+    hookimpl,
+    option,
+    uses,
+)
+from bench.registry.registry import Entry, Registry, default_registry, spec_text
+from bench.registry.registry import registry as registry_module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +215,7 @@ def test_real_entry_points_are_used() -> None:
 
 def test_listing_imports_neither_torch_nor_diffusers() -> None:
     code = (
-        "import sys; from bench.registry import default_registry;"
+        "import sys; from bench.registry.registry import default_registry;"
         "registry = default_registry();"
         "[registry.options(e) for e in registry.entries()];"
         "heavy = {'torch', 'diffusers', 'transformers', 'open_clip', 'pandas'} & set(sys.modules);"

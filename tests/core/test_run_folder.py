@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import run_folder
-from bench.errors import BenchError
-from bench.run_folder import LOCK, MARK, RunFolder
+from bench.leaderboard import run_folder
+from bench.leaderboard.run_folder import LOCK, MARK, RunFolder
+from bench.lib.errors import BenchError
 from tests.leaderboard import small_board
 
 

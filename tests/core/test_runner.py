@@ -13,16 +13,16 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from bench import outputs
-from bench import plan as planning
-from bench.errors import BenchError
-from bench.io_errors import clear_io_errors
 from bench.leaderboard import tables
-from bench.progress import Progress
-from bench.runner import Runner, RunOutcome, status
-from bench.stages import Plan
-from bench.store import Store
-from bench.work import memory_remedy
+from bench.lib.errors import BenchError
+from bench.lib.io_errors import clear_io_errors
+from bench.lib.progress import Progress
+from bench.outputs import writing as outputs
+from bench.run import planning
+from bench.run.walk import Runner, RunOutcome, status
+from bench.run.work import memory_remedy
+from bench.stages.records import Plan
+from bench.store.store import Store
 from tests import toy
 
 
@@ -117,7 +117,7 @@ def test_interrupted_anywhere_it_ends_with_the_same_bytes(
     folder: Path, finished: Store, tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stop at every second of the atomic writes, the moments at which progress is saved."""
-    from bench import store as stores
+    from bench.store import store as stores
 
     store, count, real = Store(tmp_path / "store"), [0], stores.write_atomic
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import hub, sealed
-from bench.evaluation import overlong, scoring
+from bench.lib import checksums as sealed
+from bench.lib import hub
+from bench.scoring import chunks as scoring
+from bench.scoring import truncation as overlong
 from tests.toy import Channel
 
 DATA = {"b": [1, 2.5, None, True], "a": {"größer": "\ud800", "10": 1, "9": 2}, "n": 10**30}

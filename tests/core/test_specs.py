@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench.errors import BenchError
-from bench.specs import REQUIRED, Spec, parse, split_list
+from bench.lib.errors import BenchError
+from bench.registry.spec_language import REQUIRED, Spec, parse, split_list
 
 
 def test_plain_name() -> None:

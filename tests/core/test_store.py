@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.errors import DamagedArtefactError
-from bench.store import Artefact, Cost, Store, content_key
+from bench.lib.errors import DamagedArtefactError
+from bench.store.store import Artefact, Cost, Store, content_key
 
 
 def _make(store: Store, key: str = "k", text: str = "hello") -> Artefact:
@@ -106,7 +106,7 @@ def test_a_lock_excludes_other_processes_and_ends_with_its_holder(tmp_path: Path
 def test_files_found_right_are_not_read_again_until_they_are_touched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench import store as stores
+    from bench.store import store as stores
 
     store = Store(tmp_path / "store")
     artefact = _make(store)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.store import Store
+from bench.store.store import Store
 from tests.commands import Bench, in_folder
 from tests.core.test_store_damage import make
 
@@ -64,7 +64,7 @@ def test_damage_that_keeps_size_and_time_is_found(bench: Bench, store: Store) ->
 
 
 def _problem(store: Store) -> str:
-    from bench.errors import DamagedArtefactError
+    from bench.lib.errors import DamagedArtefactError
 
     with pytest.raises(DamagedArtefactError) as error:
         store.find("train", "b")

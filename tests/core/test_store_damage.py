@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import sealed
-from bench.errors import BenchError, DamagedArtefactError
-from bench.store import Artefact, Cost, Store
+from bench.lib import checksums as sealed
+from bench.lib.errors import BenchError, DamagedArtefactError
+from bench.store.store import Artefact, Cost, Store
 
 COST = Cost(seconds=1.5, passes=3, peak_memory_mb=123.4, processes=2)
 INFO = {"steps": 8, "pairs_kept": 7, "share": 0.25, "note": "größer", "nested": {"a": [1, None]}}

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import bench.registry
-from bench.errors import BenchError
-from bench.io_errors import clear_io_errors
-from bench.store import Store
+import bench.registry.registry
+from bench.lib.errors import BenchError
+from bench.lib.io_errors import clear_io_errors
+from bench.store.store import Store
 from tests import toy
 from tests.commands import Bench, in_folder
 from tests.core.test_store_damage import unprivileged
@@ -37,7 +37,7 @@ def _write_recipe(folder: Path) -> Path:
 def bench_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Bench:
-    monkeypatch.setattr(bench.registry, "default_registry", toy.registry)
+    monkeypatch.setattr(bench.registry.registry, "default_registry", toy.registry)
     return in_folder(tmp_path, monkeypatch, capsys)
 
 

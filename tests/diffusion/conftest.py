@@ -8,9 +8,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
+from bench.api.schedule import DdimSettings, NoiseSchedule
 from bench.diffusion.checkpoints import _DTYPE
 from bench.diffusion.pipeline import PipelinePolicy
-from bench.diffusion.schedule import DdimSettings, NoiseSchedule
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy, StableDiffusionXLPolicy
 from tests import tiny
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from bench.diffusion import lora
 from bench.diffusion.checkpoint_files import LORA_FILE, find
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy
-from bench.errors import BenchError
-from bench.registry import default_registry
+from bench.lib.errors import BenchError
+from bench.registry.registry import default_registry
 from tests import tiny
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -222,7 +222,7 @@ def test_what_is_neither_file_nor_folder_is_one_sentence(tmp_path: Path) -> None
 
 
 def test_an_unknown_pipeline_is_named_with_what_is_supported(tmp_path: Path) -> None:
-    from bench.plan import named_or_path
+    from bench.run.planning import named_or_path
 
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     registry = default_registry()

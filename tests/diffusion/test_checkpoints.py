@@ -18,7 +18,7 @@ from bench.diffusion.checkpoints import LORA_FILE
 from bench.diffusion.pipeline import PipelinePolicy
 from bench.diffusion.sampling import denoise, initial_latent
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy
-from bench.errors import BenchError
+from bench.lib.errors import BenchError
 from tests.diffusion.conftest import Family
 
 PROMPTS = ["a red cat", "a dog on a mat"]

@@ -12,9 +12,9 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from bench.diffusion import compiling, lora
-from bench.diffusion.evaluations import carry, counting
 from bench.diffusion.sampling import sample
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy
+from bench.lib.evaluations import carry, counting
 from bench.training import speed
 from tests.tiny import LATENT_SHAPE, TOKENS, WIDTH, save_tiny_pipeline
 

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from bench.api.policy import Condition
+from bench.api.schedule import NoiseSchedule, per_sample
 from bench.diffusion.inversion import (
     ddim_invert,
     ddim_step,
@@ -16,8 +18,6 @@ from bench.diffusion.inversion import (
     reference_code_invert,
     renoise_invert,
 )
-from bench.diffusion.policy import Condition
-from bench.diffusion.schedule import NoiseSchedule, per_sample
 
 TIMESTEPS = torch.tensor([0, 1, 2, 50, 201, 500, 802, 999])
 INVERT: list[tuple[Callable[..., Any], dict[str, int]]] = [

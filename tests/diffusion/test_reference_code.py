@@ -22,12 +22,12 @@ from bench_plugins.trajectories import Renoise
 from diffusers import DDIMInverseScheduler
 
 from bench import PairErrors
+from bench.api.noising import NoiseRequest
+from bench.api.policy import Condition
+from bench.api.schedule import DdimSettings, NoiseSchedule
 from bench.diffusion.inversion import reference_code_grid
-from bench.diffusion.noising import NoiseRequest
-from bench.diffusion.policy import Condition
-from bench.diffusion.schedule import DdimSettings, NoiseSchedule
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy, StableDiffusionXLPolicy
-from bench.errors import BenchError
+from bench.lib.errors import BenchError
 from tests.tiny import LATENT_SHAPE, save_tiny_sdxl
 
 TIMESTEPS = [2, 50, 199, 300, 999]

@@ -15,7 +15,7 @@ from diffusers import (
 from bench.diffusion.pipeline import PipelinePolicy
 from bench.diffusion.sampling import SchedulerName, denoise, initial_latent, sample, solver
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy
-from bench.errors import BenchError, UnknownNameError
+from bench.lib.errors import BenchError, UnknownNameError
 from tests.diffusion.conftest import Family
 from tests.tiny import LATENT_SHAPE
 

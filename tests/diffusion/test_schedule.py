@@ -4,8 +4,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
 
-from bench.diffusion.schedule import NoiseSchedule
-from bench.errors import BenchError
+from bench.api.schedule import NoiseSchedule
+from bench.lib.errors import BenchError
 
 STABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 

@@ -14,11 +14,11 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load, save_file
 
+from bench.api.kinds import PairErrors
 from bench.diffusion.files import Files
 from bench.diffusion.pipeline import IMAGES_AT_ONCE
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy, StableDiffusionXLPolicy
-from bench.errors import BenchError, DivergedError
-from bench.protocols import PairErrors
+from bench.lib.errors import BenchError, DivergedError
 from tests.diffusion.conftest import Family
 from tests.tiny import LATENT_SHAPE, RESOLUTION, TOKENS, WIDTH, tiny_sd2
 

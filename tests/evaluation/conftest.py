@@ -15,5 +15,5 @@ def bench(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Bench:
     """Runs a command in an empty folder with the toy scorers; exit code and what was printed."""
-    monkeypatch.setattr("bench.registry.default_registry", toy.registry)
+    monkeypatch.setattr("bench.registry.registry.default_registry", toy.registry)
     return in_folder(tmp_path, monkeypatch, capsys)

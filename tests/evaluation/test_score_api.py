@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 
 import bench
-from bench.errors import BenchError
+from bench.lib.errors import BenchError
 from tests import toy
 from tests.reward_models import cases, material
 
 
 @pytest.fixture(autouse=True)
 def toys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.registry.default_registry", toy.registry)
+    monkeypatch.setattr("bench.registry.registry.default_registry", toy.registry)
 
 
 def test_images_may_be_pictures_paths_or_bytes(tmp_path: Path) -> None:

@@ -22,12 +22,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from bench import Scorer, cli
-from bench import images as image_files
-from bench.evaluation import scoring
-from bench.evaluation.score_command import score
-from bench.evaluation.scoring import CHUNK
-from bench.registry import Entry, Registry
+from bench import Scorer
+from bench.cli.main import main as cli
+from bench.cli.score import score
+from bench.lib import images as image_files
+from bench.registry.registry import Entry, Registry
+from bench.scoring import chunks as scoring
+from bench.scoring.chunks import CHUNK
 from tests import toy
 from tests.evaluation.conftest import Bench
 
@@ -73,7 +74,7 @@ class Short(Scorer):
 def with_short(monkeypatch: pytest.MonkeyPatch, bench: Bench) -> Bench:
     own = Entry(kind="scorers", cls=Short, package="toys", package_version="1")
     registry = Registry([*toy.registry().entries(), own])
-    monkeypatch.setattr("bench.registry.default_registry", lambda: registry)
+    monkeypatch.setattr("bench.registry.registry.default_registry", lambda: registry)
     return bench
 
 
@@ -223,7 +224,7 @@ def test_a_table_that_cannot_be_written_after_all_costs_no_scores(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("bench.evaluation.score_command._write", refuse)
+        patch.setattr("bench.cli.score._write", refuse)
         code, _, err = bench(*TEN, "--scorers=channel", "--out=s.csv")
     assert (code, err) == (
         1,

@@ -16,10 +16,10 @@ import pytest
 from bench_plugins.prompt_sets import PromptFile
 from PIL import Image
 
-from bench.errors import BenchError
-from bench.evaluation.image_set import ImageSet
-from bench.evaluation.sources import open_images
-from bench.protocols import Prompt
+from bench.api.kinds import Prompt
+from bench.lib.errors import BenchError
+from bench.scoring.image_set import ImageSet
+from bench.scoring.sources import open_images
 
 PROMPTS = [Prompt(f"prompt {i}", {"category": "AB"[i % 2]}) for i in range(3)]
 

@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 import pytest
 
-from bench.evaluation.summary import benchmark, by_group, looks_like_cosines, summarise
+from bench.scoring.summary import benchmark, by_group, looks_like_cosines, summarise
 
 
 def test_mean_median_and_population_deviation() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.errors import BenchError
-from bench.evaluation import statistics
-from bench.evaluation.statistics import outcomes, sign_test, win_rate
+from bench.lib.errors import BenchError
+from bench.statistics import intervals as statistics
+from bench.statistics.intervals import outcomes, sign_test, win_rate
 
 
 def flips(rng: np.random.RandomState, shape: tuple[int, ...], p: float) -> np.ndarray:

@@ -8,7 +8,7 @@ from importlib import invalidate_caches
 
 import pytest
 
-from bench.registry import default_registry
+from bench.registry.registry import default_registry
 from tests.hostile import harness
 
 

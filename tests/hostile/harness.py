@@ -33,8 +33,8 @@ import pandas as pd
 import pytest
 from _pytest.mark import ParameterSet
 
-from bench import cli
-from bench.registry import default_registry
+from bench.cli.main import main as cli
+from bench.registry.registry import default_registry
 from tests import toy
 
 ROOT = Path(__file__).parents[2]

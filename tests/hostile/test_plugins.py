@@ -13,8 +13,20 @@ import os, sys
 from dataclasses import dataclass
 from typing import ClassVar
 import numpy as np
-from bench import (Aggregation, Backbone, BenchError, Labels, Loss, Method, PairMethod, Scorer,
-    Trajectory, hookimpl, option, uses)
+from bench import (
+    Aggregation,
+    Backbone,
+    BenchError,
+    Labels,
+    Loss,
+    Method,
+    PairMethod,
+    Scorer,
+    Trajectory,
+    hookimpl,
+    option,
+    uses,
+)
 
 """
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.isolation import environments
-from bench.isolation.environments import EnvironmentSpec
+from bench.scoring.isolation import environments
+from bench.scoring.isolation.environments import EnvironmentSpec
 
 ADAPTER = Path(__file__).with_name("adapter.py")
 

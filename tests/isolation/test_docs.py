@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.isolation import build, environments
-from bench.registry import Registry
+from bench.registry.registry import Registry
+from bench.scoring.isolation import build, environments
 from tests.isolation.conftest import pictures
 
 DOCS = (Path(__file__).parents[2] / "docs" / "isolation.md").read_text(encoding="utf-8")
@@ -68,7 +68,7 @@ def test_the_environment_of_the_docs_is_built_as_written() -> None:
 
 @pytest.mark.parametrize("words", ["create", "list", "check", "remove"])
 def test_every_command_is_documented(words: str) -> None:
-    from bench.isolation.command import env_app
+    from bench.cli.env import env_app
 
     assert words in {c.name or c.callback.__name__ for c in env_app.registered_commands}  # type: ignore[union-attr]
     assert f"`bench env {words}" in DOCS

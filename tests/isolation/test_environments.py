@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bench import Scorer, registry
-from bench.errors import BenchError
-from bench.isolation import build, command, environments
-from bench.isolation.build import find_uv
-from bench.isolation.environments import EnvironmentSpec
-from bench.isolation.scorer import IsolatedScorer
-from bench.registry import Entry, Registry
+from bench import Scorer
+from bench.cli import env as command
+from bench.lib.errors import BenchError
+from bench.registry.registry import Entry, Registry, registry
+from bench.scoring.isolation import build, environments
+from bench.scoring.isolation.build import find_uv
+from bench.scoring.isolation.environments import EnvironmentSpec
+from bench.scoring.isolation.scorer import IsolatedScorer
 from tests.isolation.conftest import ADAPTER, tiny, wheel
 from tests.isolation.test_worker import gone
 
@@ -142,7 +143,7 @@ def test_a_build_that_was_killed_is_not_taken_for_finished(
 ) -> None:
     script = (
         "from tests.isolation.conftest import ADAPTER, tiny;"
-        "from bench.isolation.build import create;"
+        "from bench.scoring.isolation.build import create;"
         "create(tiny(), [ADAPTER], lambda line: print(line, flush=True))"
     )
     process = subprocess.Popen(

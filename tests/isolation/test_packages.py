@@ -17,9 +17,9 @@ import pytest
 from bench_plugins.isolated_scorers import plugin
 from PIL import Image
 
-from bench.errors import BenchError
-from bench.isolation import build, environments
-from bench.isolation.scorer import IsolatedScorer
+from bench.lib.errors import BenchError
+from bench.scoring.isolation import build, environments
+from bench.scoring.isolation.scorer import IsolatedScorer
 
 SCRIPTS = Path(__file__).parent / "packages"
 SIZES = [(512, 512), (640, 360), (300, 700), (224, 224), (100, 60), (231, 101)]

@@ -17,12 +17,13 @@ from bench_plugins.isolated_scorers import plugin
 from bench_plugins.isolated_scorers.plugin import HPSv2Official, ImageRewardOfficial
 from PIL import Image
 
-from bench import BenchError, Scorer, hub, option
-from bench.isolation import build, environments
-from bench.isolation.client import Worker
-from bench.isolation.environments import EnvironmentSpec
-from bench.isolation.scorer import IsolatedScorer, load, load_in_worker
-from bench.registry import Entry, Registry, default_registry, spec_text
+from bench import BenchError, Scorer, option
+from bench.lib import hub
+from bench.registry.registry import Entry, Registry, default_registry, spec_text
+from bench.scoring.isolation import build, environments
+from bench.scoring.isolation.client import Worker
+from bench.scoring.isolation.environments import EnvironmentSpec
+from bench.scoring.isolation.scorer import IsolatedScorer, load, load_in_worker
 from tests.isolation.conftest import ADAPTER, expected, pictures, tiny, wheel
 
 
@@ -226,7 +227,7 @@ def test_a_scorer_of_the_running_script_says_so(tmp_path: Path) -> None:
     script.write_text(
         "from dataclasses import dataclass\n"
         "from bench import BenchError, Scorer\n"
-        "from bench.isolation.scorer import load_in_worker\n"
+        "from bench.scoring.isolation.scorer import load_in_worker\n"
         "@dataclass(frozen=True, kw_only=True)\n"
         "class Mine(Scorer):\n"
         "    name = 'mine'\n"
@@ -345,7 +346,7 @@ def test_adapters_stand_alone() -> None:
 
 
 def test_the_worker_needs_no_more_than_the_standard_library_and_pil() -> None:
-    from bench.isolation import worker
+    from bench.scoring.isolation import worker
 
     code = (
         f"import runpy, sys; before = set(sys.modules); runpy.run_path({worker.__file__!r});"
@@ -358,7 +359,7 @@ def test_the_worker_needs_no_more_than_the_standard_library_and_pil() -> None:
 
 def test_planning_builds_no_environment_and_starts_nothing(registry: Registry) -> None:
     command = (
-        "import sys; from bench.registry import default_registry as r;"
+        "import sys; from bench.registry.registry import default_registry as r;"
         "r().describe(r().build('scorers', 'gold[isolate=true]'));"
         "sys.exit(bool({'torch', 'open_clip'} & set(sys.modules)))"
     )

@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.errors import BenchError
-from bench.evaluation.scoring import CHUNK, score_in_chunks
-from bench.isolation import client, environments
-from bench.isolation.client import Order, Worker
-from bench.isolation.worker import describe
-from bench.launch import meeting_point
-from bench.making import SCORING_REMEDY, out_of_memory
+from bench.lib.errors import BenchError
+from bench.run.launch import meeting_point
+from bench.run.making import SCORING_REMEDY, out_of_memory
+from bench.scoring.chunks import CHUNK, score_in_chunks
+from bench.scoring.isolation import client, environments
+from bench.scoring.isolation.client import Order, Worker
+from bench.scoring.isolation.worker import describe
 from tests.isolation.conftest import ADAPTER, expected, pictures
 
 Logs = Callable[[], list[Path]]
@@ -324,7 +324,7 @@ import sys, threading
 from pathlib import Path
 from tests.isolation.conftest import pictures
 from tests.isolation.test_worker import order
-from bench.isolation.client import Worker
+from bench.scoring.isolation.client import Worker
 
 worker = Worker(order({how!r}, notes={notes!r}))
 print(worker._process._popen.pid, flush=True)

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bench.api.kinds import PipelineLayout, StartModel
 from bench.diffusion.files import STABLE_DIFFUSION, STABLE_DIFFUSION_XL
 from bench.leaderboard import standings
-from bench.leaderboard.cards import model_card
 from bench.leaderboard.results import CellResult
-from bench.protocols import PipelineLayout, StartModel
+from bench.outputs.cards import model_card
 from tests.leaderboard import small_board
 
 DPO = {

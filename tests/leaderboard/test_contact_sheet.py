@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.errors import BenchError
-from bench.leaderboard import contact_sheet as module
-from bench.leaderboard.contact_sheet import choose_prompts, contact_sheet
+from bench.lib import contact_sheet as module
+from bench.lib.contact_sheet import choose_prompts, contact_sheet
+from bench.lib.errors import BenchError
 
 
 def picture(path: Path, size: tuple[int, int], colour: tuple[int, int, int]) -> Path:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from bench.errors import BenchError
+from bench.api.kinds import Prompt
 from bench.leaderboard import results
-from bench.protocols import Prompt
+from bench.lib.errors import BenchError
 from tests.leaderboard import small_board
 
 

@@ -13,8 +13,6 @@ import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from bench.errors import BenchError
-from bench.escaping import from_csv_cell, printable
 from bench.leaderboard import tables
 from bench.leaderboard.results import (
     CellResult,
@@ -23,6 +21,8 @@ from bench.leaderboard.results import (
     save_cell,
     save_prompts,
 )
+from bench.lib.errors import BenchError
+from bench.lib.escaping import from_csv_cell, printable
 from tests.leaderboard import small_board
 
 GOLDEN = Path(__file__).parent / "golden"

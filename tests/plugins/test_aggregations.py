@@ -13,7 +13,12 @@ from bench_plugins.aggregations import (
     bench_aggregations,
 )
 
-from bench import Aggregation, BenchError, Labels, PairRewards
+from bench import (
+    Aggregation,
+    BenchError,
+    Labels,
+    PairRewards,
+)
 
 
 def pairs(human: list[float] | None = None, **differences: list[float]) -> PairRewards:

@@ -15,11 +15,11 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from huggingface_hub.utils import filter_repo_objects
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from bench import hub
 from bench.diffusion.files import Files
 from bench.diffusion.lora import TARGETS
-from bench.errors import BenchError
-from bench.registry import Registry, default_registry, spec_text
+from bench.lib import hub
+from bench.lib.errors import BenchError
+from bench.registry.registry import Registry, default_registry, spec_text
 from tests import tiny
 
 SAVE = {"sd15": tiny.save_tiny_sd1, "sd21": tiny.save_tiny_sd2, "sdxl": tiny.save_tiny_sdxl}
@@ -62,7 +62,7 @@ def put(cache: Path, source: str, commit: str, folder: Path) -> Path:
 def test_planning_needs_no_network_and_no_torch() -> None:
     code = (
         "import sys\n"
-        "from bench.registry import default_registry\n"
+        "from bench.registry.registry import default_registry\n"
         "for name in ('sd15', 'sd21', 'sdxl'):\n"
         "    b = default_registry().build('backbones', name)\n"
         "    print(b.name, b.family, b.resolution, b.fingerprint())\n"

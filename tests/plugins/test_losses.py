@@ -7,7 +7,7 @@ import torch
 from bench_plugins.losses import Sigmoid, SmoothedSigmoid, SupervisedFineTuning, bench_losses
 
 from bench import BenchError, Loss, PairErrors
-from bench.methods import implicit_logit
+from bench.api.pair_method import implicit_logit
 
 BETA = 2.0
 

@@ -23,8 +23,8 @@ from bench_plugins.references import Frozen, HardCopy, NoReference
 from bench_plugins.trajectories import DdimInversion, Forward, Renoise
 
 from bench import BenchError, PairMethod
-from bench.methods import beta_from_sum_convention, beta_to_sum_convention
-from bench.registry import Registry, default_registry, spec_text
+from bench.api.pair_method import beta_from_sum_convention, beta_to_sum_convention
+from bench.registry.registry import Registry, default_registry, spec_text
 from bench.training.loop import train_pairs
 from tests.training.conftest import toy_setup
 
@@ -186,7 +186,7 @@ def test_beta_conventions() -> None:
 
 def test_importing_and_resolving_needs_no_torch() -> None:
     code = (
-        "import sys; from bench.registry import default_registry as r;"
+        "import sys; from bench.registry.registry import default_registry as r;"
         "m = r().build('methods', 'smpo').resolved('sd1'); m.passes(10);"
         "sys.exit('torch' in sys.modules)"
     )

@@ -18,8 +18,8 @@ import pytest
 from bench_plugins.preference_sets import HPD, PairsTable, PickAPic, records
 
 from bench import BenchError, PreferenceSet
-from bench.images import decode
-from bench.registry import default_registry
+from bench.lib.images import decode
+from bench.registry.registry import default_registry
 from tests.toy import jpeg, write_pairs
 
 COUNT = 6

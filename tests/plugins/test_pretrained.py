@@ -8,12 +8,12 @@ import pytest
 import torch
 from bench_plugins.pretrained import Pretrained
 
-from bench import hub
 from bench.diffusion import lora
 from bench.diffusion.pipeline import PipelinePolicy
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy, StableDiffusionXLPolicy
-from bench.errors import BenchError
-from bench.registry import Registry, default_registry, spec_text
+from bench.lib import hub
+from bench.lib.errors import BenchError
+from bench.registry.registry import Registry, default_registry, spec_text
 from tests import tiny
 from tests.training.conftest import ToyPolicy, toy_setup
 

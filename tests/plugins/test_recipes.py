@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from bench_plugins.recipes.plugin import FOLDER
 
-from bench import cli
-from bench import plan as planning
-from bench.estimates import encoded_gb, facts, training_memory_gb
-from bench.methods import PairMethod
-from bench.recipe import Recipe, load, validate
-from bench.registry import default_registry
-from bench.stages import Plan
+from bench.api.pair_method import PairMethod
+from bench.cli.main import main as cli
+from bench.recipe.recipe import Recipe, load, validate
+from bench.registry.registry import default_registry
+from bench.run import planning
+from bench.run.estimates import encoded_gb, facts, training_memory_gb
+from bench.stages.records import Plan
 
 NAMES = [
     "balanced-sd15",

@@ -10,12 +10,12 @@ import torch
 from bench_plugins.trajectories import DdimInversion, Forward, Renoise, bench_trajectories
 
 from bench import Trajectory
+from bench.api.noising import NoiseRequest
+from bench.api.policy import Condition
+from bench.api.schedule import DdimSettings, NoiseSchedule, per_sample
 from bench.diffusion.inversion import ddim_invert, reference_code_invert, renoise_invert
-from bench.diffusion.noising import NoiseRequest
-from bench.diffusion.policy import Condition
-from bench.diffusion.schedule import DdimSettings, NoiseSchedule, per_sample
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy
-from bench.registry import default_registry
+from bench.registry.registry import default_registry
 from tests.tiny import LATENT_SHAPE, save_tiny_pipeline
 
 TIMESTEPS = torch.tensor([0, 2, 50, 500, 999])

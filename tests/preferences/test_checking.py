@@ -14,12 +14,12 @@ import pytest
 from bench_plugins.preference_sets import PickAPic
 from PIL import Image
 
-from bench.cli import main
-from bench.images import decode
+from bench.api.kinds import PreferencePair, Prompt
+from bench.cli.main import main
+from bench.lib.images import decode
 from bench.preferences.checking import SAMPLES, Check, Leak, Rows, check, normalised, picture
 from bench.preferences.inspecting import BrokenRow
 from bench.preferences.writing import PairWriter
-from bench.protocols import PreferencePair, Prompt
 from tests.toy import write_pairs
 
 

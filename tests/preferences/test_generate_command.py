@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from bench import cli
-from bench.images import decode
-from bench.preferences.generate_command import generate
-from bench.recipe import GenerateConfig
-from bench.registry import default_registry
+from bench.cli.data_generate import generate
+from bench.cli.main import main as cli
+from bench.lib.images import decode
+from bench.recipe.recipe import GenerateConfig
+from bench.registry.registry import default_registry
 from tests import toy
 from tests.commands import Bench, in_folder
 from tests.tiny import save_tiny_pipeline
@@ -126,9 +126,9 @@ def test_the_pairs_are_the_best_and_worst_of_the_images_that_were_sampled(made: 
 
 
 def test_killed_at_every_stage_it_goes_on_to_the_same_bytes(made: Path, tmp_path: Path) -> None:
-    from bench import work
-    from bench.evaluation import scoring
     from bench.preferences.writing import PairWriter
+    from bench.run import work
+    from bench.scoring import chunks as scoring
 
     for target, name, call in (
         (work, "write_atomic", 5),
@@ -221,7 +221,7 @@ def test_a_users_mistake_is_one_clear_line(
 def test_a_failing_scorer_is_named_and_nothing_is_delivered(
     bench: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.registry.default_registry", toy.registry)
+    monkeypatch.setattr("bench.registry.registry.default_registry", toy.registry)
     (tmp_path / "toy").mkdir()
     toy.recipe(tmp_path / "toy")
     code, _, err = bench(
@@ -243,7 +243,7 @@ def test_a_failing_scorer_is_named_and_nothing_is_delivered(
 def test_the_images_of_several_models_compete_under_one_prompt(
     bench: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.registry.default_registry", toy.registry)
+    monkeypatch.setattr("bench.registry.registry.default_registry", toy.registry)
     toy.write_prompts(tmp_path / "prompts.tsv", 6)
     models = [
         f"toy[path={save_tiny_pipeline(tmp_path / name, seed=seed)}]"
@@ -281,7 +281,7 @@ def test_the_defaults_are_those_of_a_recipe() -> None:
 def test_a_recipe_generates_its_pairs_and_ends_in_a_board(
     bench: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.registry.default_registry", toy.registry)
+    monkeypatch.setattr("bench.registry.registry.default_registry", toy.registry)
     recipe = yaml.safe_load(toy.recipe(tmp_path).to_yaml())
     toy.write_prompts(tmp_path / "more.tsv", 7)
     recipe |= {

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from bench.images import decode, png
+from bench.api.kinds import Aggregation, PreferencePair
+from bench.lib.images import decode, png
 from bench.preferences.generating import compare, paired, rank, seated, write
-from bench.protocols import Aggregation, PreferencePair
-from bench.registry import default_registry
+from bench.registry.registry import default_registry
 
 PROMPTS = [f"a picture of number {i}" for i in range(40)]
 

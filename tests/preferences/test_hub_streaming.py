@@ -42,7 +42,7 @@ configs:
 # A process of its own: the clients read their environment when they are imported.
 CLIENT = """
 import json, sys
-from bench.registry import default_registry
+from bench.registry.registry import default_registry
 
 for spec in json.loads(sys.stdin.read()):
     answer = {}

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from bench.distributed import ALONE, World
-from bench.errors import BenchError
-from bench.preferences import inspecting, table
+from bench.api.kinds import PreferencePair, PreferenceSet
+from bench.lib.distributed import ALONE, World
+from bench.lib.errors import BenchError
+from bench.preferences import inspecting
+from bench.preferences import pair_table as table
 from bench.preferences.inspecting import SKIPPED, inspect, look, summary
-from bench.protocols import PreferencePair, PreferenceSet
-from bench.recipe import PairFilters
+from bench.recipe.recipe import PairFilters
 from tests.toy import jpeg
 
 PICTURES = {size: jpeg(np.random.default_rng(size), size) for size in (8, 16, 24)}

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from bench_plugins.preference_sets import PairsTable, PickAPic
 
-from bench.errors import BenchError
+from bench.api.kinds import PreferencePair
+from bench.lib.errors import BenchError
 from bench.preferences import writing
 from bench.preferences.writing import PROVENANCE, PairWriter, convert
-from bench.protocols import PreferencePair
 from tests.toy import jpeg, write_pairs
 
 

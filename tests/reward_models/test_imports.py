@@ -10,13 +10,13 @@ import pytest
 from bench_plugins.reward_models.imports import importing
 
 from bench import BenchError
-from bench.registry import default_registry
+from bench.registry.registry import default_registry
 
 NAMES = ["aesthetic", "clip-h14", "clip-l14", "hpsv2", "hpsv2.1", "image_reward", "pickscore"]
 
 PROGRAM = """
 import sys
-from bench.errors import BenchError
+from bench.lib.errors import BenchError
 from bench_plugins.reward_models import plugin
 from bench_plugins.reward_models.plugin import bench_scorers
 

@@ -19,7 +19,7 @@ from bench_plugins.reward_models.pictures import (
 from PIL import Image
 from torchvision import transforms
 
-from bench.images import decode
+from bench.lib.images import decode
 from tests.reward_models import material
 
 PICTURES = material.pictures()

@@ -11,11 +11,11 @@ import torch
 from bench_plugins.shapes.plugin import ShapesBackbone
 from diffusers import StableDiffusionPipeline
 
-from bench.checkpoint_folders import is_adapter, write_checkpoint
 from bench.diffusion import lora
 from bench.leaderboard import standings
-from bench.leaderboard.cards import model_card
-from bench.store import Cost, Store
+from bench.outputs.cards import model_card
+from bench.outputs.checkpoint_folders import is_adapter, write_checkpoint
+from bench.store.store import Cost, Store
 from tests.leaderboard import small_board
 
 CHECK = """

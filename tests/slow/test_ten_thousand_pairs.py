@@ -21,11 +21,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from bench import plan as planning
-from bench import recipe as recipes
-from bench.registry import default_registry
-from bench.stages import Stage
-from bench.store import Store
+from bench.recipe import recipe as recipes
+from bench.registry.registry import default_registry
+from bench.run import planning
+from bench.stages.records import Stage
+from bench.store.store import Store
 from tests import toy
 from tests.tiny import save_tiny_sd1
 

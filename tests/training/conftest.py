@@ -20,15 +20,21 @@ from bench_plugins.references import Frozen
 from bench_plugins.trajectories import Forward
 from PIL.Image import Image
 
-from bench import Labels, Loss, PairErrors, Reference, Trajectory
-from bench.diffusion.policy import Condition, Moments, Policy
-from bench.diffusion.schedule import NoiseSchedule
+from bench import (
+    Labels,
+    Loss,
+    PairErrors,
+    Reference,
+    Trajectory,
+)
+from bench.api.kinds import PairRewards
+from bench.api.policy import Condition, Moments, Policy
+from bench.api.schedule import NoiseSchedule
+from bench.api.training import StepReport, TrainingBudget, TrainingOutcome, TrainingSetup
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy
-from bench.distributed import ALONE
-from bench.protocols import PairRewards
+from bench.lib.distributed import ALONE
 from bench.training.encoding import EncodedPairs
 from bench.training.loop import train_pairs
-from bench.training.setup import StepReport, TrainingBudget, TrainingOutcome, TrainingSetup
 from tests.tiny import LATENT_SHAPE, TOKENS, WIDTH, save_tiny_pipeline
 
 SHAPE = (2, 2, 2)

@@ -16,12 +16,12 @@ import torch
 from PIL import Image, ImageOps
 
 from bench import BenchError, PreferencePair, PreferenceSet
-from bench.diffusion.policy import Condition, Moments
+from bench.api.policy import Condition, Moments
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy
-from bench.distributed import ALONE, World
-from bench.images import decode, fit
-from bench.preferences.table import PairTable
-from bench.recipe import Framing
+from bench.lib.distributed import ALONE, World
+from bench.lib.images import decode, fit
+from bench.preferences.pair_table import PairTable
+from bench.recipe.recipe import Framing
 from bench.training import encoding
 from bench.training.encoding import EncodedPairs, encode, read
 from tests.tiny import LATENT_SHAPE, RESOLUTION, TOKENS, WIDTH

@@ -14,10 +14,16 @@ from bench_plugins.losses import Sigmoid, SmoothedSigmoid, SupervisedFineTuning
 from bench_plugins.references import Ema, Frozen, HardCopy, NoReference
 from bench_plugins.trajectories import DdimInversion, Forward
 
-from bench import BenchError, Labels, Loss, Reference, Trajectory
-from bench.errors import DivergedError
+from bench import (
+    BenchError,
+    Labels,
+    Loss,
+    Reference,
+    Trajectory,
+)
+from bench.api.training import StepReport, TrainingSetup
+from bench.lib.errors import DivergedError
 from bench.training.loop import STATE_FILE, draw, pair_order
-from bench.training.setup import StepReport, TrainingSetup
 from tests.training.conftest import SHAPE, Broken, labels_of, toy_setup, train
 
 Weights = dict[str, torch.Tensor]

@@ -13,11 +13,11 @@ from bench_plugins.references import Ema, Frozen, HardCopy, NoReference
 from bench_plugins.trajectories import Forward, Renoise
 
 from bench import Labels, Loss, Reference
+from bench.api.training import StepReport, TrainingOutcome, TrainingSetup
 from bench.diffusion import lora
 from bench.diffusion.lora import LoraSettings
-from bench.seeding import derive_seed
+from bench.lib.seeding import derive_seed
 from bench.training.loop import STATE_FILE, draw, pair_order
-from bench.training.setup import StepReport, TrainingOutcome, TrainingSetup
 from tests.tiny import LATENT_SHAPE
 from tests.training.conftest import labels_of, tiny_setup, train
 

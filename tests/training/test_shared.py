@@ -10,10 +10,10 @@ import pytest
 import torch
 from bench_plugins.references import Ema, HardCopy
 
-from bench.distributed import ALONE, World
-from bench.launch import meeting_point
+from bench.api.training import TrainingSetup
+from bench.lib.distributed import ALONE, World
+from bench.run.launch import meeting_point
 from bench.training import gradients
-from bench.training.setup import TrainingSetup
 from tests.training.conftest import exit_code, forked, tiny_setup, toy_setup, train
 from tests.training.test_encoding import digests, run
 

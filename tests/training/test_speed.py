@@ -11,11 +11,11 @@ import torch
 from bench_plugins.references import HardCopy
 
 from bench import BenchError
+from bench.api.training import StepReport, TrainingSetup
 from bench.diffusion.compiling import compiled
-from bench.errors import DivergedError
+from bench.lib.errors import DivergedError
 from bench.training import speed
 from bench.training.loop import STATE_FILE
-from bench.training.setup import StepReport, TrainingSetup
 from tests.training.conftest import Broken, tiny_setup, toy_setup, train
 
 FULL: dict[str, Any] = {"lora_rank": None}

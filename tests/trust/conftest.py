@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from bench import plan as planning
-from bench.stages import Plan
+from bench.run import planning
+from bench.stages.records import Plan
 from tests import toy
 from tests.trust import plugins
 

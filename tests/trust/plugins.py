@@ -27,11 +27,11 @@ from bench import (
     option,
     uses,
 )
-from bench.diffusion.policy import Condition, Moments, Policy
+from bench.api.policy import Condition, Moments, Policy
+from bench.api.training import TrainingOutcome, TrainingSetup
 from bench.diffusion.sampling import denoise, initial_latent
-from bench.isolation import scorer as isolated
-from bench.registry import Entry, Registry
-from bench.training.setup import TrainingOutcome, TrainingSetup
+from bench.registry.registry import Entry, Registry
+from bench.scoring.isolation import scorer as isolated
 from tests import toy
 
 PLAIN: Mapping[str, Mapping[str, float]] = {"shapes": {"beta": 100.0, "learning_rate": 1e-4}}

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import outputs
 from bench.leaderboard.standings import Row
-from bench.progress import Progress
-from bench.runner import Runner, status
-from bench.stages import Plan
-from bench.store import Store
+from bench.lib.progress import Progress
+from bench.outputs import writing as outputs
+from bench.run.walk import Runner, status
+from bench.stages.records import Plan
+from bench.store.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)

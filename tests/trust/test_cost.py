@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from bench.distributed import World
-from bench.launch import meeting_point
-from bench.store import Artefact
+from bench.lib.distributed import World
+from bench.run.launch import meeting_point
+from bench.store.store import Artefact
 from tests import toy
 from tests.training.conftest import exit_code, forked
 from tests.trust.conftest import MakePlan
@@ -81,7 +81,7 @@ def test_what_was_interrupted_costs_what_was_not(
     make_plan: MakePlan, tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed at one of the moments at which anything is written or a step is saved."""
-    from bench import work
+    from bench.run import work
     from bench.training import loop
 
     plan = make_plan("cheap", "dpo", "preparing", training={"steps": 4, "batch_size": 2})
@@ -109,7 +109,7 @@ def test_what_was_interrupted_costs_what_was_not(
 
 
 def test_a_damaged_note_is_made_again(make_plan: MakePlan, tmp_path: Path) -> None:
-    from bench import work
+    from bench.run import work
 
     plan = make_plan("best_of")
     folder = tmp_path / "work"
@@ -131,9 +131,9 @@ def test_processes_together_count_what_one_counts(
     def share() -> None:
         from rich.console import Console
 
-        from bench.progress import Progress
-        from bench.runner import Runner
-        from bench.store import Store
+        from bench.lib.progress import Progress
+        from bench.run.walk import Runner
+        from bench.store.store import Store
 
         world = World.from_environment()
         world.connect("cpu")
@@ -153,7 +153,7 @@ def test_processes_together_count_what_one_counts(
 def test_another_batch_size_after_a_kill_counts_alike(
     make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench import work
+    from bench.run import work
 
     calls = [0]
     real = work._Spent.note

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench import BenchError
-from bench.store import Store
+from bench.store.store import Store
 from tests import toy
 from tests.trust import plugins
 from tests.trust.conftest import MakePlan
@@ -55,7 +55,7 @@ def test_another_packages_base_does_not_take_the_place_of_ours(make_plan: MakePl
 def test_a_base_that_is_trained_or_reads_is_refused(
     make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench import plan as planning
+    from bench.run import planning
 
     monkeypatch.setattr(planning, "baseline", lambda registry: "base")
     with pytest.raises(BenchError, match=r"'trained_base'.*untouched backbone, but is trained"):

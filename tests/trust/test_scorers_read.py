@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import BenchError, scorer_loads
-from bench.registry import Registry
-from bench.stages import Cell, Plan
+from bench import BenchError
+from bench.api import scorer_loads
+from bench.registry.registry import Registry
+from bench.stages.records import Cell, Plan
 from tests import toy
 from tests.trust import plugins
 from tests.trust.conftest import MakePlan
@@ -148,7 +149,7 @@ def test_nothing_is_loaded_while_the_run_is_planned(make_plan: MakePlan) -> None
 def test_a_plugin_that_loads_on_import_is_broken_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib.metadata import EntryPoint
 
-    from bench import registry as registries
+    from bench.registry.registry import registry as registries
 
     points = [EntryPoint("hasty", "tests.trust.hasty", "bench")]
     monkeypatch.setattr(registries, "entry_points", lambda group: points)
@@ -176,7 +177,7 @@ def test_declared_scorers_may_be_read(make_plan: MakePlan, tmp_path: Path) -> No
 def test_what_an_instance_says_of_being_held_out_counts_for_nothing() -> None:
     scorer = toy.Truth()
     object.__setattr__(scorer, "held_out", False)
-    from bench.protocols import is_held_out
+    from bench.api.kinds import is_held_out
 
     assert is_held_out(type(scorer))
     assert is_held_out(plugins.Disguised)

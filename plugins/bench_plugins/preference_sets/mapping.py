@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import BenchError, PreferencePair
-from bench.ahead import ahead
-from bench.reading import MOST_IMAGE, below, read_bytes
-from bench.wording import cut, quoted
+from bench.lib.prefetch import ahead
+from bench.lib.reading import MOST_IMAGE, below, read_bytes
+from bench.lib.wording import cut, quoted
 from bench_plugins.preference_sets.records import Record
 
 _AHEAD, _THREADS = 32, 8

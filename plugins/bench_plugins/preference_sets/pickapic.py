@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from bench import PreferencePair, PreferenceSet, hub, option
+from bench import PreferencePair, PreferenceSet, option
+from bench.lib import hub
 from bench_plugins.preference_sets.mapping import Columns, pairs_of
 from bench_plugins.preference_sets.records import (
     ParquetRecords,

@@ -18,11 +18,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TextIO, TypeAlias
 
-from bench import BenchError, hub
+from bench import BenchError
+from bench.lib import hub
+from bench.lib.reading import decode_json, json_value, read_text, require_regular
+from bench.lib.tables import DIALECTS, csv_problem, header, parquet_errors
+from bench.lib.wording import listed
 from bench.preferences.writing import PROVENANCE
-from bench.reading import decode_json, json_value, read_text, require_regular
-from bench.tables import DIALECTS, csv_problem, header, parquet_errors
-from bench.wording import listed
 
 BATCH = 16
 """Rows decoded at a time; two images of a megapixel are about a megabyte."""

@@ -8,8 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from bench import BenchError, PreferencePair, PreferenceSet, option
-from bench.reading import expanded
+from bench import (
+    BenchError,
+    PreferencePair,
+    PreferenceSet,
+    option,
+)
+from bench.lib.reading import expanded
 from bench_plugins.preference_sets.mapping import Columns, pairs_of, path_of, paths_hash
 from bench_plugins.preference_sets.records import (
     HubRecords,

@@ -11,8 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from bench import BenchError, Prompt, PromptSet, hub, option
-from bench.reading import expanded
+from bench import (
+    BenchError,
+    Prompt,
+    PromptSet,
+    option,
+)
+from bench.lib import hub
+from bench.lib.reading import expanded
 from bench_plugins.prompt_sets import tables
 
 _REVISION = "commit, branch or tag on the Hub"

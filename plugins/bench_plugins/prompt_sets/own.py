@@ -7,9 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from bench import BenchError, Prompt, PromptSet, option
-from bench.reading import expanded
-from bench.wording import listed
+from bench import (
+    BenchError,
+    Prompt,
+    PromptSet,
+    option,
+)
+from bench.lib.reading import expanded
+from bench.lib.wording import listed
 from bench_plugins.prompt_sets import tables
 from bench_plugins.prompt_sets.benchmarks import BENCHMARKS
 

@@ -1,4 +1,4 @@
-"""Prompts as they stand in the files that `bench.tables` reads, character by character."""
+"""Prompts as they stand in the files that `bench.lib.tables` reads, character by character."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import BenchError, Prompt, tables
-from bench.reading import json_value, require_regular
-from bench.wording import listed, quoted
+from bench import BenchError, Prompt
+from bench.lib import tables
+from bench.lib.reading import json_value, require_regular
+from bench.lib.wording import listed, quoted
 
 SUFFIXES = tables.SUFFIXES
 """What `read` reads."""

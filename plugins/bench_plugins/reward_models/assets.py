@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import hub, option
+from bench import option
+from bench.lib import hub
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.errors import BenchError
+from bench.lib.errors import BenchError
 from bench_plugins.reward_models import packed
 from bench_plugins.reward_models.architectures import BlipSize
 from bench_plugins.reward_models.checkpoints import Origin, load_weights

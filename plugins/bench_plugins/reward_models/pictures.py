@@ -18,7 +18,7 @@ from PIL import Image as pil
 from PIL.Image import Image
 from torch import Tensor
 
-from bench.images import upright_rgb
+from bench.lib.images import upright_rgb
 
 SIZE = 224
 """Side of the pictures that all networks here see."""

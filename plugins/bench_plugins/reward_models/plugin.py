@@ -10,7 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from bench import BenchError, Scorer, hookimpl, option
+from bench import (
+    BenchError,
+    Scorer,
+    hookimpl,
+    option,
+)
 from bench_plugins.reward_models.architectures import (
     BLIP_LARGE,
     CLIP_H,

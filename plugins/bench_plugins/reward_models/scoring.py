@@ -12,7 +12,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from bench.ahead import ahead
+from bench.lib.prefetch import ahead
 from bench_plugins.reward_models.pictures import Preprocessing
 
 

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import BenchError, hub
+from bench import BenchError
+from bench.lib import hub
 
 
 @contextmanager

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bench.errors import BenchError
-from bench.images import upright_rgb
+from bench.lib.errors import BenchError
+from bench.lib.images import upright_rgb
 from bench_plugins.shapes import draw, files, grammar
 
 if TYPE_CHECKING:

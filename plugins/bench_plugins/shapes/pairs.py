@@ -25,7 +25,7 @@ from bench_plugins.shapes import files, population
 from bench_plugins.shapes.prompts import PromptsConfig, prompt_lists
 
 if TYPE_CHECKING:
-    from bench.diffusion.policy import Policy
+    from bench.api.policy import Policy
 
 Report = Callable[[str], None]
 ByteArray = NDArray[np.uint8]

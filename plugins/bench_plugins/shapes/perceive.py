@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.images import upright_rgb
+from bench.lib.images import upright_rgb
 from bench_plugins.shapes import draw, grammar
 from bench_plugins.shapes.grammar import Scene, Thing
 

@@ -34,7 +34,7 @@ from bench_plugins.shapes.scorers import (
 if TYPE_CHECKING:
     import typer
 
-    from bench.diffusion.policy import Policy
+    from bench.api.policy import Policy
 
 ASSETS = Path(__file__).parent / "assets"
 

@@ -1,0 +1,546 @@
+"""The border between core and plugins: what they raise and give is checked where it is taken.
+
+Whatever a plugin raises becomes one sentence that names it, and so stays with its cell; whatever it
+gives is compared with what `bench.api.kinds` promises before anything is computed from it.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from numbers import Integral, Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bench.api.kinds import (
+    Aggregation,
+    Backbone,
+    Labels,
+    LoadedScorer,
+    Loss,
+    Method,
+    PairErrors,
+    PairRewards,
+    Plugin,
+    PreferencePair,
+    PreferenceSet,
+    Prompt,
+    PromptSet,
+    Reference,
+    Scorer,
+    Trajectory,
+)
+from bench.lib.errors import BenchError, PluginError
+from bench.registry.registry import BASES, noun
+from bench.run.making import out_of_memory
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from PIL.Image import Image
+
+    from bench.api.noising import NoisedPairs, NoiseRequest
+    from bench.api.policy import Policy
+    from bench.api.training import TrainingOutcome, TrainingSetup
+
+T = TypeVar("T")
+_LONGEST = 300
+"""Characters of a plugin's own message that are repeated."""
+
+
+def called(plugin: Plugin | str) -> str:
+    """A plugin for people: "loss 'hinge'"."""
+    if isinstance(plugin, str):
+        return plugin
+    kinds = [kind for kind, base in BASES.items() if isinstance(plugin, base)]
+    what = noun(kinds[0]) if kinds else "plugin"
+    return f"{what} {getattr(plugin, 'name', type(plugin).__name__)!r}"
+
+
+@contextmanager
+def asking(plugin: Plugin | str) -> Iterator[None]:
+    """Run a plugin's code: whatever it raises is told as its own failure.
+
+    Unchanged are our own errors, out of memory (whose remedy the stage knows), Ctrl-C, and an end
+    of the process that the core itself asks for, such as on a signal.
+
+    Args:
+        plugin: whose code runs; or what to call it.
+
+    Raises:
+        PluginError: the plugin raised anything else, even `SystemExit`.
+    """
+    try:
+        yield
+    except (BenchError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        if out_of_memory(error) or asked_by_core(error):
+            raise
+        said = _one_line(str, error)[:_LONGEST]
+        reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
+        raise PluginError(f"{called(plugin)} failed{_place(error)}: {reason}") from error
+
+
+def asked_by_core(error: BaseException) -> bool:
+    """Whether it is an end of the process that our own code asks for, and no plugin's."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = bool(frames) and frames[-1].f_globals.get("__name__", "").split(".")[0] == "bench"
+    return own and not isinstance(error, Exception)
+
+
+def _place(error: BaseException) -> str:
+    """The last line of Python that was run, beyond the one that asked."""
+    lines = traceback.extract_tb(error.__traceback__)[1:]
+    return f" in {Path(lines[-1].filename).name}, line {lines[-1].lineno}" if lines else ""
+
+
+def _refuse(plugin: Plugin | str, came: str, expected: str) -> PluginError:
+    return PluginError(f"{called(plugin)} gave {came}; expected is {expected}")
+
+
+def _shown(value: object) -> str:
+    """A value for people, with its type and never more than a few words."""
+    text = _one_line(repr, value)
+    return f"{text[:60]}{'...' if len(text) > 60 else ''} ({type(value).__name__})"
+
+
+def _one_line(words: Callable[[Any], str], value: object) -> str:
+    try:
+        return " ".join(words(value).split()).encode("utf-8", "backslashreplace").decode()
+    except Exception:
+        return "what cannot be shown"
+
+
+def _is_whole(value: object, least: int = 0) -> bool:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        return False
+    return int(value) >= least
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is text that can be written as UTF-8, which lone surrogates cannot."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_share(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    return 0 <= float(value) <= 1
+
+
+# What plans are made of.
+
+
+def label_scorers(plugin: Method | Aggregation, pool: Sequence[str]) -> tuple[str, ...]:
+    """The scorers that a method's or an aggregation's labels read."""
+    with asking(plugin):
+        if isinstance(plugin, Method):
+            function, names = "label_scorers", plugin.label_scorers(pool)
+        else:
+            function, names = "needs", plugin.needs(pool)
+    return _names(plugin, function, names)
+
+
+def labelled_by(pairs: PreferenceSet) -> tuple[str, ...]:
+    """The scorers whose rewards made the labels of a preference set."""
+    with asking(pairs):
+        names = pairs.labelled_by()
+    return _names(pairs, "labelled_by", names)
+
+
+def _names(plugin: Plugin, function: str, names: object) -> tuple[str, ...]:
+    if not isinstance(names, tuple | list) or not all(map(_is_text, names)):
+        raise _refuse(
+            plugin,
+            f"{_shown(names)} as `{function}`",
+            "a tuple of scorers' names, even of one: ('name',)",
+        )
+    return tuple(names)
+
+
+def resolved(method: Method, family: str) -> Method:
+    """The method with every open hyper-parameter set, and nothing else of it changed.
+
+    Otherwise its row would bear a name that is not its own.
+    """
+    with asking(method):
+        found = method.resolved(family)
+        if type(found) is not type(method):
+            raise _refuse(method, f"{_shown(found)} as `resolved`", "the same method, filled in")
+        given = [f.name for f in fields(method) if getattr(method, f.name) is not None]
+        changed = [name for name in given if getattr(found, name) != getattr(method, name)]
+    if changed:
+        raise _refuse(
+            method,
+            f"another {changed[0]} as `resolved`: {_shown(getattr(found, changed[0]))}",
+            "that only options which are open (None) are set",
+        )
+    return found
+
+
+def family_of(backbone: Backbone) -> str:
+    """Which row of a method's defaults applies."""
+    with asking(backbone):
+        family = backbone.family
+    if not _is_text(family):
+        raise _refuse(backbone, f"{_shown(family)} as `family`", 'text such as "sd1"')
+    return family
+
+
+def method_passes(method: Method, pairs_seen: int) -> int | None:
+    """Expected network passes of training; None: there is no training."""
+    with asking(method):
+        passes = method.passes(pairs_seen)
+    if passes is not None and not _is_whole(passes):
+        raise _refuse(
+            method, f"{_shown(passes)} as `passes`", "a whole number, or None without training"
+        )
+    return None if passes is None else int(passes)
+
+
+def prompts_of(prompt_set: PromptSet) -> tuple[Prompt, ...]:
+    """All prompts of a set."""
+    with asking(prompt_set):
+        prompts = tuple(prompt_set.load())
+    for position, prompt in enumerate(prompts):
+        if not isinstance(prompt, Prompt):
+            raise _refuse(prompt_set, f"{_shown(prompt)} as prompt {position}", "a bench.Prompt")
+        if not _is_text(prompt.text):
+            raise _refuse(
+                prompt_set, f"{_shown(prompt.text)} as the text of prompt {position}", _TEXT
+            )
+        groups = prompt.groups
+        if not isinstance(groups, Mapping) or not all(
+            _is_text(part) for pair in groups.items() for part in pair
+        ):
+            raise _refuse(
+                prompt_set,
+                f"{_shown(groups)} as the groups of prompt {position}",
+                "a mapping from text to text",
+            )
+    return prompts
+
+
+_TEXT = "text that UTF-8 can write (a str without lone surrogates)"
+
+
+def pair_count(pairs: PreferenceSet) -> int:
+    """How many pairs a set holds."""
+    with asking(pairs):
+        count = pairs.count()
+    if not _is_whole(count):
+        raise _refuse(pairs, f"{_shown(count)} as `count`", "a whole number, 0 or more")
+    return int(count)
+
+
+def published_count(plugin: PreferenceSet | PromptSet) -> int | None:
+    """The published count of a set that is not here."""
+    with asking(plugin):
+        count = plugin.expected()
+    if count is not None and not _is_whole(count):
+        raise _refuse(plugin, f"{_shown(count)} as `expected`", "a whole number, or None")
+    return None if count is None else int(count)
+
+
+def obstacle(scorer: Scorer) -> str:
+    """Why a scorer could not be loaded now, or ""."""
+    with asking(scorer):
+        reason = scorer.obstacle()
+    if not _is_text(reason):
+        raise _refuse(scorer, f"{_shown(reason)} as `obstacle`", 'text, "" if there is none')
+    return reason
+
+
+# What stages are given.
+
+
+def read_pairs(pairs: PreferenceSet, rows: Iterable[int] | None = None) -> Iterator[PreferencePair]:
+    """The pairs at ascending positions, or all: each checked, none missing and none too many.
+
+    Args:
+        pairs: the preference set.
+        rows: positions; not read further ahead than the plugin does.
+
+    Raises:
+        PluginError: a pair is not what it should be; names the row.
+        BenchError: a row that was asked for is not there.
+    """
+    asked: deque[int] = deque()
+
+    def noted(wanted: Iterable[int]) -> Iterator[int]:
+        for row in wanted:
+            asked.append(row)
+            yield row
+
+    wanted = None if rows is None else noted(rows)
+    with asking(pairs):
+        stream = iter(pairs.read(wanted))
+    end: Any = object()
+    while True:
+        with asking(pairs):
+            pair = next(stream, end)
+        if pair is end:
+            break
+        _check_pair(pairs, pair)
+        if wanted is not None:
+            row = asked.popleft() if asked else None
+            if pair.row != row:
+                if row is not None and pair.row > row:
+                    raise _missing(pairs, row)
+                expected = "nothing more" if row is None else f"row {row}, which was asked for"
+                raise _refuse(pairs, f"the pair of row {pair.row}", expected)
+        yield pair
+    left = asked.popleft() if asked else next(wanted or iter(()), None)
+    if left is not None:
+        raise _missing(pairs, left)
+
+
+def _missing(pairs: PreferenceSet, row: int) -> BenchError:
+    return BenchError(f"{pairs.source}: row {row} was counted but is not there")
+
+
+def _check_pair(pairs: PreferenceSet, pair: object) -> None:
+    if not isinstance(pair, PreferencePair) or not _is_whole(pair.row):
+        raise _refuse(pairs, _shown(pair), "a bench.PreferencePair whose row is its position")
+    for name in ("caption", "model_0", "model_1", "problem"):
+        if not _is_text(getattr(pair, name)):
+            raise _refuse(
+                pairs, f"{_shown(getattr(pair, name))} as the {name} of row {pair.row}", _TEXT
+            )
+    if not _is_share(pair.human):
+        raise _refuse(
+            pairs,
+            f"{_shown(pair.human)} as the human label of row {pair.row}",
+            "the share of people who prefer image 0, a number from 0 to 1",
+        )
+    for name in ("image_0", "image_1"):
+        if not isinstance(getattr(pair, name), bytes):
+            raise _refuse(
+                pairs,
+                f"{_shown(getattr(pair, name))} as {name} of row {pair.row}",
+                "the encoded image (bytes)",
+            )
+
+
+def labels_of(aggregation: Aggregation, pairs: PairRewards, seed: int) -> Labels:
+    """All labels by an aggregation, which cannot change the rewards that it is shown."""
+    with asking(aggregation):
+        labels = aggregation.label(read_only(pairs), seed)
+    return checked_labels(aggregation, labels, len(pairs.human))
+
+
+def read_only(pairs: PairRewards) -> PairRewards:
+    """A copy that may only be read."""
+
+    def frozen(array: np.ndarray) -> np.ndarray:
+        copy = array.copy()
+        copy.setflags(write=False)
+        return copy
+
+    rewards = {name: frozen(values) for name, values in pairs.rewards.items()}
+    return PairRewards(human=frozen(pairs.human), rewards=rewards)
+
+
+def checked_labels(plugin: Plugin | str, labels: object, pairs: int) -> Labels:
+    """Labels of N pairs as training takes them: p float64 [N], kept bool [N].
+
+    Args:
+        plugin: who gave them.
+        labels: what came.
+        pairs: N.
+
+    Raises:
+        PluginError: they are something else.
+    """
+    import numpy as np
+
+    if not isinstance(labels, Labels):
+        raise _refuse(plugin, _shown(labels), "bench.Labels(p=..., kept=...)")
+    for name, kinds, expected in (
+        ("p", "f", f"a float array of shape ({pairs},), one chance a pair"),
+        ("kept", "b", f"a boolean array of shape ({pairs},), False for pairs to drop"),
+    ):
+        array = getattr(labels, name)
+        if not isinstance(array, np.ndarray):
+            raise _refuse(plugin, f"{_shown(array)} as `{name}`", expected)
+        if array.shape != (pairs,) or array.dtype.kind not in kinds:
+            raise _refuse(plugin, f"{array.dtype} {array.shape} as `{name}`", expected)
+    wrong = labels.kept & ~((labels.p >= 0) & (labels.p <= 1))
+    if wrong.any():
+        pair = int(np.flatnonzero(wrong)[0])
+        raise _refuse(
+            plugin,
+            f"p = {labels.p[pair]} for pair {pair} ({int(wrong.sum())} of {pairs} are such)",
+            "a chance from 0 to 1 for every pair that is kept",
+        )
+    return Labels(p=labels.p.astype(np.float64), kept=labels.kept.copy())
+
+
+def noised(trajectory: Trajectory, request: NoiseRequest, *, untouched: bool) -> NoisedPairs:
+    """Noisy latents and targets of a micro-batch.
+
+    Args:
+        trajectory: decides them.
+        request: P images each of B pairs.
+        untouched: no step was taken yet, so that a latent that is not finite is not the
+            policy's doing; later it may be, and then shows as a diverged loss.
+    """
+    from bench.api.noising import NoisedPairs
+
+    with asking(trajectory):
+        found = trajectory.noise(request)
+    if not isinstance(found, NoisedPairs):
+        raise _refuse(trajectory, _shown(found), "bench.api.noising.NoisedPairs")
+    for name in ("latents", "epsilon"):
+        _check_tensor(trajectory, name, getattr(found, name), request.clean.shape)
+        if untouched and not bool(getattr(found, name).isfinite().all()):
+            raise _refuse(trajectory, f"`{name}` with NaN or infinity", "finite numbers")
+    return found
+
+
+def pair_losses(loss: Loss, errors: PairErrors, p: torch.Tensor, beta: float) -> torch.Tensor:
+    """The loss of each pair, [B]; whether it is finite is for the training loop to say."""
+    with asking(loss):
+        losses = loss(errors, p, beta)
+    _check_tensor(loss, "loss", losses, p.shape)
+    if not losses.requires_grad:
+        raise _refuse(
+            loss,
+            "a loss without gradient",
+            "one computed from `policy_0` and `policy_1` without detaching them",
+        )
+    return losses
+
+
+def _check_tensor(plugin: Plugin, name: str, value: object, shape: Sequence[int]) -> None:
+    import torch
+
+    expected = f"a floating-point tensor of shape {tuple(shape)}"
+    if not isinstance(value, torch.Tensor):
+        raise _refuse(plugin, f"{_shown(value)} as `{name}`", expected)
+    if tuple(value.shape) != tuple(shape) or not value.is_floating_point():
+        kind = str(value.dtype).removeprefix("torch.")
+        raise _refuse(plugin, f"{kind} {tuple(value.shape)} as `{name}`", expected)
+
+
+def reference_keep(reference: Reference, step: int) -> float:
+    """Which share of itself the reference keeps after a step."""
+    with asking(reference):
+        keep = reference.keep(step)
+    if not _is_share(keep):
+        raise _refuse(
+            reference, f"{_shown(keep)} as `keep({step})`", "a share, a number from 0 to 1"
+        )
+    return float(keep)
+
+
+def trained(method: Method, setup: TrainingSetup) -> TrainingOutcome:
+    """Train by a method, within its budget."""
+    from bench.api.training import StepReport, TrainingOutcome
+
+    with asking(method):
+        outcome = method.train(setup)
+    if not isinstance(outcome, TrainingOutcome):
+        raise _refuse(method, _shown(outcome), "bench.api.training.TrainingOutcome")
+    steps, budget = outcome.steps, setup.budget
+    if not isinstance(steps, tuple) or not all(isinstance(step, StepReport) for step in steps):
+        raise _refuse(method, f"{_shown(steps)} as `steps`", "a tuple of StepReport")
+    if [step.step for step in steps] != [*range(1, len(steps) + 1)] or len(steps) > budget.steps:
+        raise _refuse(
+            method,
+            f"{len(steps)} steps, the last of them number {steps[-1].step}",
+            f"reports of the steps 1, 2, ... up to the budget's {budget.steps}",
+        )
+    most = {
+        "pairs_kept": len(setup.pairs),
+        "pairs_dropped": len(setup.pairs)
+        - int(_is_whole(outcome.pairs_kept) and outcome.pairs_kept),
+        "pairs_seen": budget.steps * budget.batch_size,
+    }
+    for name, limit in most.items():
+        count = getattr(outcome, name)
+        if not _is_whole(count) or count > limit:
+            raise _refuse(method, f"{_shown(count)} as `{name}`", f"a whole number, 0 to {limit}")
+    return outcome
+
+
+def loaded(backbone: Backbone, device: str) -> Policy:
+    """The untouched backbone on a device."""
+    with asking(backbone):
+        policy = backbone.load(device)
+    return _checked_policy(backbone, "load", policy)
+
+
+def model_of(method: Method, backbone: Policy) -> Policy:
+    """The model that stands for a method without training."""
+    with asking(method):
+        policy = method.model(backbone)
+    return _checked_policy(method, "model", policy)
+
+
+def _checked_policy(plugin: Plugin, function: str, policy: object) -> Policy:
+    from bench.api.policy import Policy
+
+    if not isinstance(policy, Policy):
+        raise _refuse(plugin, f"{_shown(policy)} as `{function}`", "a bench.api.policy.Policy")
+    return policy
+
+
+def checked_images(plugin: Plugin, images: object, count: int) -> list[Image]:
+    """The images that a model drew: as many as asked for, RGB."""
+    from PIL.Image import Image
+
+    if not isinstance(images, list) or len(images) != count:
+        number = len(images) if isinstance(images, list) else _shown(images)
+        raise _refuse(plugin, f"{number} images for {count} prompts", "a list of one a prompt")
+    for image in images:
+        if not isinstance(image, Image) or image.mode != "RGB":
+            raise _refuse(plugin, f"the image {_shown(image)}", "a Pillow image of mode RGB")
+    return images
+
+
+class CheckedScorer:
+    """A loaded scorer whose failures name it."""
+
+    def __init__(self, name: str, scorer: LoadedScorer) -> None:
+        """`name` is the scorer's spec; raises `PluginError` if it cannot score."""
+        self._called, self._scorer = f"scorer {name!r}", scorer
+        if not callable(getattr(scorer, "score", None)):
+            raise _refuse(
+                self._called,
+                f"{_shown(scorer)} as `load`",
+                "an object with `score(images, prompts)`",
+            )
+
+    def score(self, images: Sequence[Image], prompts: Sequence[str]) -> np.ndarray:
+        """What the scorer says."""
+        with asking(self._called):
+            return self._scorer.score(images, prompts)
+
+
+def checked_scores(name: str, scores: Any, count: int) -> np.ndarray:
+    """Scores of N images as float64 [N], not yet known to be finite.
+
+    Raises:
+        PluginError: there are more, fewer or no real numbers.
+    """
+    import numpy as np
+
+    who = f"scorer {name!r}"
+    with asking(who):
+        found = np.asarray(scores)
+    if found.shape != (count,):
+        raise PluginError(f"{who} gave shape {found.shape} for {count} images, expected ({count},)")
+    if found.dtype.kind not in "fiu":
+        raise _refuse(who, f"{found.dtype} for {count} images", "real numbers (float64)")
+    return found.astype(np.float64)

@@ -1,0 +1,96 @@
+"""Where output goes and what the work runs on, for every command alike."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from bench.lib.distributed import World
+from bench.lib.errors import BenchError
+from bench.lib.wording import printable, sentence
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_NARROWEST, _WIDE = 40, 120
+"""Columns below which tables are letters, and those of a file."""
+
+
+def console(*, quiet: bool = False, stderr: bool = False) -> Console:
+    """The terminal; where the output goes to a file, wide enough for the tables.
+
+    Names that hold control codes are printed as escapes, and no ":name:" becomes an emoji.
+    """
+    kind: type[Console] = _console_class()
+    found = kind(quiet=quiet, stderr=stderr, emoji=False)
+    if not found.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
+        return kind(quiet=quiet, stderr=stderr, emoji=False, width=_WIDE)
+    if found.width < _NARROWEST:
+        return kind(quiet=quiet, stderr=stderr, emoji=False, width=_NARROWEST)
+    return found
+
+
+def complain(message: str, *, kind: str = "error") -> None:
+    """One line on standard error."""
+    typer.echo(f"{kind}: {sentence(message)}", err=True)
+
+
+def accept_any_text() -> None:
+    """Let output escape what the terminal's encoding lacks, and go nowhere where it is closed.
+
+    An ASCII terminal has no "±", and no encoding has the bytes of a file name that is not UTF-8.
+    """
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is None:
+            # Closed by the caller; a file that is opened next must not take its number.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            if nowhere != descriptor:
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
+            stream = open(descriptor, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@cache
+def _console_class() -> Any:
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Plain(Console):
+        def render(self, renderable: Any, options: Any = None) -> Any:
+            for segment in super().render(renderable, options):
+                plain = segment.text if segment.control else printable(segment.text)
+                yield segment if plain == segment.text else Segment(plain, segment.style)
+
+    return Plain
+
+
+def device(asked: str, world: World) -> str:
+    """The device that `--device` means in this process.
+
+    Raises:
+        BenchError: there is no such device.
+    """
+    import torch
+
+    if asked == "auto":
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
+    if asked == "cuda" and world.size > 1:
+        asked = f"cuda:{world.local_rank}"
+    try:
+        found = torch.device(asked)
+        if found.type == "meta":
+            raise BenchError(f"--device {asked}: holds no values; try cpu, cuda or auto")
+        if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+            raise BenchError(f"--device {asked}: this machine has no such GPU")
+    except RuntimeError as error:
+        raise BenchError(f"--device {asked}: not a device; try cpu, cuda or auto") from error
+    return asked

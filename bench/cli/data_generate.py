@@ -1,0 +1,215 @@
+"""`bench data generate`: preference pairs from models' own images, labelled by reward models."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from bench.lib.distributed import World
+from bench.lib.errors import BenchError
+from bench.registry.spec_language import split_list
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bench.api.kinds import Backbone
+    from bench.registry.registry import Registry
+    from bench.run.walk import Status
+    from bench.stages.records import PairsStage, Plan
+    from bench.store.store import Store
+
+
+def generate(
+    backbone: Annotated[
+        str, typer.Option(help="Comma-separated models or their folders; all draw every prompt.")
+    ],
+    prompts: Annotated[str, typer.Option(help="Comma-separated prompt sets or their files.")],
+    scorers: Annotated[str, typer.Option(help="Comma-separated scorers; they rate the images.")],
+    images_per_prompt: Annotated[int, typer.Option(min=2, help="Of each model.")] = 4,
+    label_with: Annotated[
+        str, typer.Option(help="The aggregation that makes labels of the scores.")
+    ] = "average[normalise=zscore]",
+    form: Annotated[
+        Literal["best-worst", "adjacent", "all"],
+        typer.Option(help="Which of a prompt's images are paired, by their rank."),
+    ] = "best-worst",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Prompts a set, a stratified sample by category.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")] = 7.5,
+    scheduler: Annotated[Literal["ddim", "euler", "dpm++"], typer.Option(help="Solver.")] = "ddim",
+    sampling_batch: Annotated[
+        int, typer.Option(min=1, help="Prompts sampled at a time; changes no image.")
+    ] = 8,
+    out: Annotated[Path, typer.Option(help="The Parquet file of pairs.")] = Path("pairs.parquet"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUT if it holds other pairs.")
+    ] = False,
+    store: Annotated[Path, typer.Option(help="Where artefacts are kept and found again.")] = Path(
+        "bench-runs/store"
+    ),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    num_processes: Annotated[
+        int, typer.Option(min=1, help="Processes on this machine, one a GPU, that share the work.")
+    ] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
+) -> None:
+    """Make preference pairs: sample images, score them, pair them by their scores.
+
+    The same command goes on where it was interrupted. What is there is not made again.
+    """
+    world = World.from_environment()
+    if num_processes > 1 and world.size == 1 and not dry_run:
+        from bench.run.launch import launch
+
+        sys.exit(launch(num_processes, sys.argv[1:]))
+    from bench.cli import console as terminal
+    from bench.lib import own_files
+    from bench.lib.io_errors import clear_io_errors
+    from bench.preferences.generating import FILE
+    from bench.recipe.recipe import validate
+    from bench.registry.registry import default_registry
+    from bench.run import planning
+    from bench.run.walk import status
+    from bench.stages.records import GeneratedPairs
+    from bench.store.store import Artefact, Store, file_sha256
+
+    if out.suffix != ".parquet" or out.is_dir():
+        raise BenchError(f"--out {out}: expected the name of a .parquet file")
+    for flag, text in (("backbone", backbone), ("prompts", prompts), ("scorers", scorers)):
+        if not split_list(text):
+            raise BenchError(f"--{flag} names nothing")
+    registry = default_registry()
+    data = {
+        "name": "generate",
+        "backbone": split_list(backbone)[0],
+        "pairs": GeneratedPairs.name,
+        "prompts": prompts,
+        "scorers": scorers,
+        "label_scorers": scorers,
+        # Nothing is trained: what a recipe must have besides is its least.
+        "methods": [planning.baseline(registry)],
+        "training": {"steps": 1, "batch_size": 1},
+        "generate": {
+            "prompts": prompts,
+            "limit": limit,
+            "backbones": backbone,
+            "images_per_prompt": images_per_prompt,
+            "label_with": label_with,
+            "form": form,
+        },
+        "sampling": {
+            "scheduler": scheduler,
+            "steps": steps,
+            "guidance": guidance,
+            "batch_size": sampling_batch,
+        },
+    }
+    recipe = validate(data, "bench data generate")
+    prompt_sets = (
+        planning.named_or_path(registry, "prompt_sets", text) for text in split_list(prompts)
+    )
+    models = (planning.named_or_path(registry, "backbones", text) for text in split_list(backbone))
+    own_files.apart(out, own_files.sources(*prompt_sets, *models))
+    plan, stage = planning.make_generation(recipe, registry, download=not dry_run)
+    artefacts = Store(store)
+    console = terminal.console(quiet=not world.is_main)
+    with clear_io_errors(store, out.parent):
+        if world.size > 1:
+            device = terminal.device(device, world)
+            world.connect(device)
+        found = world.from_main(status(plan, artefacts) if world.is_main else None)
+        assert found is not None
+        _print_plan(console, plan, stage, artefacts, found)
+        if dry_run:
+            return
+        made = Artefact(artefacts.path(stage.name, stage.key))
+        finished = stage.key in found.finished
+        same = finished and made.manifest.files[FILE].sha256
+        lost = world.is_main and not overwrite and out.exists() and file_sha256(out) != same
+        if world.from_main(lost):
+            raise BenchError(
+                f"{out} is there and holds other pairs than this command makes; choose another "
+                f"--out, or give --overwrite to replace it"
+            )
+        if not finished:
+            _make(console, plan, artefacts, found, terminal.device(device, world), world)
+        if world.is_main:
+            _deliver(made.path / FILE, out)
+            _print_outcome(console, made.info, out, _recipe_for(plan.backbone, registry))
+
+
+def _print_plan(
+    console: Console, plan: Plan, stage: PairsStage, store: Store, found: Status
+) -> None:
+    from bench.registry.registry import spec_text
+    from bench.run.estimates import estimate
+
+    prompts, images = len(stage.prompts.texts), len(stage.models)
+    console.print(
+        f"Plan: {images} images for each of {prompts:,} prompts ({stage.prompts.name}) from "
+        f"{', '.join(dict.fromkeys(stage.models))}; rated by {', '.join(stage.rewards)}; labelled "
+        f"by {spec_text(stage.label_with)}; paired {stage.form}. "
+        f"{len(plan.stages)} stages, {len(found.finished)} of them cached.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    for reason in found.damaged.values():
+        console.print(
+            f"damaged artefact: {reason}; it will be made again", markup=False, soft_wrap=True
+        )
+    console.print(estimate(plan, store, found.finished).table())
+
+
+def _make(
+    console: Console, plan: Plan, store: Store, found: Status, device: str, world: World
+) -> None:
+    """Run what is missing; a failure is told and ends the process."""
+    from bench.lib.progress import Progress, quiet_libraries
+    from bench.run.walk import Runner
+
+    quiet_libraries()
+    console.print(f"Running on {device}.", highlight=False)
+    outcome = Runner(plan, store, device, Progress(console), world).run(found.finished)
+    if outcome.failures:
+        reasons = "; ".join(dict.fromkeys(outcome.failures.values()))
+        raise BenchError(reasons.replace("--set sampling.batch_size=", "--sampling-batch "))
+
+
+def _deliver(made: Path, out: Path) -> None:
+    """Copy the finished file so that `out` is there whole or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        shutil.copyfile(made, temporary)
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _print_outcome(console: Console, counts: Mapping[str, int], out: Path, recipe: str) -> None:
+    ties = f", {counts['ties']:,} of them ties" if counts["ties"] else ""
+    name = shlex.quote(str(out))
+    for line in (
+        f"{counts['pairs']:,} pairs{ties}, from {counts['images']:,} images of "
+        f"{counts['prompts']:,} prompts: {out}",
+        "Next:",
+        f"  bench data check {name}",
+        f"  bench run --recipe {recipe} --set pairs={name}",
+    ):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _recipe_for(backbone: Backbone, registry: Registry) -> str:
+    """The preset named like the backbone, else a placeholder."""
+    presets = {entry.cls.name for entry in registry.entries("recipes")}
+    return backbone.name if backbone.name in presets else "RECIPE"

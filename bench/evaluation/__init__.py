@@ -1,1 +1,0 @@
-"""Scoring images and the statistics of wins."""

@@ -1,0 +1,247 @@
+"""Reading files that people made: regular ones of bounded size, with one sentence if they are not.
+
+A pipe would block, a device never ends, and a file may have any name, size and content.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bench.lib.errors import BenchError
+from bench.lib.wording import quoted
+
+MOST_TEXT = 1 << 30
+"""Bytes of a table of texts; it is held in memory."""
+MOST_IMAGE = 1 << 28
+"""Bytes of an encoded image."""
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""The escape of one half of a character outside the basic plane."""
+
+
+def exists(path: Path) -> bool:
+    """Whether something is there; no name is too long or too strange to ask."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def expanded(text: str) -> Path:
+    """The path of a text, with "~" as the user's folder.
+
+    Raises:
+        BenchError: it names the folder of a user whom nobody knows.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise BenchError(
+            f"{quoted(text)}: there is no such user's folder; set HOME or write it out"
+        ) from error
+
+
+def require_regular(path: Path) -> None:
+    """Refuse what is no regular file.
+
+    Raises:
+        BenchError: nothing is there, or a folder, a pipe, a device or a socket.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{path}: cannot be read ({_reason(error)})") from error
+    if not stat.S_ISREG(mode):
+        raise BenchError(f"{path} is {_kind(mode)}, not a file")
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse a pipe, a device or a socket; files, folders and names of nothing pass.
+
+    Raises:
+        BenchError: it is one of them, which would block or never end.
+    """
+    if exists(path) and not (path.is_file() or path.is_dir()):
+        raise BenchError(
+            f"{path} is {_kind(path.stat().st_mode)}; give a file or a folder, since what is read "
+            f"is read more than once"
+        )
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """A regular file of at most `most` bytes.
+
+    Raises:
+        BenchError: it is none, is larger, or cannot be read.
+    """
+    require_regular(path)
+    try:
+        # A pipe that has taken the file's place since would block.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            data = file.read(most + 1)
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{path}: cannot be read ({_reason(error)})") from error
+    if len(data) > most:
+        raise BenchError(f"{path}: has more than the {_size(most)} that are read of such a file")
+    return data
+
+
+def read_text(path: Path, most: int = MOST_TEXT) -> str:
+    r"""A regular UTF-8 file, with or without a byte order mark, its line ends as "\n".
+
+    Raises:
+        BenchError: as `read_bytes`, or it is not UTF-8 or no text; names the line.
+    """
+    data = read_bytes(path, most)
+    if data.startswith(_UTF16):
+        raise BenchError(f"{path}: line 1: not UTF-8 but UTF-16; save the file as UTF-8")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise BenchError(
+            f"{path}: line {line}: not UTF-8 (byte 0x{error.object[error.start]:02x}); save the "
+            f"file as UTF-8"
+        ) from error
+    if (null := text.find("\0")) >= 0:
+        line = text.count("\n", 0, null) + 1
+        raise BenchError(f"{path}: line {line}: holds a NUL, so it is no text; save it as UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def decode_json(
+    text: str, start: int = 0, decoder: json.JSONDecoder | None = None
+) -> tuple[Any, int]:
+    """The JSON value that begins at `start`, and where it ends.
+
+    Raises:
+        json.JSONDecodeError: it is not JSON.
+        ValueError: it is nested too deeply, or holds a key twice, half of a character, or a
+            number of thousands of digits; says so.
+    """
+    try:
+        value, end = (decoder or _DECODER).raw_decode(text, start)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:
+        raise ValueError(str(error).partition(";")[0]) from error
+    if _HALF.search(text, start, end) and is_half(json.dumps(value, ensure_ascii=False)):
+        raise ValueError(r"holds half of a character (such as \ud800 without its partner)")
+    return value, end
+
+
+def json_value(text: str, *, finite: bool = False) -> Any:
+    """The one JSON value of a text.
+
+    Args:
+        text: all of it.
+        finite: also refuse NaN and infinite numbers, which many writers put into JSON.
+
+    Raises:
+        json.JSONDecodeError, ValueError: as `decode_json`.
+    """
+    start = len(text) - len(text.lstrip(" \t\n\r"))
+    value, end = decode_json(text, start, _FINITE if finite else _DECODER)
+    if text[end:].strip(" \t\n\r"):
+        raise json.JSONDecodeError("Extra data", text, end)
+    return value
+
+
+def below(root: Path, name: str) -> Path:
+    """The regular file that a table names, which must lie in or below a folder.
+
+    Args:
+        root: the folder.
+        name: as the table has it; relative to the folder, or absolute.
+
+    Returns:
+        Its path without any link.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: it lies elsewhere, by "..", an absolute path or a link, or is no regular file.
+    """
+    try:
+        folder = _real(os.path.abspath(root))
+        file = os.path.realpath(os.path.join(folder, name))
+        if os.path.commonpath([folder, file]) != folder:
+            raise ValueError(f"lies outside of {root}, below which images are read")
+        mode = os.stat(file).st_mode
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"cannot be read ({_reason(error)})") from error
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"is {_kind(mode)}, not a file")
+    return Path(file)
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {quoted(twice)} is there twice")
+    return found
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+_FINITE = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite
+)
+
+
+def is_half(text: str) -> bool:
+    """Whether a text holds half of a character, a surrogate without its partner."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+@lru_cache(maxsize=64)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def _kind(mode: int) -> str:
+    return next((name for is_kind, name in _KINDS if is_kind(mode)), "no regular file")
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _size(number: int) -> str:
+    return f"{number >> 20:,} MiB" if number >= 1 << 20 else f"{number >> 10:,} KiB"

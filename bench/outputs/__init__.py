@@ -1,0 +1,1 @@
+"""A run's output folder: results, tables, checkpoints, cards and pictures."""

@@ -1,0 +1,1 @@
+"""YAML and command line as one validated, frozen, typed object."""

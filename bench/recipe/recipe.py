@@ -1,0 +1,391 @@
+"""The recipe: YAML and command line become one validated, frozen, typed object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import pydantic
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from bench.lib import plain_yaml
+from bench.lib.errors import BenchError, UnknownNameError
+from bench.lib.reading import exists, expanded, read_text
+from bench.lib.wording import listed, quoted
+from bench.registry.registry import Registry
+from bench.registry.spec_language import Spec, check_text, parse, split_list
+
+_MOST_EXTENDED = 10
+"""Recipes that extend one another."""
+
+
+def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    seen: set[int] = set()
+    for seed in seeds:
+        if seed in seen:
+            raise ValueError(f"the seed {seed} is there twice")
+        seen.add(seed)
+    return seeds
+
+
+# Bounds here are all that a field has: pydantic takes the last of two.
+# A boolean is no number, a text is none either, and nothing is infinite.
+Count: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=10**9)]
+Number: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Flag: TypeAlias = Annotated[bool, Field(strict=True)]
+Seeds: TypeAlias = Annotated[
+    tuple[Annotated[int, Field(strict=True, ge=0, lt=2**63)], ...],
+    Field(min_length=1),
+    AfterValidator(_each_once),
+]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PairFilters(_Strict):
+    """Which pairs of the preference set are used; all by default."""
+
+    ties: Literal["keep", "drop"] = Field(
+        default="keep", description="pairs that people tied; labels may still drop what is kept"
+    )
+    same_model: Flag = Field(
+        default=False, description="only pairs whose two images come from the same known model"
+    )
+    min_resolution: Count | None = Field(
+        default=None, description="pixels that the shorter side of both images must have"
+    )
+    per_prompt: Count | None = Field(
+        default=None, description="at most this many pairs a caption, the first ones"
+    )
+    max_pairs: Count | None = Field(
+        default=None, description="the first pairs that pass everything else"
+    )
+
+
+class Framing(_Strict):
+    """How a pair's image becomes a training image: scaled to the shorter side, then cropped."""
+
+    crop: Literal["center", "random"] = Field(
+        default="center", description="random: one place an image, drawn from the set and row"
+    )
+    flip: Flag = Field(
+        default=False, description="mirror half of the images anew at every step, at random"
+    )
+
+
+class GenerateConfig(_Strict):
+    """Preference pairs made from a model's own images, for `pairs: generated`.
+
+    The images are sampled as `sampling` says and labelled by `label_with` from the rewards of
+    the recipe's `label_scorers`.
+    """
+
+    prompts: tuple[str, ...] = Field(min_length=1, description="prompt sets or their files")
+    limit: Count | None = Field(
+        default=None, description="prompts a set, stratified by group; none: all"
+    )
+    backbones: tuple[str, ...] = Field(
+        default=(), description="the models that draw; none: the recipe's backbone"
+    )
+    images_per_prompt: int = Field(
+        default=4, strict=True, ge=2, le=10**9, description="of each model"
+    )
+    label_with: str = Field(
+        default="average[normalise=zscore]", description="the aggregation that decides"
+    )
+    form: Literal["best-worst", "adjacent", "all"] = Field(
+        default="best-worst", description="which of a prompt's images are paired"
+    )
+
+
+class TrainingConfig(_Strict):
+    """What every trained method gets alike."""
+
+    steps: Count = Field(description="optimiser steps")
+    batch_size: Count = Field(description="pairs an optimiser step")
+    micro_batch_size: Count | None = Field(
+        default=None, description="pairs in memory at a time; none: the whole batch"
+    )
+    warmup_steps: int = Field(
+        default=0, strict=True, ge=0, le=10**9, description="linear learning-rate warm-up"
+    )
+    max_grad_norm: Number = Field(default=1.0, gt=0, description="gradient clipping")
+    weight_decay: Number = Field(default=0.01, ge=0, description="AdamW's weight decay")
+    empty_prompt_share: Number = Field(
+        default=0.1, ge=0, le=1, description="share of pairs trained without their prompt"
+    )
+    optimizer: Literal["adamw", "adamw8bit", "adafactor"] = Field(
+        default="adamw", description="adamw8bit needs bitsandbytes; Adafactor without scaling"
+    )
+    lora_rank: Count | None = Field(
+        default=None, description="train a LoRA of this rank; none: all weights"
+    )
+    lora_alpha: Number | None = Field(default=None, gt=0, description="none: the rank")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="of the passes (autocast); trained weights are float32"
+    )
+    tf32: Flag = Field(default=False, description="TF32 matrix products on GPUs that have them")
+    gradient_checkpointing: Flag = Field(
+        default=False, description="compute activations again instead of holding them"
+    )
+    compile: Flag = Field(default=False, description="torch.compile the denoiser's blocks")
+    checkpoint_every: Count = Field(
+        default=25, description="steps between states that an interrupted training resumes"
+    )
+
+    def micro_batch(self, processes: int) -> int:
+        """Pairs that one of the processes holds at a time: at most its share of the batch."""
+        share = -(-self.batch_size // processes)
+        return min(self.micro_batch_size or share, share)
+
+
+class SamplingConfig(_Strict):
+    """How evaluation images are made."""
+
+    scheduler: Literal["ddim", "euler", "dpm++"] = Field(default="ddim", description="solver")
+    steps: int = Field(strict=True, ge=1, le=1000, description="denoising steps")
+    guidance: Number = Field(ge=1, description="classifier-free guidance scale; 1 is none")
+    image_seeds: Seeds = Field(default=(0,), description="one image a prompt and seed")
+    batch_size: Count = Field(default=32, description="prompts sampled at a time; changes no image")
+    compile: Flag = Field(default=False, description="torch.compile the denoiser's blocks")
+
+
+class Recipe(_Strict):
+    """One comparison. Plugins are named by specs: `name[option=value,...]`."""
+
+    name: str = Field(min_length=1, max_length=100, description="names the output folder")
+    backbone: str
+    pairs: str = Field(description="preference set or its file; `generated`: see `generate`")
+    prompts: tuple[str, ...] = Field(min_length=1, description="prompt sets or their files")
+    scorers: tuple[str, ...] = Field(min_length=1, description="rate the images")
+    label_scorers: tuple[str, ...] = Field(
+        default=(), description="the pool whose rewards may label pairs"
+    )
+    methods: tuple[str, ...] = Field(min_length=1)
+    seeds: Seeds = Field(default=(0,), description="train seeds")
+    generate: GenerateConfig | None = Field(
+        default=None, description="how the pairs of `pairs: generated` are made"
+    )
+    filters: PairFilters = PairFilters()
+    framing: Framing = Framing()
+    training: TrainingConfig
+    sampling: SamplingConfig
+    limit: Count | None = Field(
+        default=None, description="prompts a set, stratified by group; none: all"
+    )
+    max_broken_share: Number = Field(
+        default=0.02, ge=0, lt=1, description="share of undecodable pairs that is skipped"
+    )
+
+    def to_yaml(self) -> str:
+        """The resolved recipe as YAML that `--recipe FILE` reads back."""
+        return plain_yaml.dump(self.model_dump(mode="json"))
+
+
+def load(registry: Registry, source: str, overrides: Mapping[str, object] | None = None) -> Recipe:
+    """Read a recipe and apply overrides.
+
+    Args:
+        registry: where preset names are looked up.
+        source: a preset's name or the path of a YAML file.
+        overrides: dotted keys ("training.steps") and their values; they win.
+
+    Raises:
+        BenchError: unknown preset or key, wrong type, unreadable file.
+    """
+    data, where = _read(registry, source)
+    for key, value in (overrides or {}).items():
+        _override(data, key, value)
+    return validate(data, where)
+
+
+def _read(
+    registry: Registry, source: str, below: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], str]:
+    """The keys of a recipe and of what it extends, and how messages call it.
+
+    Args:
+        registry: where preset names are looked up.
+        source: a preset's name or the path of a YAML file.
+        below: the recipes that extend this one, directly or not.
+    """
+    check_text(source)
+    path = expanded(source)
+    if _is_file(source):
+        try:
+            text, where, name = read_text(path, plain_yaml.MOST_BYTES), str(path), path.stem
+        except BenchError as error:
+            hint = "" if exists(path) else "; a preset is named without a path, such as shapes"
+            raise BenchError(f"recipe {error}{hint}") from error
+    else:
+        text, where, name = registry.build("recipes", source).text(), f"recipe {source}", source
+    try:
+        data = plain_yaml.load(text)
+    except plain_yaml.YamlError as error:
+        raise BenchError(f"{where}: not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise BenchError(f"{where}: expected a mapping of recipe keys at the top")
+    base = data.pop("extends", None)
+    if base is not None:
+        if not isinstance(base, str):
+            raise BenchError(
+                f"{where}: extends: expected a preset's name or a file, not {quoted(base)}"
+            )
+        if _is_file(source) and _is_file(base):
+            base = str(path.parent / expanded(base))
+        chain = " -> ".join((*below, source, base))
+        if base in (*below, source):
+            raise BenchError(f"{where}: extends itself ({chain})")
+        if len(below) >= _MOST_EXTENDED:
+            raise BenchError(
+                f"{where}: more than {_MOST_EXTENDED} recipes that extend one another ({chain})"
+            )
+        data = _merged(_read(registry, base, (*below, source))[0], data)
+    return {"name": name, **data}, where
+
+
+def _is_file(source: str) -> bool:
+    """Whether a recipe is named by a path, not as a preset."""
+    return Path(source).suffix in (".yaml", ".yml") or "/" in source
+
+
+def _merged(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """`data` over `base`: blocks key by key, everything else as a whole; never the name."""
+    merged = {key: value for key, value in base.items() if key != "name"} | data
+    for block in BLOCKS:
+        lower, upper = base.get(block), data.get(block)
+        if isinstance(lower, dict) and isinstance(upper, dict):
+            merged[block] = lower | upper
+    return merged
+
+
+def validate(data: Mapping[str, object], where: str) -> Recipe:
+    """The recipe that plain data describes; `where` opens every error message."""
+    prepared = _with_spec_texts(data, where)
+    if isinstance(block := data.get("generate"), Mapping):
+        prepared["generate"] = _with_spec_texts(block, f"{where}: generate")
+    for key, text in _texts(prepared):
+        try:
+            check_text(text)
+        except BenchError as error:
+            raise BenchError(f"{where}: {key}: {error}") from error
+    try:
+        return Recipe.model_validate(prepared)
+    except pydantic.ValidationError as error:
+        # A misspelt key also leaves the right one missing; the misspelling is the cause.
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        location = [str(part) for part in first["loc"]]
+        if first["type"] == "extra_forbidden":
+            owner = _owner(location[:-1])
+            what = f"{location[0]} key" if len(location) > 1 else "recipe key"
+            key_error = UnknownNameError(what, location[-1], owner.model_fields)
+            raise BenchError(f"{where}: {key_error}") from error
+        raise BenchError(f"{where}: {'.'.join(location)}: {_problem(first)}") from error
+
+
+def _problem(error: Any) -> str:
+    """What pydantic says, in the words of a recipe."""
+    match error["type"]:
+        case "tuple_type":
+            return f"expected a list such as [0, 1], not {quoted(error['input'])}"
+        case "model_type" | "model_attributes_type":
+            block = error["loc"][0]
+            keys = listed(BLOCKS[block].model_fields) if block in BLOCKS else "its own"
+            return f"expected keys ({keys}), not {quoted(error['input'])}"
+        case "value_error":
+            return str(error["ctx"]["error"])
+    message = str(error["msg"])
+    return message[:1].lower() + message[1:]
+
+
+def _texts(data: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Every text of a recipe and of its blocks, with its key."""
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{inner}", text) for inner, text in _texts(value))
+        else:
+            texts = value if isinstance(value, list | tuple) else [value]
+            yield from ((key, text) for text in texts if isinstance(text, str))
+
+
+_SINGLE = ("backbone", "pairs", "label_with")
+_LISTS = ("prompts", "scorers", "label_scorers", "methods", "backbones")
+
+
+def _with_spec_texts(data: Mapping[str, object], where: str) -> dict[str, object]:
+    """The data with every spec in its text form."""
+    prepared = dict(data)
+    for key, value in data.items():
+        if key in _SINGLE:
+            prepared[key] = spec_to_text(_spec(value, f"{where}: {key}"))
+        elif key in _LISTS:
+            prepared[key] = _spec_list(value, f"{where}: {key}")
+    return prepared
+
+
+BLOCKS: Mapping[str, type[BaseModel]] = {
+    "generate": GenerateConfig,
+    "filters": PairFilters,
+    "framing": Framing,
+    "training": TrainingConfig,
+    "sampling": SamplingConfig,
+}
+"""The keys of a recipe that have keys of their own."""
+
+
+def _owner(location: list[str]) -> type[BaseModel]:
+    return BLOCKS.get(location[0], Recipe) if location else Recipe
+
+
+def _override(data: dict[str, Any], key: str, value: object) -> None:
+    *parents, last = key.split(".")
+    if not all((*parents, last)) or len(parents) > 1:
+        raise BenchError(
+            f"--set {quoted(key)}: expected a recipe's key, or a block and its key: training.steps"
+        )
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise BenchError(f"--set {key}: {quoted(parent)} holds no keys of its own")
+    data[last] = value
+
+
+def _spec_list(value: object, where: str) -> list[str]:
+    """Texts of the specs in a list or a comma-separated string, each once."""
+    items = split_list(value) if isinstance(value, str) else value
+    if not isinstance(items, list | tuple):
+        raise BenchError(f"{where}: expected a list, not {quoted(value)}")
+    return list(dict.fromkeys(spec_to_text(_spec(item, where)) for item in items))
+
+
+def _spec(item: object, where: str) -> Spec | str:
+    if isinstance(item, str):
+        return item
+    if isinstance(item, Mapping):
+        try:
+            return parse(item)
+        except BenchError as error:
+            raise BenchError(f"{where}: {error}") from error
+    raise BenchError(f"{where}: {quoted(item)} is not a plugin's name")
+
+
+def spec_to_text(spec: Spec | str) -> str:
+    """A spec in its text form."""
+    if isinstance(spec, str):
+        return spec
+    options = ",".join(
+        f"{k}={'+'.join(map(str, v)) if isinstance(v, list) else _text(v)}"
+        for k, v in spec.options.items()
+    )
+    return f"{spec.name}[{options}]" if options else spec.name
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Spec):
+        return spec_to_text(value)
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return str(value)

@@ -1,0 +1,1 @@
+"""Plugins found by entry points, looked up by name, built from specs."""

@@ -1,0 +1,1 @@
+"""A plan, and the walk over it."""

@@ -1,0 +1,426 @@
+"""Python environments for scorers whose packages cannot live beside ours.
+
+    <root>/<name>-<key>.json               a finished build: where it lies and what is installed
+    <root>/builds/<name>-<key>-<attempt>/  a virtual environment; unfinished unless a file points
+    <root>/logs/                           what installers and workers printed
+
+The key hashes the declaration and the versions that it takes from the Python that runs bench, so
+where either changes it is another build and never a stale one. The file that points is written
+last and in one step. The root is $BENCH_ENV_DIR, by default in the user's data folder. `build`
+makes what this module finds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+from bench.lib.errors import BenchError
+from bench.lib.reading import expanded
+from bench.scoring.isolation import worker
+from bench.store.store import Store, content_key
+
+ROOT_VARIABLE = "BENCH_ENV_DIR"
+CHECK_SECONDS = 900
+"""More than importing any scorer's packages takes on a slow disk."""
+
+LOG_DAYS = 30
+"""How long a log is kept."""
+
+_DROPPED = (
+    # Other packages than the environment's.
+    *("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"),
+    # The processes of a run: a worker is none of them, and their port is taken.
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "NODE_RANK", "ROLE_NAME"),
+    *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_*", "ACCELERATE_*"),
+    # Installing other things or elsewhere; indexes, proxies and caches stay the user's.
+    *("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT", "PIP_REQUIREMENT", "PIP_EDITABLE", "PIP_NO_DEPS"),
+    *("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PIP_DRY_RUN"),
+    *("UV_CONSTRAINT", "UV_BUILD_CONSTRAINT", "UV_OVERRIDE", "UV_EXCLUDE", "UV_RESOLUTION"),
+    *("UV_SYSTEM_PYTHON", "UV_PROJECT", "UV_WORKING_DIR", "UV_WORKING_DIRECTORY"),
+)
+"""Patterns of environment variables that neither installers nor workers get."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_VERSION = re.compile(r"\d+\.\d+(\.\d+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentSpec:
+    """What is installed in an environment.
+
+    Raises:
+        BenchError: it is not declared as it should be; says how it should.
+    """
+
+    name: str
+    requirements: tuple[str, ...] = ()
+    """As pip writes them; installed with what they depend on. "torch" and "torchvision" without a
+    version are taken in the versions that run bench, which suit this machine's driver."""
+    no_deps: tuple[str, ...] = ()
+    """Installed afterwards, without what they declare."""
+    copies: tuple[tuple[str, str], ...] = ()
+    """(from, to) in site-packages: a file that one wheel has and another forgot."""
+    python: str = ""
+    """"3.11"; by default the version that runs bench."""
+    borrow: bool = False
+    """See the packages of the Python that runs bench, where it has none of its own of that name."""
+
+    def __post_init__(self) -> None:
+        """Refuse what installers would misread."""
+        who = f"environment {self.name!r}"
+        if not _NAME.fullmatch(self.name):
+            raise BenchError(f"{who}: its name may hold letters, digits and _ . - only")
+        for field in ("requirements", "no_deps"):
+            value = getattr(self, field)
+            if not _is_tuple_of_text(value):
+                raise BenchError(
+                    f"{who}: {field} must be a tuple of strings such as ('pillow',), not {value!r}"
+                )
+        pairs = self.copies if isinstance(self.copies, tuple) else [None]
+        if not all(_is_tuple_of_text(pair) and len(pair) == 2 for pair in pairs):
+            raise BenchError(
+                f"{who}: copies must be a tuple of pairs such as (('from', 'to'),), not "
+                f"{self.copies!r}"
+            )
+        if self.python and not _VERSION.fullmatch(self.python):
+            raise BenchError(f"{who}: python must be a version such as '3.11', not {self.python!r}")
+        if self.python and self.borrow:
+            raise BenchError(
+                f"{who}: one that borrows packages has the Python that runs bench; leave out "
+                f"python or borrow"
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the declaration."""
+        return content_key(asdict(self))
+
+    @property
+    def resolved(self) -> tuple[str, ...]:
+        """The requirements, with the versions that are taken from the Python that runs bench."""
+        # Without the local part of a version ("+cu130"), which names a build.
+        return tuple(
+            f"{wanted}=={metadata.version(wanted).partition('+')[0]}"
+            if wanted in ("torch", "torchvision")
+            else wanted
+            for wanted in self.requirements
+        )
+
+    @property
+    def build_name(self) -> str:
+        """`<name>-<key>`; what the Python that runs bench decides or lends is part of the key."""
+        identity = {
+            "spec": self.fingerprint,
+            "python": self.python or running_python(),
+            "requirements": self.resolved,
+            "lender": [*own_site_packages(), *_lent()] if self.borrow else [],
+        }
+        return f"{self.name}-{content_key(identity)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """A finished build."""
+
+    folder: Path
+    python_version: str
+    installed: Mapping[str, str]
+    """Package -> version of all that it sees, as they were when it was built."""
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return python_of(self.folder)
+
+    @property
+    def contents(self) -> list[str]:
+        """Its Python and its packages with their versions, sorted."""
+        packages = sorted(f"{name}=={version}" for name, version in self.installed.items())
+        return [f"python=={self.python_version}", *packages]
+
+
+def root() -> Path:
+    """Where all environments lie."""
+    chosen = os.environ.get(ROOT_VARIABLE)
+    if chosen:
+        return expanded(chosen).absolute()
+    data = os.environ.get("XDG_DATA_HOME") or expanded("~/.local/share")
+    return Path(data) / "diffusion-preference-bench" / "environments"
+
+
+def builds_folder() -> Path:
+    """Where finished and unfinished builds lie."""
+    return root() / "builds"
+
+
+def pointer(build_name: str) -> Path:
+    """The file that says where the finished build lies."""
+    return root() / f"{build_name}.json"
+
+
+def python_of(folder: Path) -> Path:
+    """The interpreter of a virtual environment."""
+    return folder / "bin" / "python"
+
+
+def running_python() -> str:
+    """The version of the Python that runs bench: "3.11"."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def own_site_packages() -> list[str]:
+    """Where the packages of the Python that runs bench lie."""
+    return sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+
+
+def _lent() -> list[str]:
+    """The packages of the Python that runs bench, with their versions."""
+    folders = map(Path, own_site_packages())
+    return sorted(path.stem for folder in folders for path in folder.glob("*.dist-info"))
+
+
+def made(folder: Path) -> Path:
+    """The folder under the root, created if need be.
+
+    Raises:
+        BenchError: it cannot be created or written to.
+    """
+    reason = "it may not be written to"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        usable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError as error:
+        usable, reason = False, str(error.strerror)
+    if not usable:
+        raise BenchError(
+            f"cannot write environments to {folder}: {reason}; set {ROOT_VARIABLE} to another "
+            f"folder"
+        )
+    return folder
+
+
+@contextmanager
+def locked(build_name: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock under which a build is made or deleted."""
+    name = build_name.rpartition("-")[0]
+    made(root() / "locks")
+    with Store(root()).lock(
+        build_name, lambda: say(f"another process is building {name}, waiting for it")
+    ):
+        yield
+
+
+def find(spec: EnvironmentSpec) -> Environment | None:
+    """The finished build of exactly this declaration."""
+    try:
+        data = json.loads(pointer(spec.build_name).read_text(encoding="utf-8"))
+        return Environment(
+            folder=builds_folder() / data["build"],
+            python_version=data["python"],
+            installed=data["packages"],
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def require(spec: EnvironmentSpec) -> Environment:
+    """The environment, ready to be used. Starts no process.
+
+    Raises:
+        BenchError: it is absent or broken; names the command that makes it.
+    """
+    found = find(spec)
+    if found is None:
+        older = "was built for an older definition or beside other packages of bench"
+        state = older if pointers(spec.name) else "is not built"
+        raise BenchError(f"environment {spec.name!r} {state}; run: bench env create {spec.name}")
+    if not found.python.exists():
+        raise BenchError(
+            f"environment {spec.name!r} is broken, its Python {found.python} is gone; "
+            f"run: bench env create --rebuild {spec.name}"
+        )
+    return found
+
+
+def obstacle(spec: EnvironmentSpec) -> str:
+    """Why `require` would refuse, or ""."""
+    try:
+        require(spec)
+    except BenchError as error:
+        return str(error)
+    return ""
+
+
+def check(spec: EnvironmentSpec, adapters: Sequence[Path]) -> list[str]:
+    """Everything that is wrong with the environment, a sentence each; starts its Python."""
+    try:
+        found = require(spec)
+        log = log_file(f"check-{spec.name}")
+        report = probe(found.python, spec.name, adapters, log)
+    except BenchError as error:
+        return [str(error)]
+    again = f"run: bench env create --rebuild {spec.name}"
+    then = {"Python": found.python_version, **found.installed}
+    now = {"Python": report["python"], **report["packages"]}
+    problems = [
+        f"{name} {then.get(name, 'none')} was installed, now there is {now.get(name, 'none')}; "
+        f"{again}"
+        for name in then | now
+        if then.get(name) != now.get(name)
+    ]
+    if report["error"]:
+        problems.append(f"{in_words(report['error'])} (log: {log}); {again}")
+    else:
+        log.unlink(missing_ok=True)
+    return problems
+
+
+def pointers(name: str) -> list[Path]:
+    """The files of all finished builds of that name: of this and of older definitions."""
+    return _matching(root(), re.escape(name) + r"-[0-9a-f]{20}\.json")
+
+
+def folders(name: str, key: str = "[0-9a-f]{20}") -> list[Path]:
+    """The folders of all builds of that name, finished or not."""
+    return _matching(builds_folder(), re.escape(name) + f"-{key}-[0-9a-f]{{8}}")
+
+
+def remove(name: str, say: Callable[[str], None]) -> bool:
+    """Delete every build of that name, once nobody builds it; whether there was one.
+
+    Raises:
+        BenchError: something cannot be deleted.
+    """
+    builds = {path.stem for path in pointers(name)}
+    builds |= {folder.name.rpartition("-")[0] for folder in folders(name)}
+    for build in sorted(builds):
+        with locked(build, say):
+            try:
+                # Before the folders, so that a removal cut short leaves no broken build.
+                pointer(build).unlink(missing_ok=True)
+                for folder in folders(name, key=build[len(name) + 1 :]):
+                    shutil.rmtree(folder)
+                    say(f"removed {folder}")
+            except OSError as error:
+                raise BenchError(
+                    f"environment {name!r} cannot be removed: {error.filename}: {error.strerror}"
+                ) from error
+    return bool(builds)
+
+
+def probe(python: Path, name: str, adapters: Sequence[Path], log: Path) -> dict[str, Any]:
+    """What an environment's own Python says of it: "python", "packages" and "error" (or None).
+
+    Raises:
+        BenchError: it cannot even say that.
+    """
+    result = log.with_suffix(".json")
+    try:
+        with log.open("ab") as out:
+            code = _run_check(python, [str(result), *map(str, adapters)], out)
+        if code:
+            raise subprocess.CalledProcessError(code, str(python))
+        report: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    except (OSError, subprocess.SubprocessError) as error:
+        said = log_tail(log)
+        raise BenchError(
+            f"environment {name!r} is broken, its Python cannot import what it needs: "
+            f"{' '.join(str(error).split())}{f'; it said: {said}' if said else ''}; "
+            f"run: bench env create --rebuild {name}"
+        ) from error
+    finally:
+        result.unlink(missing_ok=True)
+    return report
+
+
+def _run_check(python: Path, arguments: Sequence[str], out: IO[bytes]) -> int:
+    """The exit code of `worker.py check`, which ends with this process, however that ends."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        descriptor = theirs.fileno()
+        process = subprocess.Popen(
+            [str(python), "-I", worker.__file__, "check", str(descriptor), *arguments],
+            env=clean_variables(CUDA_VISIBLE_DEVICES=""),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            pass_fds=[descriptor],
+            start_new_session=True,
+        )
+        try:
+            return process.wait(CHECK_SECONDS)
+        finally:
+            end_session(process)
+
+
+def end_session(process: subprocess.Popen[Any]) -> None:
+    """Kill a process that has a session of its own, with all that it started there."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def in_words(error: Mapping[str, Any]) -> str:
+    """An exception that a worker described, in one line."""
+    return shortened(f"{error['type']}: {error['message']}").rstrip(": .")
+
+
+def shortened(text: str, width: int = 500) -> str:
+    """The text in one line; of a long one its start and its end, where causes stand."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width // 2]} ... {line[-width // 2 :]}"
+
+
+def clean_variables(**extra: str) -> dict[str, str]:
+    """This process's environment variables without those that lead its children astray."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not any(fnmatchcase(name, pattern) for pattern in _DROPPED)
+    }
+    return kept | {"PYTHONNOUSERSITE": "1"} | extra
+
+
+def log_file(name: str) -> Path:
+    """A new log's place under the root; old logs are deleted."""
+    folder = made(root() / "logs")
+    for log in folder.glob("*.log"):
+        # Another process may delete it as well.
+        with suppress(OSError):
+            if log.stat().st_mtime < time.time() - LOG_DAYS * 86400:
+                log.unlink()
+    plain = re.sub(r"[^A-Za-z0-9._]+", "-", name)[:80]
+    return folder / f"{plain}-{os.getpid()}-{time.time_ns()}.log"
+
+
+def log_tail(log: Path, lines: int = 3, width: int = 200) -> str:
+    """The last lines of a log in one, for messages."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    found = [" ".join(line.split()) for line in re.split(r"[\r\n]+", text)]
+    return " | ".join([line[:width] for line in found if line][-lines:])
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if re.fullmatch(pattern, path.name))
+
+
+def _is_tuple_of_text(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(part, str) and part for part in value)

@@ -1,0 +1,1 @@
+"""What is made on the way from pairs to scores: one file a stage."""

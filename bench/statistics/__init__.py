@@ -1,0 +1,1 @@
+"""Wins and their intervals: pure functions on arrays."""

@@ -1,0 +1,1 @@
+"""Finished artefacts on disk, under keys that hash all that made them."""
