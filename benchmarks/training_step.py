@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
+from bench.api.encoded_pairs import EncodedPairs
 from bench.api.kinds import PairRewards
 from bench.api.schedule import NoiseSchedule
 from bench.api.training import StepReport, TrainingBudget, TrainingSetup
@@ -25,7 +26,7 @@ from bench.diffusion.pipeline import PipelinePolicy
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy, StableDiffusionXLPolicy
 from bench.lib.cost_meter import Meter
 from bench.registry.registry import default_registry
-from bench.training.encoding import EncodedPairs
+from bench.training.loop import train_pairs
 
 TOKENS = 77
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -120,17 +121,18 @@ def main() -> None:
     rewards = np.random.default_rng(1).normal(size=(given.pairs, 2))
     wanted = given.steps + given.warm_up
     ends = [time.perf_counter()]
-    passes: list[int] = [0]
+    nfe: list[int] = [0]
 
     def note(report: StepReport) -> None:
         ends.append(time.perf_counter())
-        passes.append(report.passes)
+        nfe.append(report.nfe)
         print(f"step {report.step}: {ends[-1] - ends[-2]:.2f} s, loss {report.loss:.4f}")
         if report.step == wanted:
             raise EnoughError
 
     with tempfile.TemporaryDirectory() as folder:
         setup = TrainingSetup(
+            train_pairs=train_pairs,
             policy=made,
             pairs=encoded(made, given.model, given.pairs),
             rewards=PairRewards(
@@ -144,7 +146,7 @@ def main() -> None:
                 micro_batch_size=given.micro_batch,
                 warmup_steps=0,
                 max_grad_norm=1.0,
-                empty_prompt_share=0.0,
+                prompt_dropout=0.0,
                 weight_decay=0.01,
                 optimizer=given.optimizer,
                 lora_rank=given.lora_rank or None,
@@ -162,7 +164,7 @@ def main() -> None:
         with contextlib.suppress(EnoughError):
             method.train(setup)
     seconds = statistics.median(b - a for a, b in pairwise(ends[given.warm_up :]))
-    spent = (passes[-1] - passes[given.warm_up]) / given.steps
+    spent = (nfe[-1] - nfe[given.warm_up]) / given.steps
     print(
         f"{given.model} {'LoRA ' + str(given.lora_rank) if given.lora_rank else 'full'}, "
         f"{given.pairs} pair(s), {spent:.0f} passes a step: {seconds:.2f} s, "

@@ -10,8 +10,9 @@ import pytest
 from pydantic import BaseModel
 
 from bench.api import hookspecs
+from bench.api.kinds import BASES
 from bench.recipe.recipe import BLOCKS, Recipe, load
-from bench.registry.registry import BASES, default_registry
+from bench.registry.registry import default_registry
 
 ROOT = Path(__file__).parents[1]
 RECIPE = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")

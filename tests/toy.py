@@ -19,10 +19,11 @@ from bench import (
     Scorer,
     option,
 )
+from bench.lib.files import file_sha256
 from bench.lib.progress import quiet_libraries
 from bench.recipe.recipe import Recipe, validate
 from bench.registry.registry import Entry, Registry, default_registry
-from bench.store.store import Store, file_sha256
+from bench.store.store import Store
 from tests.tiny import save_tiny_pipeline
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class ToyBackbone(Backbone):
     """A tiny pipeline with random weights."""
 
     name: ClassVar[str] = "toy"
-    path: str = option(doc="folder", in_key=False)
+    path: str = option(doc="folder", affects_results=False)
 
     @property
     def family(self) -> str:
@@ -45,7 +46,7 @@ class ToyBackbone(Backbone):
         return 16
 
     @property
-    def seconds_per_pass(self) -> float:
+    def seconds_per_evaluation(self) -> float:
         return 0.001
 
     def fingerprint(self) -> str:

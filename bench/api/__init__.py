@@ -1,1 +1,1 @@
-"""What plugins are and exchange with the core: hooks, kinds, records, and the checks at the border."""
+"""What plugins are and exchange with the core: hooks, kinds, records, checks at the border."""

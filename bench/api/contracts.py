@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.api.kinds import (
+    BASES,
     Aggregation,
     Backbone,
     Labels,
@@ -32,10 +33,9 @@ from bench.api.kinds import (
     Reference,
     Scorer,
     Trajectory,
+    noun,
 )
-from bench.lib.errors import BenchError, PluginError
-from bench.registry.registry import BASES, noun
-from bench.run.making import out_of_memory
+from bench.lib.errors import BenchError, PluginError, out_of_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -197,15 +197,21 @@ def family_of(backbone: Backbone) -> str:
     return family
 
 
-def method_passes(method: Method, pairs_seen: int) -> int | None:
-    """Expected network passes of training; None: there is no training."""
+def trainable(method: Method) -> bool:
+    """Whether the method is trained; no instance can say otherwise than its class."""
+    said: object = type(method).trainable
+    if not isinstance(said, bool):
+        raise _refuse(method, f"{_shown(said)} as `trainable`", "True or False")
+    return said
+
+
+def method_nfe(method: Method, pairs_seen: int) -> int:
+    """Expected denoiser evaluations of training."""
     with asking(method):
-        passes = method.passes(pairs_seen)
-    if passes is not None and not _is_whole(passes):
-        raise _refuse(
-            method, f"{_shown(passes)} as `passes`", "a whole number, or None without training"
-        )
-    return None if passes is None else int(passes)
+        nfe = method.nfe(pairs_seen)
+    if not _is_whole(nfe):
+        raise _refuse(method, f"{_shown(nfe)} as `nfe`", "a whole number, 0 or more")
+    return int(nfe)
 
 
 def prompts_of(prompt_set: PromptSet) -> tuple[Prompt, ...]:
@@ -246,18 +252,20 @@ def pair_count(pairs: PreferenceSet) -> int:
 def published_count(plugin: PreferenceSet | PromptSet) -> int | None:
     """The published count of a set that is not here."""
     with asking(plugin):
-        count = plugin.expected()
+        count = plugin.published_count()
     if count is not None and not _is_whole(count):
-        raise _refuse(plugin, f"{_shown(count)} as `expected`", "a whole number, or None")
+        raise _refuse(plugin, f"{_shown(count)} as `published_count`", "a whole number, or None")
     return None if count is None else int(count)
 
 
-def obstacle(scorer: Scorer) -> str:
+def unavailable_reason(scorer: Scorer) -> str:
     """Why a scorer could not be loaded now, or ""."""
     with asking(scorer):
-        reason = scorer.obstacle()
+        reason = scorer.unavailable_reason()
     if not _is_text(reason):
-        raise _refuse(scorer, f"{_shown(reason)} as `obstacle`", 'text, "" if there is none')
+        raise _refuse(
+            scorer, f"{_shown(reason)} as `unavailable_reason`", 'text, "" if there is none'
+        )
     return reason
 
 
@@ -433,13 +441,13 @@ def _check_tensor(plugin: Plugin, name: str, value: object, shape: Sequence[int]
         raise _refuse(plugin, f"{kind} {tuple(value.shape)} as `{name}`", expected)
 
 
-def reference_keep(reference: Reference, step: int) -> float:
+def reference_decay(reference: Reference, step: int) -> float:
     """Which share of itself the reference keeps after a step."""
     with asking(reference):
-        keep = reference.keep(step)
+        keep = reference.decay_at(step)
     if not _is_share(keep):
         raise _refuse(
-            reference, f"{_shown(keep)} as `keep({step})`", "a share, a number from 0 to 1"
+            reference, f"{_shown(keep)} as `decay_at({step})`", "a share, a number from 0 to 1"
         )
     return float(keep)
 

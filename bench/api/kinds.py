@@ -49,8 +49,8 @@ def option(
     ge: float | None = None,
     lt: float | None = None,
     le: float | None = None,
-    in_key: bool = True,
-    in_name: bool = True,
+    affects_results: bool = True,
+    affects_identity: bool = True,
 ) -> Any:
     """Declare an option: a dataclass field with documentation and bounds.
 
@@ -62,7 +62,12 @@ def option(
     bounds = {k: v for k, v in (("gt", gt), ("ge", ge), ("lt", lt), ("le", le)) if v is not None}
     return dataclasses.field(
         default=default,
-        metadata={"doc": doc, "bounds": bounds, "in_key": in_key, "in_name": in_name},
+        metadata={
+            "doc": doc,
+            "bounds": bounds,
+            "affects_results": affects_results,
+            "affects_identity": affects_identity,
+        },
     )
 
 
@@ -131,7 +136,10 @@ class Scorer(Plugin):
     Ask `is_held_out`: what derives from a held-out scorer is held out whatever it says."""
 
     isolate: bool = option(
-        False, "run it in a worker process of its own", in_key=False, in_name=False
+        False,
+        "run it in a worker process of its own",
+        affects_results=False,
+        affects_identity=False,
     )
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -140,7 +148,7 @@ class Scorer(Plugin):
         if "load" in vars(cls):
             cls.load = _seen(cls.load)  # type: ignore[method-assign]
 
-    def obstacle(self) -> str:
+    def unavailable_reason(self) -> str:
         """Why it could not be loaded now, with the remedy, or ""; cheap enough for a plan."""
         return ""
 
@@ -209,8 +217,8 @@ class Trajectory(Plugin):
         """Noisy latents and epsilon targets at exactly `request.timesteps` (no gradient)."""
         raise NotImplementedError
 
-    def passes_per_image(self) -> float:
-        """Expected network passes an image, for the plan's cost."""
+    def nfe_per_image(self) -> float:
+        """Expected denoiser evaluations an image, for the plan's cost."""
         return 0.0
 
 
@@ -244,7 +252,7 @@ class Reference(Plugin):
 
     needed: ClassVar[bool] = True
 
-    def keep(self, step: int) -> float:
+    def decay_at(self, step: int) -> float:
         """rho in `reference <- rho * reference + (1 - rho) * policy` after `step` (from 1)."""
         raise NotImplementedError
 
@@ -258,6 +266,9 @@ class Method(Plugin):
 
     Such a method reads no scorer, is not trained, and its `model` is never asked."""
 
+    trainable: ClassVar[bool] = True
+    """False: its images are those of `model`, and `train` is never called."""
+
     def resolved(self, family: str) -> Method:
         """This method with every open option (None) set to the family's default, no other."""
         return self
@@ -270,8 +281,8 @@ class Method(Plugin):
         """
         return ()
 
-    def passes(self, pairs_seen: int) -> int | None:
-        """Expected denoiser evaluations of training on `pairs_seen` pairs; None: no training.
+    def nfe(self, pairs_seen: int) -> int:
+        """Expected denoiser evaluations of training on `pairs_seen` pairs.
 
         For the plan alone: what is spent is counted where the denoiser is asked.
         """
@@ -280,12 +291,12 @@ class Method(Plugin):
     def model(self, backbone: Policy) -> Policy:
         """The model whose images stand for a method without training: `backbone`, changed or not.
 
-        Called with the untouched backbone, and only where `passes` is None.
+        Called with the untouched backbone, and only where the method is not `trainable`.
         """
         return backbone
 
     def train(self, setup: TrainingSetup) -> TrainingOutcome:
-        """Train `setup.policy.denoiser` in place; called only where `passes` is not None."""
+        """Train `setup.policy.denoiser` in place; called only where it is `trainable`."""
         raise NotImplementedError
 
 
@@ -375,8 +386,8 @@ class Backbone(Plugin):
         raise NotImplementedError
 
     @property
-    def seconds_per_pass(self) -> float:
-        """Rough seconds of one network pass on the hardware it is meant for, for first plans."""
+    def seconds_per_evaluation(self) -> float:
+        """Rough seconds of one evaluation on the hardware it is meant for, for first plans."""
         raise NotImplementedError
 
     @property
@@ -425,7 +436,7 @@ class PreferenceSet(Plugin):
         """How many pairs there are, without reading the images."""
         raise NotImplementedError
 
-    def expected(self) -> int | None:
+    def published_count(self) -> int | None:
         """The published number of pairs, while `count` would have to ask the network.
 
         None: it would not, or nobody has published one. Plans that are only printed use it.
@@ -468,7 +479,7 @@ class PromptSet(Plugin):
         """All prompts in file order; duplicates stay rows of their own."""
         raise NotImplementedError
 
-    def expected(self) -> int | None:
+    def published_count(self) -> int | None:
         """The published number of prompts, while `load` would have to download them.
 
         None: it would not, or nobody has published one. Plans that are only printed use it.
@@ -492,3 +503,30 @@ class Command(Plugin):
     def app(self) -> typer.Typer:
         """The typer application that handles it."""
         raise NotImplementedError
+
+
+BASES: Mapping[Kind, type[Plugin]] = {
+    "scorers": Scorer,
+    "aggregations": Aggregation,
+    "trajectories": Trajectory,
+    "losses": Loss,
+    "references": Reference,
+    "methods": Method,
+    "backbones": Backbone,
+    "preference_sets": PreferenceSet,
+    "prompt_sets": PromptSet,
+    "recipes": RecipePreset,
+    "commands": Command,
+}
+_SINGULAR: Mapping[Kind, str] = {
+    "aggregations": "aggregation",
+    "trajectories": "trajectory",
+    "losses": "loss",
+    "preference_sets": "preference set",
+    "prompt_sets": "prompt set",
+}
+
+
+def noun(kind: Kind) -> str:
+    """The kind in words, for messages: "prompt set"."""
+    return _SINGULAR.get(kind, kind.removesuffix("s"))

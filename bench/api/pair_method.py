@@ -97,11 +97,11 @@ class PairMethod(Method):
         """The scorers that the labels need."""
         return contracts.label_scorers(self.labels, pool)
 
-    def passes(self, pairs_seen: int) -> int | None:
+    def nfe(self, pairs_seen: int) -> int:
         """Policy, reference and trajectory passes of every image shown."""
         images = 1 if self.loss.winner_only else 2
         networks = 1 + (self.reference.needed and self.loss.needs_reference)
-        return round(pairs_seen * images * (networks + self.trajectory.passes_per_image()))
+        return round(pairs_seen * images * (networks + self.trajectory.nfe_per_image()))
 
     def train(self, setup: TrainingSetup) -> TrainingOutcome:
         """Label the pairs and run the training loop."""
@@ -111,11 +111,9 @@ class PairMethod(Method):
                 f"method {self.name!r} was asked to train with beta={self.beta} and "
                 f"learning_rate={self.learning_rate}; give both, or use `resolved(family)`"
             )
-        from bench.training.loop import train_pairs
-
-        with setup.world.together():
+        with setup.world.all_or_none():
             labels = contracts.labels_of(self.labels, setup.rewards, setup.seed)
-        return train_pairs(
+        return setup.train_pairs(
             setup,
             labels=labels,
             trajectory=self.trajectory,

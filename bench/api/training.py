@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
-from bench.api.kinds import PairRewards
+from bench.api.encoded_pairs import EncodedPairs
+from bench.api.kinds import Labels, Loss, PairRewards, Reference, Trajectory
 from bench.api.policy import Policy
 from bench.lib.distributed import ALONE, World
-from bench.training.encoding import EncodedPairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class TrainingBudget:
     warmup_steps: int
     """Steps of linear learning-rate warm-up, then constant."""
     max_grad_norm: float
-    empty_prompt_share: float
+    prompt_dropout: float
     """Share of pairs whose prompt is emptied, for classifier-free guidance."""
     weight_decay: float
     optimizer: Literal["adamw", "adamw8bit", "adafactor"]
@@ -53,10 +53,10 @@ class StepReport:
     """Share of pairs with a decided label whose implicit reward margin agrees; NaN without."""
     margin: float
     """Mean implicit reward margin towards the preferred image (the DPO logit), NaN without."""
-    distance: float
+    relative_weight_change: float
     """L2 distance of the weights to the original ones, over the original's L2 norm."""
     grad_norm: float
-    passes: int
+    nfe: int
     """Denoiser evaluations so far, counted where the denoiser is asked, of all processes."""
 
 
@@ -68,6 +68,24 @@ class TrainingOutcome:
     pairs_kept: int
     pairs_dropped: int
     pairs_seen: int
+
+
+class PairTrainer(Protocol):
+    """The training loop over labelled pairs, which the core gives to every method."""
+
+    def __call__(
+        self,
+        setup: TrainingSetup,
+        *,
+        labels: Labels,
+        trajectory: Trajectory,
+        loss: Loss,
+        reference: Reference,
+        beta: float,
+        learning_rate: float,
+    ) -> TrainingOutcome:
+        """Train `setup.policy.denoiser` in place: see `bench.training.loop.train_pairs`."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,5 +101,7 @@ class TrainingSetup:
     """A folder that outlives an interruption; the same call goes on from what lies in it."""
     report: Callable[[StepReport], None]
     """Called after every optimiser step."""
+    train_pairs: PairTrainer
+    """Trains on labelled pairs; call it with this setup."""
     world: World = ALONE
     """The processes that share each batch."""

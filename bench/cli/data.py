@@ -56,6 +56,7 @@ def check(
     from bench.cli import console as terminal
     from bench.leaderboard.results import safe_name
     from bench.lib import own_files
+    from bench.lib.files import write_atomic
     from bench.lib.progress import Progress
     from bench.lib.stdout_guard import reserve_stdout
     from bench.preferences.checking import check as look_at
@@ -63,7 +64,6 @@ def check(
     from bench.registry.registry import default_registry
     from bench.registry.spec_language import split_list
     from bench.run import planning
-    from bench.store.store import write_atomic
 
     stdout = reserve_stdout(context, as_json)
     if not 0 <= max_broken_share <= 1:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from bench.lib import devices
 from bench.lib.distributed import World
 from bench.lib.errors import BenchError
 from bench.registry.spec_language import split_list
@@ -73,6 +74,7 @@ def generate(
         sys.exit(launch(num_processes, sys.argv[1:]))
     from bench.cli import console as terminal
     from bench.lib import own_files
+    from bench.lib.files import file_sha256
     from bench.lib.io_errors import clear_io_errors
     from bench.preferences.generating import FILE
     from bench.recipe.recipe import validate
@@ -80,7 +82,7 @@ def generate(
     from bench.run import planning
     from bench.run.walk import status
     from bench.stages.records import GeneratedPairs
-    from bench.store.store import Artefact, Store, file_sha256
+    from bench.store.store import Artefact, Store
 
     if out.suffix != ".parquet" or out.is_dir():
         raise BenchError(f"--out {out}: expected the name of a .parquet file")
@@ -124,9 +126,9 @@ def generate(
     console = terminal.console(quiet=not world.is_main)
     with clear_io_errors(store, out.parent):
         if world.size > 1:
-            device = terminal.device(device, world)
+            device = devices.named(device, world)
             world.connect(device)
-        found = world.from_main(status(plan, artefacts) if world.is_main else None)
+        found = world.broadcast(status(plan, artefacts) if world.is_main else None)
         assert found is not None
         _print_plan(console, plan, stage, artefacts, found)
         if dry_run:
@@ -135,13 +137,13 @@ def generate(
         finished = stage.key in found.finished
         same = finished and made.manifest.files[FILE].sha256
         lost = world.is_main and not overwrite and out.exists() and file_sha256(out) != same
-        if world.from_main(lost):
+        if world.broadcast(lost):
             raise BenchError(
                 f"{out} is there and holds other pairs than this command makes; choose another "
                 f"--out, or give --overwrite to replace it"
             )
         if not finished:
-            _make(console, plan, artefacts, found, terminal.device(device, world), world)
+            _make(console, plan, artefacts, found, devices.named(device, world), world)
         if world.is_main:
             _deliver(made.path / FILE, out)
             _print_outcome(console, made.info, out, _recipe_for(plan.backbone, registry))

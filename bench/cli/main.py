@@ -16,7 +16,7 @@ from bench.cli.data import data_app
 from bench.cli.env import env_app
 from bench.cli.score import score
 from bench.cli.store import store_app
-from bench.lib import interrupts
+from bench.lib import devices, interrupts
 from bench.lib.distributed import World
 from bench.lib.errors import BenchError
 from bench.lib.wording import cut, printable, quoted
@@ -225,13 +225,13 @@ def run(
         folder.check()
     with clear_io_errors(store, folder.path):
         if world.size > 1:
-            device = terminal.device(device, world)
+            device = devices.named(device, world)
             world.connect(device)
-        found = world.from_main(status(plan, artefacts) if world.is_main else None)
+        found = world.broadcast(status(plan, artefacts) if world.is_main else None)
         assert found is not None
         found = found.without(chosen_anew(plan, fresh or ()))
         _print_plan(console, plan, artefacts, found, max(num_processes, world.size))
-        missing = planning.obstacles(plan, found.finished)
+        missing = planning.unavailable_reasons(plan, found.finished)
         if dry_run:
             for reason in missing:
                 console.print(f"not ready: {reason}", markup=False, soft_wrap=True)
@@ -266,7 +266,7 @@ def _execute(
 
     outcome = RunOutcome(ran=())
     if len(found.finished) < len(plan.stages):
-        device = terminal.device(device, world)
+        device = devices.named(device, world)
         quiet_libraries()
         console.print(f"Running on {device}.", highlight=False)
         outcome = Runner(plan, store, device, Progress(console), world).run(

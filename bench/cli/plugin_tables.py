@@ -6,7 +6,8 @@ import inspect
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from bench.registry.registry import Entry, Registry, noun
+from bench.api.kinds import noun
+from bench.registry.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.api.contracts import prompts_of
-from bench.lib import escaping
+from bench.lib import devices, escaping
 from bench.lib.distributed import World
 from bench.lib.errors import BenchError, UnknownNameError
 from bench.lib.reading import expanded
@@ -114,14 +114,14 @@ def score(
     progress.say(f"{len(found):,} images of {len(set(found.prompts)):,} prompts: {images}")
     with clear_io_errors(store):
         if world.size > 1:
-            device = terminal.device(device, world)
+            device = devices.named(device, world)
             world.connect(device)
         outcome = score_all(
             found,
             built,
             registry,
             Store(store),
-            lambda: terminal.device(device, world),
+            lambda: devices.named(device, world),
             progress,
             world,
         )
@@ -241,7 +241,7 @@ def _write(columns: Mapping[str, Sequence[Any]], out: Path) -> None:
     """As the suffix says, with every digit."""
     import pandas as pd
 
-    from bench.store.store import write_atomic
+    from bench.lib.files import write_atomic
 
     match out.suffix:
         case ".parquet":
@@ -271,7 +271,7 @@ def _report(
     The breakdown is by the groups that were asked for; if by none, by all.
     """
     from bench.cli import console as terminal
-    from bench.scoring import truncation as overlong
+    from bench.scoring import truncation
     from bench.scoring.folders import STYLE
     from bench.scoring.summary import benchmark, looks_like_cosines
 
@@ -301,7 +301,7 @@ def _report(
             console.print(_benchmark_table(boards))
         _say(console, f"Scores of each image: {out}")
     for spec, scored in outcome.scored.items():
-        if said := overlong.warning(spec, scored.info):
+        if said := truncation.warning(spec, scored.info):
             terminal.complain(said, kind="warning")
     for reason in outcome.failures.values():
         terminal.complain(reason)
@@ -314,13 +314,13 @@ def _as_data(
     boards: Mapping[str, Benchmark],
     out: Path,
 ) -> dict[str, Any]:
-    from bench.scoring import truncation as overlong
+    from bench.scoring import truncation
     from bench.scoring.summary import by_group, summarise
 
     found: dict[str, Any] = {}
     for spec, scored in outcome.scored.items():
         found[spec] = asdict(summarise(scored.values))
-        found[spec][overlong.CUT] = scored.info.get(overlong.CUT)
+        found[spec][truncation.CUT] = scored.info.get(truncation.CUT)
         found[spec]["by"] = {
             group: {
                 name: asdict(summary)

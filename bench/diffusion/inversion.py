@@ -27,7 +27,7 @@ class Inverted:
 
     latents: torch.Tensor
     """[B, C, h, w]."""
-    passes: int
+    nfe: int
     """Denoiser evaluations spent, one latent each, over the whole batch."""
 
 
@@ -147,7 +147,7 @@ def _walk(
     clip_range: float | None = None,
 ) -> Inverted:
     """Step from level to level; samples whose level stays the same are left out of the call."""
-    x, passes = clean, 0
+    x, nfe = clean, 0
     for i in range(asked.shape[1]):
         here, there = levels[:, i], levels[:, i + 1]
         moving = (here != there).nonzero().squeeze(1)
@@ -165,8 +165,8 @@ def _walk(
             predictions.append(predict(guess, timesteps, told))
         mean = torch.stack(predictions).mean(dim=0)
         x = x.index_copy(0, moving, ddim_step(start, mean, *path, clip_range=clip_range))
-        passes += len(predictions) * moving.numel()
-    return Inverted(latents=x, passes=passes)
+        nfe += len(predictions) * moving.numel()
+    return Inverted(latents=x, nfe=nfe)
 
 
 def renoise_invert(

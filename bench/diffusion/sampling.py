@@ -30,7 +30,7 @@ class Samples:
     """Images of one batch and what they cost."""
 
     images: list[Image.Image]
-    passes: int
+    nfe: int
     """Denoiser evaluations, one latent each; guidance doubles them."""
 
 
@@ -76,7 +76,7 @@ def denoise(
     guidance: float,
     compiled: bool = False,
 ) -> tuple[torch.Tensor, int]:
-    """Clean latents from standard normal `noise` [B, C, h, w], and the network passes spent.
+    """Clean latents from standard normal `noise` [B, C, h, w], and the denoiser evaluations spent.
 
     Guidance is eps = eps("") + g (eps(prompt) - eps("")) (Ho & Salimans 2021, Eq. 6 with
     g = 1 + w), both in one doubled batch; g = 1 asks for the prompt alone. `compiled` compiles the
@@ -137,7 +137,7 @@ def sample(
             for prompt, seed in zip(prompts, image_seeds, strict=True)
         ]
     )
-    latents, passes = denoise(
+    latents, nfe = denoise(
         policy,
         noise,
         prompts,
@@ -146,4 +146,4 @@ def sample(
         guidance=guidance,
         compiled=compiled,
     )
-    return Samples(images=policy.decode(latents), passes=passes)
+    return Samples(images=policy.decode(latents), nfe=nfe)

@@ -19,8 +19,8 @@ from bench.api.kinds import Prompt
 from bench.leaderboard.canonical import compact, sha256, to_json
 from bench.leaderboard.protocol import STRICT, EvaluationProtocol, Protocol, TrainingProtocol
 from bench.lib.errors import BenchError
+from bench.lib.files import write_atomic
 from bench.lib.reading import json_value, read_text
-from bench.store.store import write_atomic
 
 SCHEMA = 2
 """Version of the file format; raise it when old files can no longer be read as they are."""

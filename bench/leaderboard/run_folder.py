@@ -23,8 +23,8 @@ from pathlib import Path
 
 from bench.leaderboard import results
 from bench.lib.errors import BenchError
+from bench.lib.files import file_sha256, write_atomic
 from bench.lib.reading import json_value, read_text
-from bench.store.store import file_sha256, write_atomic
 
 MARK = ".bench-run.json"
 LOCK = ".bench-run.lock"

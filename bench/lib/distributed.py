@@ -100,12 +100,12 @@ class World:
             if dist.is_initialized():
                 dist.destroy_process_group()
 
-    def share(self, items: Sequence[T]) -> Sequence[T]:
+    def shard(self, items: Sequence[T]) -> Sequence[T]:
         """This process's part of `items`, which must be the same list everywhere."""
         return items[self.rank :: self.size]
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def all_or_none(self) -> Iterator[None]:
         """Do this process's share of a block; all leave it together or fail together.
 
         The block itself must not wait for other processes.
@@ -145,7 +145,7 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
-    def from_main(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The main process's value, everywhere."""
         result: T = self.gather(value)[0]
         return result

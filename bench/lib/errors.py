@@ -48,3 +48,14 @@ class PluginError(BenchError):
 
     Whatever it raised itself is the `__cause__`.
     """
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or the machine has no memory left."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    # Not `str`, which a plugin's own class may have broken.
+    text = RuntimeError.__str__(error)
+    return "can't allocate memory" in text or "not enough memory" in text

@@ -20,9 +20,9 @@ from typing import Literal, TypeAlias
 
 from bench.lib import checksums as sealed
 from bench.lib.errors import BenchError
+from bench.lib.files import file_sha256, write_atomic
 from bench.lib.reading import exists, expanded, refuse_special
 from bench.lib.wording import quoted
-from bench.store.store import file_sha256, write_atomic
 
 RepoType: TypeAlias = Literal["model", "dataset"]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from bench.diffusion.checkpoint_files import LORA_FILE
 from bench.lib.errors import DamagedArtefactError
-from bench.store.store import Artefact, FileEntry, file_sha256, write_atomic
+from bench.lib.files import file_sha256, write_atomic
+from bench.store.store import Artefact, FileEntry
 
 CARD = "README.md"
 

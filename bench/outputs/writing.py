@@ -282,9 +282,9 @@ def _cost(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -> 
         train_seconds=round(sum(training, 0.0), 3),
         sample_seconds=seconds("sample", [s.key for s in cell.samples.values()]),
         score_seconds=seconds("score", [s.key for s in cell.scores.values()]),
-        train_nfe=trained.passes if trained else 0,
+        train_nfe=trained.nfe if trained else 0,
         # One model draws all images: what its making took is counted once.
-        sample_nfe=sum(sampling.cost.passes for sampling in samplings())
+        sample_nfe=sum(sampling.cost.nfe for sampling in samplings())
         + max((int(sampling.info.get(PREPARING, 0)) for sampling in samplings()), default=0),
         peak_memory_mb=trained.peak_memory_mb if trained else 0.0,
     )

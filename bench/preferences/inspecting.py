@@ -19,12 +19,12 @@ from bench.api.kinds import PreferencePair, PreferenceSet
 from bench.lib import checksums as sealed
 from bench.lib.distributed import World
 from bench.lib.errors import BenchError
+from bench.lib.files import write_atomic
 from bench.lib.images import decode
 from bench.lib.prefetch import ahead
 from bench.preferences import pair_table as table
 from bench.preferences.pair_table import PairTable
 from bench.recipe.recipe import PairFilters
-from bench.store.store import write_atomic
 
 CHUNK = 256
 """Pairs looked at between two saves."""
@@ -121,8 +121,8 @@ def inspect(
     chunks = [range(i, min(i + CHUNK, everything)) for i in range(0, everything, CHUNK)]
     files = {chunk: work / f"inspected-{chunk.start:09d}.parquet" for chunk in chunks}
     enough = _Enough([files[chunk] for chunk in chunks], [len(chunk) for chunk in chunks], filters)
-    with world.together():
-        mine = world.share(chunks)
+    with world.all_or_none():
+        mine = world.shard(chunks)
         missing = {chunk for chunk in mine if _read_chunk(files[chunk], len(chunk)) is None}
         wanted = (row for chunk in mine if chunk in missing for row in chunk)
         seen = ahead(look, contracts.read_pairs(pairs, wanted), _AHEAD, threads(world.size))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.lib.errors import BenchError
-from bench.store.store import write_atomic
+from bench.lib.files import write_atomic
 
 FILE = "pairs.parquet"
 

@@ -114,7 +114,7 @@ class TrainingConfig(_Strict):
     )
     max_grad_norm: Number = Field(default=1.0, gt=0, description="gradient clipping")
     weight_decay: Number = Field(default=0.01, ge=0, description="AdamW's weight decay")
-    empty_prompt_share: Number = Field(
+    prompt_dropout: Number = Field(
         default=0.1, ge=0, le=1, description="share of pairs trained without their prompt"
     )
     optimizer: Literal["adamw", "adamw8bit", "adafactor"] = Field(

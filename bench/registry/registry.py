@@ -23,7 +23,7 @@ import pluggy
 
 from bench.api import hookspecs, scorer_loads
 from bench.api import kinds as protocols
-from bench.api.kinds import Kind, Plugin
+from bench.api.kinds import BASES, Kind, Plugin, noun
 from bench.lib.errors import BenchError, UnknownNameError
 from bench.lib.wording import cut
 from bench.registry import source_code as code
@@ -34,32 +34,6 @@ GROUP = "bench"
 DISABLED_VARIABLE = "BENCH_DISABLED_PLUGINS"
 OWN_PACKAGE = "diffusion-preference-bench"
 _LONGEST_FINGERPRINT = 10_000
-
-BASES: Mapping[Kind, type[Plugin]] = {
-    "scorers": protocols.Scorer,
-    "aggregations": protocols.Aggregation,
-    "trajectories": protocols.Trajectory,
-    "losses": protocols.Loss,
-    "references": protocols.Reference,
-    "methods": protocols.Method,
-    "backbones": protocols.Backbone,
-    "preference_sets": protocols.PreferenceSet,
-    "prompt_sets": protocols.PromptSet,
-    "recipes": protocols.RecipePreset,
-    "commands": protocols.Command,
-}
-_SINGULAR: Mapping[Kind, str] = {
-    "aggregations": "aggregation",
-    "trajectories": "trajectory",
-    "losses": "loss",
-    "preference_sets": "preference set",
-    "prompt_sets": "prompt set",
-}
-
-
-def noun(kind: Kind) -> str:
-    """The kind in words, for messages: "prompt set"."""
-    return _SINGULAR.get(kind, kind.removesuffix("s"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,7 +262,9 @@ class Registry:
             plugin: of any kind; a scorer does not read itself, but what its own options hold.
             pool: the recipe's `label_scorers`.
         """
-        paths = {f.name for f in options(type(plugin)) if not f.metadata.get("in_key", True)}
+        paths = {
+            f.name for f in options(type(plugin)) if not f.metadata.get("affects_results", True)
+        }
         for name in dict.fromkeys((*(f.name for f in dataclasses.fields(plugin)), *_vars(plugin))):
             for found in self._scorers_in(getattr(plugin, name), pool):
                 # A text that is kept out of keys is a path or the like.
@@ -338,7 +314,7 @@ class Registry:
         entry = self._entry_of(type(plugin))
         options_ = {}
         for field in options(type(plugin)):
-            if not field.metadata.get("in_key", True):
+            if not field.metadata.get("affects_results", True):
                 continue
             value = getattr(plugin, field.name)
             options_[field.name] = self.describe(value) if isinstance(value, Plugin) else value
@@ -377,7 +353,7 @@ class Registry:
         """Everything that can change the plugin's results, as JSON data, for artefact keys."""
         return {
             "plugin": self.describe(plugin),
-            "code": [self.code(cls) for cls in classes_in_key(plugin)],
+            "code": [self.code(cls) for cls in classes_affecting_results(plugin)],
         }
 
 
@@ -387,20 +363,20 @@ def default_registry() -> Registry:
     return Registry.discover()
 
 
-def classes_in_key(plugin: Plugin) -> Iterator[type[Plugin]]:
+def classes_affecting_results(plugin: Plugin) -> Iterator[type[Plugin]]:
     """The plugin's class and those of the plugins that its options hold."""
     yield type(plugin)
     for field in options(type(plugin)):
         value = getattr(plugin, field.name)
-        if isinstance(value, Plugin) and field.metadata.get("in_key", True):
-            yield from classes_in_key(value)
+        if isinstance(value, Plugin) and field.metadata.get("affects_results", True):
+            yield from classes_affecting_results(value)
 
 
 def spec_text(plugin: Plugin) -> str:
     """The shortest spec that builds the plugin: its name and the options that differ."""
     parts = []
     for field in options(type(plugin)):
-        if not field.metadata.get("in_name", True):
+        if not field.metadata.get("affects_identity", True):
             continue
         value = getattr(plugin, field.name)
         if isinstance(value, Plugin):

@@ -1,4 +1,4 @@
-"""What a plan will cost: network passes, time, memory and disk, roughly and before anything runs.
+"""What a plan will cost, roughly and before anything runs: evaluations, time, memory and disk.
 
 Times go by rates that finished stages of the plan left in the store, else by those that backbone
 and scorers state.
@@ -48,8 +48,8 @@ class StageGroup:
     name: str
     stages: int
     cached: int
-    passes: int
-    """Expected network passes of the stages that are not cached."""
+    nfe: int
+    """Expected denoiser evaluations of the stages that are not cached."""
     seconds: float
     """Estimated seconds of the stages that are not cached."""
     measured: bool
@@ -62,8 +62,8 @@ class CellTodo:
 
     label: str
     todo: str
-    passes: int
-    """Expected network passes of its training and sampling."""
+    nfe: int
+    """Expected denoiser evaluations of its training and sampling."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,18 +82,18 @@ class Estimate:
 
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("stage")
-        for column in ("stages", "cached", "network passes", "estimated time"):
+        for column in ("stages", "cached", "denoiser evaluations", "estimated time"):
             table.add_column(column, justify="right")
         for g in self.groups:
             table.add_row(
-                g.name, str(g.stages), str(g.cached), f"{g.passes:,}", _time(g.seconds, g.measured)
+                g.name, str(g.stages), str(g.cached), f"{g.nfe:,}", _time(g.seconds, g.measured)
             )
         table.add_section()
         table.add_row(
             "all",
             str(sum(g.stages for g in self.groups)),
             str(sum(g.cached for g in self.groups)),
-            f"{sum(g.passes for g in self.groups):,}",
+            f"{sum(g.nfe for g in self.groups):,}",
             _time(sum(g.seconds for g in self.groups), all(g.measured for g in self.groups)),
         )
         if not self.cells:
@@ -101,9 +101,9 @@ class Estimate:
         cells = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         cells.add_column("cell", overflow="fold")
         cells.add_column("to do", overflow="fold")
-        cells.add_column("network passes", justify="right")
+        cells.add_column("denoiser evaluations", justify="right")
         for cell in self.cells:
-            cells.add_row(Text(cell.label), cell.todo, f"{cell.passes:,}")
+            cells.add_row(Text(cell.label), cell.todo, f"{cell.nfe:,}")
         return Group(cells, table)
 
 
@@ -122,7 +122,7 @@ def estimate(plan: Plan, store: Store, finished: frozenset[str], *, processes: i
                 name=name,
                 stages=len(stages),
                 cached=len(stages) - len(todo),
-                passes=sum(s.passes for s in todo),
+                nfe=sum(s.nfe for s in todo),
                 seconds=seconds / processes,
                 measured=rate is not None or not todo,
             )
@@ -245,12 +245,12 @@ def _reference_moves(method: Method, steps: int) -> bool:
     if not isinstance(method, PairMethod):
         return False
     return method.loss.needs_reference and any(
-        method.reference.keep(step) != 1 for step in range(1, steps + 1)
+        method.reference.decay_at(step) != 1 for step in range(1, steps + 1)
     )
 
 
 def _units(plan: Plan, stage: Stage) -> float:
-    """How much work a stage is: in network passes where it has any, else in what it counts.
+    """How much work a stage is: in denoiser evaluations where it has any, else in what it counts.
 
     A backward pass costs about two forward ones, and gradient checkpointing a third.
     """
@@ -258,8 +258,8 @@ def _units(plan: Plan, stage: Stage) -> float:
         training, method = plan.recipe.training, stage.method
         alone = isinstance(method, PairMethod) and method.loss.winner_only
         shown = stage.steps * training.batch_size * (1 if alone else 2)
-        return stage.passes + shown * (3 if training.gradient_checkpointing else 2)
-    return stage.passes if isinstance(stage, SampleStage) else stage.work
+        return stage.nfe + shown * (3 if training.gradient_checkpointing else 2)
+    return stage.nfe if isinstance(stage, SampleStage) else stage.work
 
 
 def _measured_rate(plan: Plan, store: Store, finished: Iterable[Stage]) -> float | None:
@@ -279,10 +279,10 @@ def _stated_rate(plan: Plan, stage: Stage) -> float:
     """Seconds a unit where nothing was measured yet."""
     match stage:
         case TrainStage() | SampleStage():
-            return plan.backbone.seconds_per_pass
+            return plan.backbone.seconds_per_evaluation
         case EncodeStage():
             # Encoding an image takes 0.7 (SDXL) to 1.4 (SD 1.5) times a pass's operations.
-            return 2 * _views(plan) * plan.backbone.seconds_per_pass
+            return 2 * _views(plan) * plan.backbone.seconds_per_evaluation
         case RewardsStage() | ScoreStage():
             return stage.scorer.seconds_per_image
     return _SECONDS_A_PAIR[stage.name]
@@ -290,7 +290,7 @@ def _stated_rate(plan: Plan, stage: Stage) -> float:
 
 def _cells(plan: Plan, finished: frozenset[str]) -> Iterable[CellTodo]:
     for cell in plan.cells:
-        todo, passes = [], 0
+        todo, nfe = [], 0
         kinds: dict[str, list[Stage]] = {
             "train": [cell.train] if cell.train else [],
             "sample": list(cell.samples.values()),
@@ -301,8 +301,8 @@ def _cells(plan: Plan, finished: frozenset[str]) -> Iterable[CellTodo]:
             if missing:
                 part = f" ({len(missing)} of {len(stages)})" if name != "train" else ""
                 todo.append(name + part)
-                passes += sum(s.passes for s in missing)
-        yield CellTodo(label=cell.label, todo=", ".join(todo) or "cached", passes=passes)
+                nfe += sum(s.nfe for s in missing)
+        yield CellTodo(label=cell.label, todo=", ".join(todo) or "cached", nfe=nfe)
 
 
 def _time(seconds: float, measured: bool) -> str:

@@ -13,16 +13,17 @@ from bench.api.contracts import asking
 from bench.api.kinds import LoadedScorer, Scorer
 from bench.lib.distributed import World
 from bench.lib.errors import BenchError, DamagedArtefactError, StoreError
+from bench.lib.files import content_key, write_atomic
 from bench.lib.io_errors import is_full
 from bench.lib.progress import Progress, Task
 from bench.registry.registry import Registry
-from bench.run.making import SCORING_REMEDY, Maker
-from bench.scoring import truncation as overlong
-from bench.scoring.chunks import score_in_chunks
+from bench.run.making import Maker
+from bench.scoring import truncation
+from bench.scoring.chunks import SCORING_REMEDY, score_in_chunks
 from bench.scoring.identity import identify
 from bench.scoring.image_set import ImageSet
 from bench.scoring.isolation.scorer import load
-from bench.store.store import Artefact, Partial, Store, content_key, write_atomic
+from bench.store.store import Artefact, Partial, Store
 
 VERSION = 1
 """Raise it when this code changes the scores that it writes."""
@@ -56,7 +57,7 @@ class Scored:
     values: np.ndarray
     """float64 [N], in the order of the images."""
     info: Mapping[str, Any]
-    """For `overlong.warning`."""
+    """For `truncation.warning`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +109,7 @@ def score_all(
             jobs.append(ScoreJob(key=key, spec=spec, scorer=scorer))
         except BenchError as error:
             failures[spec] = f"score with {spec}: {error}"
-    finished = world.from_main({job.key for job in jobs if world.is_main and _is_in(store, job)})
+    finished = world.broadcast({job.key for job in jobs if world.is_main and _is_in(store, job)})
     if world.is_main:
         store.sweep(finished)
     maker = None
@@ -140,7 +141,7 @@ class _Work:
     def __call__(self, partial: Partial, task: Task) -> tuple[dict[str, Any], int]:
         prompts = self.images.prompts
         scores = score_in_chunks(
-            overlong.noting(self._load, self.job.scorer, prompts, partial.work),
+            truncation.noting(self._load, self.job.scorer, prompts, partial.work),
             self.job.spec,
             self.images.decoded,
             prompts,
@@ -153,7 +154,7 @@ class _Work:
             buffer = io.BytesIO()
             np.save(buffer, scores, allow_pickle=False)
             write_atomic(partial.out / _FILE, buffer.getvalue())
-        return {"images": len(scores), **overlong.noted(partial.work)}, 0
+        return {"images": len(scores), **truncation.noted(partial.work)}, 0
 
     def _load(self) -> LoadedScorer:
         with asking(self.job.scorer):

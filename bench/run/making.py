@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from bench.lib import interrupts
 from bench.lib.cost_meter import Meter
 from bench.lib.distributed import ALONE, World
-from bench.lib.errors import BenchError, DamagedArtefactError, PluginError
+from bench.lib.errors import BenchError, DamagedArtefactError, PluginError, out_of_memory
 from bench.lib.io_errors import clear_io_errors
 from bench.lib.progress import Progress, Task
 from bench.lib.provenance import made_here
@@ -61,7 +61,7 @@ class Maker:
         Args:
             job: what is made.
             units: how much there is to do; asked once the lock is held.
-            work: fills `partial.out`; gives the artefact's info and the network passes.
+            work: fills `partial.out`; gives the artefact's info and the denoiser evaluations.
             inputs: the digests of what it is made from, by key; asked once the lock is held.
             anew: make it even if it is finished; the old artefact stays until this one is.
 
@@ -70,10 +70,10 @@ class Maker:
         """
         with ExitStack() as held:
             # What keeps the main process from it must not leave the others waiting.
-            with self.world.together():
+            with self.world.all_or_none():
                 made_from = inputs() if self.world.is_main else {}
                 finished = self.world.is_main and self._claim(job, held, made_from, anew)
-            if self.world.from_main(finished):
+            if self.world.broadcast(finished):
                 return None
             partial = self.store.partial(job.key)
             earlier, meter = partial.earlier_seconds(), Meter(self.device)
@@ -85,14 +85,14 @@ class Maker:
                         with clear_io_errors():
                             partial.note_seconds(earlier + meter.seconds)
 
-                info, passes = work(partial, _Noting(task, note))
+                info, nfe = work(partial, _Noting(task, note))
             peak = max(self.world.gather(meter.peak_memory_mb))
-            with self.world.together():
+            with self.world.all_or_none():
                 if self.world.is_main:
                     interrupts.check()
                     cost = Cost(
                         seconds=round(earlier + meter.seconds, 3),
-                        passes=passes,
+                        nfe=nfe,
                         peak_memory_mb=round(peak, 1),
                         processes=self.world.size,
                     )
@@ -143,17 +143,6 @@ class Maker:
             return False
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device or the machine has no memory left."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    if not isinstance(error, RuntimeError):
-        return False
-    # Not `str`, which a plugin's own class may have broken.
-    text = RuntimeError.__str__(error)
-    return "can't allocate memory" in text or "not enough memory" in text
-
-
 class _Noting:
     """A task that also notes the seconds spent, so that an interrupted job's cost is whole."""
 
@@ -164,7 +153,3 @@ class _Noting:
         interrupts.check()
         self._task.advance(amount, note)
         self._note()
-
-
-SCORING_REMEDY = "out of memory; free some, or choose a half-precision dtype or another --device"
-"""What to change where a scorer ran out of memory."""

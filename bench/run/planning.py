@@ -1,8 +1,8 @@
 """From a recipe to the ordered stages that it needs, each with its key. No torch, no writing.
 
 A stage's key hashes what changes its bytes: resolved plugins with their options, fingerprints and
-code (`bench.registry.source_code`), the inputs' keys, and the stage's own version. Batch sizes chosen for speed,
-paths and devices are left out.
+code (`bench.registry.source_code`), the inputs' keys, and the stage's own version. Batch sizes
+chosen for speed, paths and devices are left out.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ from bench.api.kinds import (
     Scorer,
     is_baseline,
     is_held_out,
+    noun,
 )
 from bench.leaderboard.results import PromptTable
 from bench.lib.errors import BenchError, PluginError
+from bench.lib.files import content_key
 from bench.lib.reading import exists, refuse_special
 from bench.lib.wording import listed, quoted
 from bench.recipe.recipe import Recipe
@@ -42,8 +44,7 @@ from bench.registry.registry import (
     OWN_PACKAGE,
     Reading,
     Registry,
-    classes_in_key,
-    noun,
+    classes_affecting_results,
     spec_text,
 )
 from bench.registry.spec_language import Spec
@@ -60,7 +61,6 @@ from bench.stages.records import (
     Stage,
     TrainStage,
 )
-from bench.store.store import content_key
 
 VERSIONS = {
     "pairs": 1,
@@ -114,19 +114,21 @@ def make_generation(
     return builder.plan((), tuple(builder.labelling.values())), stage
 
 
-def obstacles(plan: Plan, finished: frozenset[str]) -> tuple[str, ...]:
+def unavailable_reasons(plan: Plan, finished: frozenset[str]) -> tuple[str, ...]:
     """Why scorers that are still to be run cannot be loaded, each with its remedy."""
     needed = (
         stage.scorer
         for stage in plan.stages
         if isinstance(stage, RewardsStage | ScoreStage) and stage.key not in finished
     )
-    return tuple(dict.fromkeys(reason for scorer in needed if (reason := _obstacle(scorer))))
+    return tuple(
+        dict.fromkeys(reason for scorer in needed if (reason := _unavailable_reason(scorer)))
+    )
 
 
-def _obstacle(scorer: Scorer) -> str:
+def _unavailable_reason(scorer: Scorer) -> str:
     try:
-        return contracts.obstacle(scorer)
+        return contracts.unavailable_reason(scorer)
     except PluginError as error:
         # As good a reason as any why it cannot be loaded.
         return str(error)
@@ -193,7 +195,7 @@ class _Builder:
 
     def _key_data(self, plugin: Plugin) -> dict[str, Any]:
         """As `Registry.key_data`, with each plugin described and each class's code read once."""
-        classes = list(classes_in_key(plugin))
+        classes = list(classes_affecting_results(plugin))
         for cls in classes:
             if cls not in self._code:
                 self._code[cls] = self.registry.code(cls)
@@ -212,7 +214,7 @@ class _Builder:
             raise self.registry.wrong(
                 backbone, f"`resolution` is {shown(resolution)}, not a number of pixels"
             )
-        self._check_seconds(backbone, "seconds_per_pass")
+        self._check_seconds(backbone, "seconds_per_evaluation")
         with asking(backbone, "`size`"):
             size: object = backbone.size
         if not isinstance(size, ModelSize | None):
@@ -384,7 +386,7 @@ class _Builder:
                 f"win rate is measured against; leave one out"
             )
         for name, method in sorted(methods.items(), key=_baseline_first):
-            if contracts.method_passes(method, 1) is None:
+            if not contracts.trainable(method):
                 yield self._cell(name, method, None)
             elif is_baseline(method):
                 raise BenchError(
@@ -567,7 +569,7 @@ class _Builder:
             "rewards": dict(sorted(rewards.items())),
             "budget": budget,
         }
-        expected = contracts.method_passes(method, training.steps * training.batch_size)
+        expected_nfe = contracts.method_nfe(method, training.steps * training.batch_size)
         return TrainStage(
             key=content_key(data),
             label=f"train {name}, seed {seed}",
@@ -577,7 +579,7 @@ class _Builder:
             encode=encode.key,
             rewards=rewards,
             steps=training.steps,
-            expected_passes=expected or 0,
+            expected_nfe=expected_nfe,
             reads=reads,
         )
 

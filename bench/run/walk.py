@@ -19,7 +19,7 @@ from bench.lib.progress import Progress
 from bench.preferences.inspecting import SKIPPED, summary
 from bench.run.making import Maker
 from bench.run.work import InspectFailedError, Worker, memory_remedy
-from bench.scoring import truncation as overlong
+from bench.scoring import truncation
 from bench.stages.records import InspectStage, Plan, ScoreStage, Stage, TrainStage
 from bench.store.store import Artefact, Store
 
@@ -163,7 +163,7 @@ class Runner:
             return True
         made = Artefact(self.store.path(stage.name, stage.key))
         same = self.world.is_main and made.manifest.inputs == self._digests(stage)
-        return self.world.from_main(same)
+        return self.world.broadcast(same)
 
     def _tell(self, stage: Stage, info: Mapping[str, Any]) -> None:
         """What the inspection found, so that nobody trains on other pairs than thought.
@@ -171,7 +171,7 @@ class Runner:
         And prompts that a scorer cuts, once for each scorer and prompt set.
         """
         if isinstance(stage, ScoreStage):
-            said = overlong.warning(f"{stage.prompts.name}: {stage.scorer.name}", info)
+            said = truncation.warning(f"{stage.prompts.name}: {stage.scorer.name}", info)
             if said and said not in self._warned:
                 self._warned.add(said)
                 self.progress.say(f"  warning: {said}")

@@ -28,6 +28,7 @@ from bench.lib import images as image_files
 from bench.lib import process_state
 from bench.lib.distributed import ALONE, World
 from bench.lib.errors import BenchError, PluginError, StoreError
+from bench.lib.files import write_atomic
 from bench.lib.io_errors import clear_io_errors
 from bench.lib.prefetch import ahead
 from bench.lib.progress import Task
@@ -36,8 +37,8 @@ from bench.preferences import generating
 from bench.preferences.inspecting import inspect
 from bench.preferences.pair_table import PairTable
 from bench.preferences.pair_table import read as read_table
-from bench.run.making import SCORING_REMEDY
-from bench.scoring import truncation as overlong
+from bench.scoring import truncation
+from bench.scoring.chunks import SCORING_REMEDY
 from bench.scoring.isolation.scorer import load
 from bench.stages.records import (
     EncodeStage,
@@ -51,7 +52,7 @@ from bench.stages.records import (
     Stage,
     TrainStage,
 )
-from bench.store.store import Artefact, Partial, Store, write_atomic
+from bench.store.store import Artefact, Partial, Store
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -92,7 +93,7 @@ class Worker:
         return stage.work
 
     def do(self, stage: Stage, partial: Partial, task: Task) -> tuple[dict[str, Any], int]:
-        """Do the stage's work into `partial.out`; returns its info and network passes.
+        """Do the stage's work into `partial.out`; returns its info and denoiser evaluations.
 
         A function of the stage alone, whatever was done, or failed, in this process before.
         """
@@ -166,10 +167,10 @@ class Worker:
                     ),
                     advance=task.advance,
                 )
-        return self.world.from_main(info)
+        return self.world.broadcast(info)
 
     def _encode(self, stage: EncodeStage, partial: Partial, task: Task) -> dict[str, Any]:
-        from bench.training import encoding
+        from bench.stages import encode as encoding
 
         usable = self._table(stage.inspect)
         with self._untouched(self.plan.backbone) as policy:
@@ -222,12 +223,14 @@ class Worker:
     def _train(self, stage: TrainStage, partial: Partial, task: Task) -> tuple[dict[str, Any], int]:
         from bench.api.training import TrainingSetup
         from bench.lib.evaluations import counting
-        from bench.training import encoding
+        from bench.stages import encode as encoding
+        from bench.training.loop import train_pairs
 
         encode = self._stage(stage.encode)
         assert isinstance(encode, EncodeStage)
         with self._untouched(self.plan.backbone) as policy:
             setup = TrainingSetup(
+                train_pairs=train_pairs,
                 policy=policy,
                 pairs=encoding.read(self._artefact(encode).path),
                 rewards=self._pair_rewards(stage, self._table(encode.inspect)),
@@ -282,8 +285,8 @@ class Worker:
             for start in range(0, len(prompts), config.batch_size)
         ]
         known = _Spent.noted(partial.work)
-        with self.world.together(), scorer_loads.only(stage.label, stage.reads):
-            for turn, rows in enumerate(self.world.share(batches)):
+        with self.world.all_or_none(), scorer_loads.only(stage.label, stage.reads):
+            for turn, rows in enumerate(self.world.shard(batches)):
                 files = [folder / f"{row:05d}.png" for row in rows]
                 if not (known.covers(rows) and all(_is_image(file) for file in files)):
                     model = self._model(stage)
@@ -318,7 +321,7 @@ class Worker:
             return ahead(lambda file: image_files.decode(file.read_bytes()), files, DECODE_AHEAD)
 
         scores = score_in_chunks(
-            overlong.noting(
+            truncation.noting(
                 lambda: self._load_scorer(stage.scorer),
                 stage.scorer,
                 stage.prompts.texts,
@@ -334,7 +337,7 @@ class Worker:
         if self.world.is_main:
             columns = {"prompt": np.arange(len(scores)), "score": scores}
             _write_table(partial.out / SCORES, columns)
-        return {"images": len(scores), **overlong.noted(partial.work)}
+        return {"images": len(scores), **truncation.noted(partial.work)}
 
     @contextmanager
     def _untouched(self, backbone: Backbone) -> Iterator[Policy]:
@@ -432,7 +435,7 @@ class _StepTask:
             ("loss", report.loss),
             ("implicit accuracy", report.implicit_accuracy),
             ("margin", report.margin),
-            ("distance", report.distance),
+            ("relative weight change", report.relative_weight_change),
         ]
         note = ", ".join(f"{name} {value:.3g}" for name, value in signals if value == value)
         self._task.advance(report.step - self._done, note)

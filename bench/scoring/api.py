@@ -9,6 +9,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bench.api.kinds import LoadedScorer, Scorer
+from bench.lib import devices
 from bench.lib.errors import BenchError
 from bench.lib.reading import MOST_IMAGE, expanded, is_half, read_bytes
 from bench.lib.wording import quoted
@@ -111,12 +112,11 @@ def _named(
 
 
 def _loader(scorer: Scorer | LoadedScorer, device: str) -> Callable[[], LoadedScorer]:
-    from bench.cli import console as terminal
     from bench.lib.distributed import ALONE
     from bench.scoring.isolation.scorer import load
 
     if isinstance(scorer, Scorer):
-        return lambda: load(scorer, terminal.device(device, ALONE))
+        return lambda: load(scorer, devices.named(device, ALONE))
     return lambda: scorer
 
 
@@ -129,14 +129,14 @@ def _scores(
     import numpy as np
 
     from bench.lib.prefetch import ahead
-    from bench.scoring import truncation as overlong
+    from bench.scoring import truncation
     from bench.scoring.chunks import CHUNK, chunks_of, rated
 
     if not prompts:
         return np.zeros(0)
     opened = ahead(lambda item: _open(*item), enumerate(images), CHUNK)
     scorer = load()
-    if said := overlong.warning(name, overlong.count(scorer, prompts)):
+    if said := truncation.warning(name, truncation.count(scorer, prompts)):
         warnings.warn(said, stacklevel=3)
     return np.concatenate([*rated(scorer, name, opened, prompts, chunks_of(len(prompts)))])
 

@@ -15,11 +15,13 @@ from bench.api.kinds import LoadedScorer
 from bench.lib import checksums as sealed
 from bench.lib.distributed import ALONE, World
 from bench.lib.errors import BenchError
-from bench.store.store import write_atomic
+from bench.lib.files import write_atomic
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+SCORING_REMEDY = "out of memory; free some, or choose a half-precision dtype or another --device"
+"""What to change where a scorer ran out of memory."""
 CHUNK = 64
 """Images scored between two saves."""
 
@@ -33,7 +35,7 @@ def turns(chunks: Sequence[range], world: World) -> list[tuple[range, int]]:
     """This process's chunks; with each, how many images all processes do in the same turn."""
     starts = range(0, len(chunks), world.size)
     done = [sum(map(len, chunks[start : start + world.size])) for start in starts]
-    return list(zip(world.share(chunks), done, strict=False))
+    return list(zip(world.shard(chunks), done, strict=False))
 
 
 def score_in_chunks(
@@ -68,7 +70,7 @@ def score_in_chunks(
     """
     chunks = chunks_of(len(prompts))
     files = {chunk: work / f"scores-{chunk.start:07d}.npy" for chunk in chunks}
-    with world.together():
+    with world.all_or_none():
         mine = turns(chunks, world)
         missing = [chunk for chunk, _ in mine if _read(files[chunk], len(chunk)) is None]
         stream = images([i for chunk in missing for i in chunk])

@@ -12,11 +12,11 @@ from bench.lib import checksums as sealed
 from bench.lib import images as image_files
 from bench.lib.distributed import World
 from bench.lib.errors import BenchError
+from bench.lib.files import content_key, write_atomic
 from bench.lib.prefetch import ahead
 from bench.lib.progress import Progress
 from bench.scoring.chunks import chunks_of, turns
 from bench.scoring.image_set import ImageSet, listed
-from bench.store.store import content_key, write_atomic
 
 _THREADS = min(8, os.cpu_count() or 1)
 
@@ -31,7 +31,7 @@ def identify(images: ImageSet, store: Path, progress: Progress, world: World) ->
         BenchError: an image cannot be read or decoded; names all such images.
     """
     note = store / "images" / f"{content_key({'state': images.state()})}.json"
-    known = world.from_main(_noted(note) if world.is_main else None)
+    known = world.broadcast(_noted(note) if world.is_main else None)
     if known is None:
         with progress.task("check images", len(images)) as task:
             known = _read(images, world, task.advance)
@@ -52,7 +52,7 @@ def _noted(note: Path) -> str | None:
 
 def _read(images: ImageSet, world: World, advance: Callable[[int], None]) -> str:
     found: dict[int, tuple[str, str]] = {}
-    with world.together():
+    with world.all_or_none():
         mine = turns(chunks_of(len(images)), world)
         wanted = [i for chunk, _ in mine for i in chunk]
         looked = ahead(_look, images.encoded(wanted), 2 * _THREADS, _THREADS)

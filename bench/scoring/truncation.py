@@ -9,7 +9,7 @@ from typing import Any
 from bench.api.contracts import asking
 from bench.api.kinds import LoadedScorer, Scorer
 from bench.lib import checksums as sealed
-from bench.store.store import write_atomic
+from bench.lib.files import write_atomic
 
 CUT, DISTINCT = "prompts_cut", "distinct_prompts"
 _NOTE = "overlong.json"

@@ -32,8 +32,8 @@ class Stage:
         raise NotImplementedError
 
     @property
-    def passes(self) -> int:
-        """Expected network passes."""
+    def nfe(self) -> int:
+        """Expected denoiser evaluations."""
         return 0
 
 
@@ -129,7 +129,7 @@ class TrainStage(Stage):
     rewards: Mapping[str, str]
     """Scorer spec -> key of its rewards."""
     steps: int
-    expected_passes: int
+    expected_nfe: int
     reads: tuple[str, ...]
     """Names of the scorers, without options, that the method declares."""
 
@@ -138,8 +138,8 @@ class TrainStage(Stage):
         return self.steps
 
     @property
-    def passes(self) -> int:  # noqa: D102
-        return self.expected_passes
+    def nfe(self) -> int:  # noqa: D102
+        return self.expected_nfe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +163,7 @@ class SampleStage(Stage):
         return len(self.prompts.texts)
 
     @property
-    def passes(self) -> int:
+    def nfe(self) -> int:
         """Two a step, with and without the prompt; without guidance one."""
         return (1 if self.guidance == 1 else 2) * self.steps * self.work
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import math
 import os
@@ -37,6 +36,7 @@ from typing import Any
 
 from bench.lib import checksums as sealed
 from bench.lib.errors import BenchError, DamagedArtefactError
+from bench.lib.files import content_key, file_sha256, sync, write_atomic
 
 MANIFEST = "artefact.json"
 _LOCK_POLL_SECONDS = 0.2
@@ -55,40 +55,7 @@ _DAMAGE = frozenset(
 )
 """What says that a file cannot be read now or later; anything else (too many open files, no
 memory) is no fault of the file."""
-_NO_SYNC = frozenset((errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EROFS, errno.EACCES))
-"""What says that a file system cannot be asked to write out a file or folder."""
-
 _AS_ONESELF = os.access in os.supports_effective_ids
-
-
-def content_key(data: Mapping[str, Any]) -> str:
-    """The key of JSON data: 20 hex digits of the sha256 of its canonical form."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomic(path: Path, data: bytes, *, durable: bool = False) -> None:
-    """Write a file so that it is there whole or not at all.
-
-    Args:
-        path: its place; what is there is replaced.
-        data: all of it.
-        durable: wait until the bytes would outlive a loss of power.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        if durable:
-            _sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +63,8 @@ class Cost:
     """What a stage spent. Kept beside the artefact's bytes, never part of them."""
 
     seconds: float = 0.0
-    passes: int = 0
-    """Network passes: denoiser evaluations, one latent each."""
+    nfe: int = 0
+    """Denoiser evaluations: denoiser evaluations, one latent each."""
     peak_memory_mb: float = 0.0
     """Peak of a process's resident memory (CPU) or of its device's allocations (GPU)."""
     processes: int = 1
@@ -516,7 +483,7 @@ class Store:
             inputs=dict(inputs),
         )
         for folder in (*(p for p in found if p.is_dir()), partial.out):
-            _sync(folder)
+            sync(folder)
         write_atomic(partial.out / MANIFEST, manifest.to_json(), durable=True)
         path = self.path(stage, key)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -527,7 +494,7 @@ class Store:
             if aside:
                 os.rename(aside, path)
             raise
-        _sync(path.parent)
+        sync(path.parent)
         for left in (partial.folder, aside):
             if left:
                 _remove(left)
@@ -536,20 +503,8 @@ class Store:
 
 
 def _entry(path: Path) -> FileEntry:
-    _sync(path)
+    sync(path)
     return FileEntry(size=path.stat().st_size, sha256=file_sha256(path))
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _NO_SYNC:
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

@@ -201,7 +201,7 @@ class _Training:
             self.device.type, enabled=setup.budget.precision == "fp16"
         )
         self.reports: list[StepReport] = []
-        self.passes = 0
+        self.nfe = 0
         """Of all processes in the steps that are finished."""
         self.call = self._call_id(labels)
 
@@ -236,7 +236,7 @@ class _Training:
 
         batch = self._batch(step)
         signals = self._gradients(batch)
-        self.passes += signals.passes
+        self.nfe += signals.nfe
         mean_loss = float(signals.losses.mean())
         self._refuse_divergence(step, "loss", mean_loss)
         self.scaler.unscale_(self.optimizer)
@@ -249,8 +249,8 @@ class _Training:
         self.scaler.update()
         # Before the distance, whose differences then take the gradients' place in memory.
         self.optimizer.zero_grad(set_to_none=True)
-        with self.setup.world.together():
-            keep = contracts.reference_keep(self.follows, step)
+        with self.setup.world.all_or_none():
+            keep = contracts.reference_decay(self.follows, step)
         weights.follow(keep)
         margin, accuracy = (
             (math.nan, math.nan) if signals.logits is None else _agreement(signals.logits, batch.p)
@@ -260,9 +260,9 @@ class _Training:
             loss=mean_loss,
             implicit_accuracy=accuracy,
             margin=margin,
-            distance=weights.distance(),
+            relative_weight_change=weights.relative_weight_change(),
             grad_norm=grad_norm,
-            passes=self.passes,
+            nfe=self.nfe,
         )
 
     def _batch(self, step: int) -> _Batch:
@@ -275,7 +275,7 @@ class _Training:
             step,
             pairs=size,
             timesteps=self.setup.policy.schedule.steps,
-            empty_share=budget.empty_prompt_share,
+            empty_share=budget.prompt_dropout,
             latent_shape=pairs.latent_shape,
             mirror=pairs.has_mirrored,
         )
@@ -288,7 +288,7 @@ class _Training:
         losses, logits = [none], [none]
         has_logit = self.loss.needs_reference and not self.loss.winner_only
         # Plugins may fail in one process alone, while the others would wait for its gradient.
-        with world.together(), counting() as spent:
+        with world.all_or_none(), counting() as spent:
             for part in self._parts():
                 shown = self._show(batch, part)
                 errors = self._errors(shown)
@@ -304,7 +304,7 @@ class _Training:
         return _Signals(
             losses=torch.cat([losses for losses, _, _ in told]),
             logits=torch.cat([logits for _, logits, _ in told]) if has_logit else None,
-            passes=sum(passes for _, _, passes in told),
+            nfe=sum(nfe for _, _, nfe in told),
         )
 
     def _parts(self) -> Iterator[slice]:
@@ -412,7 +412,7 @@ class _Training:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "reports": [dataclasses.asdict(report) for report in self.reports],
-            "passes": self.passes,
+            "nfe": self.nfe,
         }
         with clear_io_errors():
             try:
@@ -433,8 +433,8 @@ class _Training:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             self.reports = [StepReport(**report) for report in state["reports"]]
-            self.passes = state["passes"]
-            carry(self.passes)
+            self.nfe = state["nfe"]
+            carry(self.nfe)
         found = self.setup.world.gather(len(self.reports))
         if len(set(found)) > 1:
             raise BenchError(
@@ -450,7 +450,7 @@ class _Signals:
     losses: torch.Tensor
     """[B]."""
     logits: torch.Tensor | None
-    passes: int
+    nfe: int
 
 
 def _weights(denoiser: torch.nn.Module, setup: TrainingSetup, *, with_reference: bool) -> Weights:

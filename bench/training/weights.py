@@ -41,7 +41,7 @@ class Weights(ABC):
         """reference <- keep * reference + (1 - keep) * policy."""
 
     @abstractmethod
-    def distance(self) -> float:
+    def relative_weight_change(self) -> float:
         """||policy - origin|| / ||origin||, over all weights of the denoiser that may change."""
 
     @abstractmethod
@@ -85,7 +85,7 @@ class FullWeights(Weights):
             self._leave_origin()
             _blend(self._followed, _detached(self.trained), keep)
 
-    def distance(self) -> float:  # noqa: D102
+    def relative_weight_change(self) -> float:  # noqa: D102
         change = torch._foreach_sub(_detached(self.trained), self._origin)
         return float(_norm(list(change)) / self._norm)
 
@@ -141,7 +141,7 @@ class LoraWeights(Weights):
             self._leave_origin()
             _blend(self._followed, _detached(self.trained), keep)
 
-    def distance(self) -> float:  # noqa: D102
+    def relative_weight_change(self) -> float:  # noqa: D102
         return lora.change_norm(self.denoiser) / self._norm
 
     def state(self) -> dict[str, Any]:  # noqa: D102

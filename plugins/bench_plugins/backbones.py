@@ -2,9 +2,10 @@
 
 Figures of `size` are computed from the published configurations: weights by building the models
 without memory, the adapter's from the widths of all attention projections, activations as the bytes
-that one image's backward pass keeps in bfloat16 with fused attention. `seconds_per_pass` of XL is
-diffusers' own measurement on an A100 in bfloat16 with fused attention (3.31 s for 30 guided steps,
-tutorial "fast_diffusion"); the others follow from their share of its floating-point operations.
+that one image's backward pass keeps in bfloat16 with fused attention. XL's
+`seconds_per_evaluation` is diffusers' own measurement on an A100 in bfloat16 with fused attention
+(3.31 s for 30 guided steps, tutorial "fast_diffusion"); the others follow from their share of its
+floating-point operations.
 """
 
 from __future__ import annotations
@@ -90,18 +91,20 @@ class DiffusersBackbone(Backbone):
     withdrawn: ClassVar[str] = ""
     """What to say if the default path cannot be had."""
 
-    path: str = option(doc="pipeline folder or Hub id", in_key=False)
+    path: str = option(doc="pipeline folder or Hub id", affects_results=False)
     revision: str | None = option(
         None,
         "of the Hub id; default: the known commit of the default path, else main",
-        in_key=False,
+        affects_results=False,
     )
     variant: str | None = option(None, "of the pipeline's weights, such as fp16")
     dtype: Literal["fp32", "bf16", "fp16"] = option("fp32", "of all weights as they are loaded")
-    vae: str | None = option(None, "own VAE: folder or Hub id", in_key=False)
-    vae_revision: str = option("main", "of its Hub id", in_key=False)
-    unet: str | None = option(None, "own U-Net to start from: folder or Hub id", in_key=False)
-    unet_revision: str = option("main", "of its Hub id", in_key=False)
+    vae: str | None = option(None, "own VAE: folder or Hub id", affects_results=False)
+    vae_revision: str = option("main", "of its Hub id", affects_results=False)
+    unet: str | None = option(
+        None, "own U-Net to start from: folder or Hub id", affects_results=False
+    )
+    unet_revision: str = option("main", "of its Hub id", affects_results=False)
     resolution: int = option(doc=_RESOLUTION, ge=8)
 
     def __post_init__(self) -> None:
@@ -162,7 +165,7 @@ class DiffusersBackbone(Backbone):
         return self.own_family
 
     @property
-    def seconds_per_pass(self) -> float:
+    def seconds_per_evaluation(self) -> float:
         """On an A100 in bfloat16."""
         share = _TERAFLOPS[self.own_family] / _TERAFLOPS["sdxl"]
         return _SECONDS_XL * share * self._pixels
@@ -258,7 +261,7 @@ class StableDiffusion15(DiffusersBackbone):
     published: ClassVar[str] = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     pin: ClassVar[str] = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
 
-    path: str = option(published, "pipeline folder or Hub id", in_key=False)
+    path: str = option(published, "pipeline folder or Hub id", affects_results=False)
     resolution: int = option(_Own(512), _RESOLUTION, ge=8)
 
 
@@ -287,7 +290,7 @@ class StableDiffusion21(DiffusersBackbone):
     published: ClassVar[str] = "stabilityai/stable-diffusion-2-1"
     pin: ClassVar[str] = "5cae40e6a2745ae2b01ad92ae5043f95f23644d6"
 
-    path: str = option(published, "pipeline folder or Hub id", in_key=False)
+    path: str = option(published, "pipeline folder or Hub id", affects_results=False)
     resolution: int = option(_Own(768), _RESOLUTION, ge=8)
 
 
@@ -310,7 +313,7 @@ class StableDiffusionXL(DiffusersBackbone):
     published: ClassVar[str] = "stabilityai/stable-diffusion-xl-base-1.0"
     pin: ClassVar[str] = "462165984030d82259a11f4367a4eed129e94a7b"
 
-    path: str = option(published, "pipeline folder or Hub id", in_key=False)
+    path: str = option(published, "pipeline folder or Hub id", affects_results=False)
     resolution: int = option(_Own(1024), _RESOLUTION, ge=8)
 
 

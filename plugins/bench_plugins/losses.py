@@ -1,8 +1,8 @@
 """Losses: what is done with the errors of winner and loser.
 
 All take p, the probability that image 0 is preferred, and write the logit towards image 0 as
-u (`bench.api.pair_method.implicit_logit`); 2p - 1 is its sign for hard labels and its weight for soft
-ones. A tie (p = 0.5) then has the constant loss log 2 and a gradient of exactly zero.
+u (`bench.implicit_logit`); 2p - 1 is its sign for hard labels and its weight for soft ones. A tie
+(p = 0.5) then has the constant loss log 2 and a gradient of exactly zero.
 """
 
 from __future__ import annotations

@@ -34,10 +34,7 @@ class Base(Method):
 
     name: ClassVar[str] = "base"
     baseline: ClassVar[bool] = True
-
-    def passes(self, pairs_seen: int) -> int | None:
-        """It is not trained."""
-        return None
+    trainable: ClassVar[bool] = False
 
     def train(self, setup: TrainingSetup) -> TrainingOutcome:
         """Refused."""

@@ -37,12 +37,13 @@ class Pretrained(Method):
     """
 
     name: ClassVar[str] = "pretrained"
+    trainable: ClassVar[bool] = False
 
-    weights: str = option(doc="folder, file or Hub id", in_key=False)
-    revision: str = option("main", "of the Hub id: commit, tag or branch", in_key=False)
+    weights: str = option(doc="folder, file or Hub id", affects_results=False)
+    revision: str = option("main", "of the Hub id: commit, tag or branch", affects_results=False)
     file: str | None = option(None, "the file of weights in the folder or repository")
     in_loop: tuple[str, ...] = option(
-        (), "scorers whose rewards its makers trained on: they are starred", in_key=False
+        (), "scorers whose rewards its makers trained on: they are starred", affects_results=False
     )
 
     def label_scorers(self, pool: Sequence[str]) -> tuple[str, ...]:
@@ -65,10 +66,6 @@ class Pretrained(Method):
         found = checkpoint_files.find(here)
         # A backbone may have a form of its own, of which nothing is known here.
         return found.fingerprint() if found else hub.fingerprint(str(here), revision="")
-
-    def passes(self, pairs_seen: int) -> int | None:
-        """It is not trained."""
-        return None
 
     def train(self, setup: TrainingSetup) -> TrainingOutcome:
         """Refused."""

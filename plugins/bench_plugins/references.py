@@ -15,7 +15,7 @@ class Frozen(Reference):
 
     name: ClassVar[str] = "frozen"
 
-    def keep(self, step: int) -> float:
+    def decay_at(self, step: int) -> float:
         """All of it."""
         return 1.0
 
@@ -26,14 +26,14 @@ class HardCopy(Reference):
 
     BalancedDPO's "dynamic reference-model updates"; its period and form are not known to us.
     After each copy the logit starts from zero again, so that beta does not bound how far the
-    policy drifts from the backbone in all: watch `StepReport.distance`.
+    policy drifts from the backbone in all: watch `StepReport.relative_weight_change`.
     """
 
     name: ClassVar[str] = "hard_copy"
 
     every: int = option(20, "optimiser steps between copies", ge=1)
 
-    def keep(self, step: int) -> float:
+    def decay_at(self, step: int) -> float:
         """Nothing at every multiple of `every`, all otherwise."""
         return 0.0 if step % self.every == 0 else 1.0
 
@@ -46,7 +46,7 @@ class Ema(Reference):
 
     decay: float = option(0.99, "share of the reference that each step keeps", ge=0, le=1)
 
-    def keep(self, step: int) -> float:
+    def decay_at(self, step: int) -> float:
         """The decay."""
         return self.decay
 
@@ -58,7 +58,7 @@ class NoReference(Reference):
     name: ClassVar[str] = "none"
     needed: ClassVar[bool] = False
 
-    def keep(self, step: int) -> float:
+    def decay_at(self, step: int) -> float:
         """There is nothing to change."""
         return 1.0
 

@@ -92,7 +92,7 @@ class DdimInversion(Trajectory):
         )
         return _with_implied_noise(request, inverted)
 
-    def passes_per_image(self) -> float:
+    def nfe_per_image(self) -> float:
         """One pass a step."""
         return _mean_steps(self.steps)
 
@@ -126,7 +126,7 @@ class Renoise(Trajectory):
         )
         return _with_implied_noise(request, inverted)
 
-    def passes_per_image(self) -> float:
+    def nfe_per_image(self) -> float:
         """One pass a step, and one for every further prediction."""
         mean = _mean_steps if self.preset == "exact" else _mean_reference_code_steps
         return mean(self.steps) * (1 + self.renoise_steps)

@@ -37,7 +37,7 @@ ROOTS: Mapping[str, tuple[str, ...]] = {
         "bench.preferences.inspecting",
         "bench.lib.images",
     ),
-    "encode": ("bench.run.work:Worker._encode", "bench.training.encoding", *_MODEL),
+    "encode": ("bench.run.work:Worker._encode", "bench.stages.encode", *_MODEL),
     "rewards": ("bench.run.work:Worker._rewards", *_SCORING),
     "train": (
         "bench.run.work:Worker._train",

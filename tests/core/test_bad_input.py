@@ -115,7 +115,7 @@ def test_methods_that_are_none(bench: Bench, spec: str, said: str) -> None:
         (["--set", "sampling.steps=0"], "greater than or equal to 1"),
         (["--set", "generate={prompts: [a], images_per_prompt: 1}"], "than or equal to 2"),
         (["--set", "training.weight_decay=-1"], "greater than or equal to 0"),
-        (["--set", "training.empty_prompt_share=1.5"], "less than or equal to 1"),
+        (["--set", "training.prompt_dropout=1.5"], "less than or equal to 1"),
         (["--set", "training.warmup_steps=-1"], "greater than or equal to 0"),
         (["--set", "filters.max_pairs=0"], "greater than or equal to 1"),
         (["--set", "sampling.steps=1001"], "less than or equal to 1000"),

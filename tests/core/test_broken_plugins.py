@@ -281,8 +281,8 @@ class Lively(toy.Channel):
     def fingerprint(self) -> str:
         return _answer(self.answers, "fingerprint", "")
 
-    def obstacle(self) -> str:
-        return _answer(self.answers, "obstacle", "")
+    def unavailable_reason(self) -> str:
+        return _answer(self.answers, "unavailable_reason", "")
 
     @property
     def seconds_per_image(self) -> float:
@@ -305,8 +305,8 @@ class LivelyBackbone(toy.ToyBackbone):
         return _answer(self.answers, "resolution", 16)
 
     @property
-    def seconds_per_pass(self) -> float:
-        return _answer(self.answers, "seconds_per_pass", 0.1)
+    def seconds_per_evaluation(self) -> float:
+        return _answer(self.answers, "seconds_per_evaluation", 0.1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,7 +373,7 @@ def test_what_a_plan_asks_a_scorer(
         ("family", ZeroDivisionError("deep"), "`family` failed: ZeroDivisionError: deep"),
         ("family", None, "`family` is None"),
         ("resolution", 0, "`resolution` is 0"),
-        ("seconds_per_pass", float("inf"), "`seconds_per_pass` is inf"),
+        ("seconds_per_evaluation", float("inf"), "`seconds_per_evaluation` is inf"),
     ],
 )
 def test_what_a_plan_asks_a_backbone(
@@ -388,9 +388,9 @@ def test_what_a_plan_asks_a_backbone(
 
 def test_an_obstacle_that_raises_is_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = planning.make(toy.recipe(folder, scorers=["lively"]), _registry())
-    assert planning.obstacles(plan, frozenset()) == ()
-    monkeypatch.setitem(Lively.answers, "obstacle", ZeroDivisionError("deep"))
-    (reason,) = planning.obstacles(plan, frozenset())
+    assert planning.unavailable_reasons(plan, frozenset()) == ()
+    monkeypatch.setitem(Lively.answers, "unavailable_reason", ZeroDivisionError("deep"))
+    (reason,) = planning.unavailable_reasons(plan, frozenset())
     assert reason.startswith("scorer 'lively' failed in ")
     assert reason.endswith("ZeroDivisionError: deep")
 

@@ -129,10 +129,8 @@ class AModel(Method):
     """Untrained: changes the backbone's weights, then fails, or gives what cannot be sampled."""
 
     name: ClassVar[str] = "a_model"
+    trainable: ClassVar[bool] = False
     how: str = option("raise", "how")
-
-    def passes(self, pairs_seen: int) -> int | None:
-        return None
 
     def model(self, backbone: Policy) -> Policy:
         import torch
@@ -561,7 +559,7 @@ def _run_as_two(plan: Plan, store: Store) -> list[dict[str, str]]:
         world = World.from_environment()
         world.connect("cpu")
         progress = Progress(Console(quiet=True))
-        found = world.from_main(status(plan, store) if world.is_main else None)
+        found = world.broadcast(status(plan, store) if world.is_main else None)
         assert found is not None
         outcome = Runner(plan, store, "cpu", progress, world).run(found.finished)
         (store.root / f"failures-{world.rank}.json").write_text(json.dumps(outcome.failures))

@@ -98,7 +98,7 @@ def test_a_users_mistake_is_one_clear_line(
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     done = _bench("run", "--methods", "smpo,balanced", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for word in ("smpo, seed 0", "network passes", "estimated time", "train", "score"):
+    for word in ("smpo, seed 0", "denoiser evaluations", "estimated time", "train", "score"):
         assert word in done.stdout
     # Checksums of large files are remembered in the user's cache, not beside the run.
     assert [path.name for path in tmp_path.iterdir()] in ([], [".cache"])

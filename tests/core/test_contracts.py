@@ -183,13 +183,13 @@ def test_references(tmp_path: Path, keep: Any) -> None:
     _refused(
         lambda: train(toy_setup(tmp_path), reference=odd),
         "reference 'odd' gave ",
-        "as `keep(1)`; expected is a share, a number from 0 to 1",
+        "as `decay_at(1)`; expected is a share, a number from 0 to 1",
     )
 
 
 @pytest.mark.parametrize("keep", [0, 1, np.float32(0.5), 0.25])
 def test_shares_of_any_type_of_number_are_taken(keep: Any) -> None:
-    assert contracts.reference_keep(_plugin(Reference, keep=keep), 1) == float(keep)
+    assert contracts.reference_decay(_plugin(Reference, keep=keep), 1) == float(keep)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,9 @@ def test_counts(count: Any) -> None:
     _refused(lambda: contracts.pair_count(odd), "preference set 'odd' gave ", "as `count`")
     if count is not None:
         odd = _plugin(PromptSet, expected=count)
-        _refused(lambda: contracts.published_count(odd), "prompt set 'odd' ", "as `expected`")
+        _refused(
+            lambda: contracts.published_count(odd), "prompt set 'odd' ", "as `published_count`"
+        )
 
 
 @pytest.mark.parametrize("names", ["channel", None, (1,), ("a\ud800",), {"channel"}])
@@ -310,15 +312,15 @@ def test_names_of_scorers(names: Any) -> None:
     _refused(lambda: contracts.labelled_by(odd), "preference set 'odd' gave ", said)
 
 
-@pytest.mark.parametrize("passes", [1.5, -1, "12", True, math.nan])
-def test_passes(passes: Any) -> None:
-    odd = _plugin(Method, passes=passes)
-    _refused(lambda: contracts.method_passes(odd, 1), "method 'odd' gave ", "as `passes`")
+@pytest.mark.parametrize("nfe", [1.5, -1, "12", True, math.nan])
+def test_evaluations_of_a_method(nfe: Any) -> None:
+    odd = _plugin(Method, nfe=nfe)
+    _refused(lambda: contracts.method_nfe(odd, 1), "method 'odd' gave ", "as `nfe`")
 
 
 def _outcome(**changes: Any) -> TrainingOutcome:
     step = StepReport(
-        step=1, loss=0, implicit_accuracy=0, margin=0, distance=0, grad_norm=0, passes=0
+        step=1, loss=0, implicit_accuracy=0, margin=0, relative_weight_change=0, grad_norm=0, nfe=0
     )
     values = {"steps": (step,), "pairs_kept": 40, "pairs_dropped": 0, "pairs_seen": 8}
     values |= {key: value(step) if callable(value) else value for key, value in changes.items()}
@@ -422,7 +424,7 @@ def _fails(self: Any, *args: Any, **kwargs: Any) -> Any:
 @pytest.mark.parametrize(
     ("kind", "base", "function", "where"),
     [
-        ("methods", Method, "passes", {"methods": ["odd"]}),
+        ("methods", Method, "nfe", {"methods": ["odd"]}),
         ("methods", Method, "label_scorers", {"methods": ["odd"]}),
         ("methods", Method, "resolved", {"methods": ["odd"]}),
         ("aggregations", Aggregation, "needs", {"methods": ["dpo[labels=odd]"]}),
@@ -436,7 +438,7 @@ def test_plugins_that_fail_while_a_plan_is_made(
 ) -> None:
     usual: dict[str, Any] = {"count": 4, "load": (Prompt("a", {}),)}
     if kind == "methods":
-        usual = {"passes": 1, "train": None}
+        usual = {"nfe": 1, "train": None}
     fitting = {name: given for name, given in usual.items() if hasattr(base, name)}
     odd = _plugin(base, **(fitting | {function: _fails}))
     entry = Entry(kind=kind, cls=type(odd), package="odd", package_version="1")
@@ -454,6 +456,6 @@ def test_a_backbone_or_scorer_that_says_nonsense_of_itself() -> None:
     odd = _plugin(Backbone, family=property(lambda self: 3))
     _refused(lambda: contracts.family_of(odd), "backbone 'odd' gave 3 (int) as `family`")
     _refused(
-        lambda: contracts.obstacle(_plugin(Scorer, obstacle=None)),
-        "scorer 'odd' gave None (NoneType) as `obstacle`; expected is text",
+        lambda: contracts.unavailable_reason(_plugin(Scorer, unavailable_reason=None)),
+        "scorer 'odd' gave None (NoneType) as `unavailable_reason`; expected is text",
     )

@@ -45,16 +45,16 @@ def _run(script: str, processes: int = 2) -> list[str]:
 
 def test_alone_nothing_needs_a_group() -> None:
     assert World.from_environment() == ALONE
-    assert ALONE.share([1, 2, 3]) == [1, 2, 3]
+    assert ALONE.shard([1, 2, 3]) == [1, 2, 3]
     assert ALONE.gather("x") == ["x"]
-    assert ALONE.from_main("x") == "x"
-    with pytest.raises(ZeroDivisionError), ALONE.together():
+    assert ALONE.broadcast("x") == "x"
+    with pytest.raises(ZeroDivisionError), ALONE.all_or_none():
         raise ZeroDivisionError
 
 
 def test_the_shares_of_all_processes_are_the_whole() -> None:
     items = list(range(7))
-    parts = [World(rank=rank, size=3).share(items) for rank in range(3)]
+    parts = [World(rank=rank, size=3).shard(items) for rank in range(3)]
     assert sorted(i for part in parts for i in part) == items
 
 
@@ -65,7 +65,7 @@ def test_processes_exchange_and_fail_together() -> None:
         from bench.lib.errors import BenchError
         total = torch.tensor([1.0, 10.0]) * (world.rank + 1)
         world.sum_([total])
-        print(total.tolist(), world.gather(world.rank), world.from_main(f"from {world.rank}"))
+        print(total.tolist(), world.gather(world.rank), world.broadcast(f"from {world.rank}"))
         for failing in (0, 1):
             try:
                 with world.together():

@@ -35,7 +35,7 @@ class FarPrompts(PromptSet):
     def load(self) -> tuple[Prompt, ...]:
         raise AssertionError("a plan that is only printed downloads nothing")
 
-    def expected(self) -> int | None:
+    def published_count(self) -> int | None:
         return 1632
 
 
@@ -177,7 +177,7 @@ def test_latents_on_disk_are_counted(folder: Path, changes: dict[str, Any], numb
 
 def test_training_counts_backward_passes(folder: Path, tmp_path: Path) -> None:
     store, images = _store(tmp_path), 3 * 4 * 2
-    rate = _plan(folder).backbone.seconds_per_pass
+    rate = _plan(folder).backbone.seconds_per_evaluation
 
     def seconds(**changes: Any) -> float:
         return _seconds(estimate(_plan(folder, **changes), store, frozenset()), "train")
@@ -195,7 +195,7 @@ def test_processes_share_the_time_but_not_the_passes(folder: Path, tmp_path: Pat
     one, four = (estimate(plan, store, frozenset(), processes=n) for n in (1, 4))
     for alone, shared in zip(one.groups, four.groups, strict=True):
         assert shared.seconds == pytest.approx(alone.seconds / 4)
-        assert shared.passes == alone.passes
+        assert shared.nfe == alone.nfe
 
 
 def test_finished_stages_give_the_rate_of_those_to_come(folder: Path, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_finished_stages_give_the_rate_of_those_to_come(folder: Path, tmp_path: 
     done = next(stage for stage in plan.stages if stage.name == "sample")
     store.begin(done.name, done.key)
     partial = store.partial(done.key)
-    cost = Cost(seconds=10.0, passes=done.passes, peak_memory_mb=0.0, processes=2)
+    cost = Cost(seconds=10.0, nfe=done.nfe, peak_memory_mb=0.0, processes=2)
     store.commit("sample", done.key, partial, cost, {})
     (group,) = (
         group
@@ -212,7 +212,7 @@ def test_finished_stages_give_the_rate_of_those_to_come(folder: Path, tmp_path: 
     )
     assert (group.stages, group.cached, group.measured) == (4, 1, True)
     assert group.seconds == pytest.approx(3 * 10.0 * 2 / 5)
-    assert group.passes == 3 * done.passes
+    assert group.nfe == 3 * done.nfe
 
 
 def test_a_plan_to_print_takes_official_counts(folder: Path, tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_plan_to_print_takes_official_counts(folder: Path, tmp_path: Path) -> 
     assert told["prompts"] == "far 1,632*, prompts.tsv 5 (* official count; not downloaded)"
     assert told["pairs"] == "pairs.parquet 12"
     found = estimate(plan, _store(tmp_path), frozenset())
-    assert found.cells[0].passes == 2 * 2 * (1632 + 5)
+    assert found.cells[0].nfe == 2 * 2 * (1632 + 5)
 
 
 def test_facts_name_filters_batch_and_hardware(folder: Path) -> None:
@@ -253,7 +253,7 @@ def test_facts_are_printed_as_they_are(folder: Path, capsys: pytest.CaptureFixtu
 def test_times_in_words(seconds: float, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     for measured in (True, False):
         group = StageGroup(
-            name="train", stages=1, cached=0, passes=1, seconds=seconds, measured=measured
+            name="train", stages=1, cached=0, nfe=1, seconds=seconds, measured=measured
         )
         Console(width=120).print(Estimate(groups=(group,), cells=()).table())
     measured_row, about_row = (

@@ -133,7 +133,7 @@ class TransformerBackbone(Backbone):
     """A tiny transformer with random weights."""
 
     name: ClassVar[str] = "tiny-transformer"
-    path: str = option(doc="folder", in_key=False)
+    path: str = option(doc="folder", affects_results=False)
 
     @property
     def family(self) -> str:
@@ -144,7 +144,7 @@ class TransformerBackbone(Backbone):
         return 16
 
     @property
-    def seconds_per_pass(self) -> float:
+    def seconds_per_evaluation(self) -> float:
         return 0.001
 
     @property

@@ -12,7 +12,7 @@ import pytest
 from bench.lib import checksums as sealed
 from bench.lib import hub
 from bench.scoring import chunks as scoring
-from bench.scoring import truncation as overlong
+from bench.scoring import truncation
 from tests.toy import Channel
 
 DATA = {"b": [1, 2.5, None, True], "a": {"größer": "\ud800", "10": 1, "9": 2}, "n": 10**30}
@@ -96,9 +96,9 @@ def test_a_flipped_bit_in_half_finished_scores_changes_none(tmp_path: Path) -> N
 @pytest.mark.parametrize("junk", [b"", b"{}", b"\xff\xfe", b"[1]", b'{"prompts_cut": 999}'])
 def test_junk_where_cut_prompts_are_noted_is_counted_anew(tmp_path: Path, junk: bytes) -> None:
     (tmp_path / "overlong.json").write_bytes(junk)
-    assert overlong.noted(tmp_path) == {}
-    overlong.noting(Channel, Channel(), ["a", "b", "a"], tmp_path)()
-    assert overlong.noted(tmp_path) == {"prompts_cut": 0, "distinct_prompts": 2}
+    assert truncation.noted(tmp_path) == {}
+    truncation.noting(Channel, Channel(), ["a", "b", "a"], tmp_path)()
+    assert truncation.noted(tmp_path) == {"prompts_cut": 0, "distinct_prompts": 2}
 
 
 def test_junk_in_the_users_cache_of_checksums_changes_none(

@@ -101,7 +101,8 @@ def test_the_same_version_with_other_code_says_what_to_do() -> None:
     (said,) = problems(_as_it_is(), VERSIONS, found)
     assert said == (
         "train: its code has changed; if that changes bytes that it writes, raise "
-        "VERSIONS['train'] in bench/run/planning.py; then accept it: python -m tests.core.stage_code"
+        "VERSIONS['train'] in bench/run/planning.py; then accept it: "
+        "python -m tests.core.stage_code"
     )
 
 

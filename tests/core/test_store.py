@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench.lib.errors import DamagedArtefactError
-from bench.store.store import Artefact, Cost, Store, content_key
+from bench.lib.files import content_key
+from bench.store.store import Artefact, Cost, Store
 
 
 def _make(store: Store, key: str = "k", text: str = "hello") -> Artefact:
@@ -16,7 +17,7 @@ def _make(store: Store, key: str = "k", text: str = "hello") -> Artefact:
     (partial.out / "sub").mkdir()
     (partial.out / "sub" / "a.txt").write_text(text)
     (partial.work / "state").write_text("half")
-    return store.commit("train", key, partial, Cost(seconds=1.5, passes=3), {"pairs": 7})
+    return store.commit("train", key, partial, Cost(seconds=1.5, nfe=3), {"pairs": 7})
 
 
 def test_commit_then_find(tmp_path: Path) -> None:
@@ -27,7 +28,7 @@ def test_commit_then_find(tmp_path: Path) -> None:
     found = store.find("train", "k")
     assert found is not None
     assert (found.path / "sub" / "a.txt").read_text() == "hello"
-    assert found.cost == Cost(seconds=1.5, passes=3)
+    assert found.cost == Cost(seconds=1.5, nfe=3)
     assert found.info == {"pairs": 7}
     assert not list((store.root / "partial").iterdir())
 

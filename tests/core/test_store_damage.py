@@ -17,7 +17,7 @@ from bench.lib import checksums as sealed
 from bench.lib.errors import BenchError, DamagedArtefactError
 from bench.store.store import Artefact, Cost, Store
 
-COST = Cost(seconds=1.5, passes=3, peak_memory_mb=123.4, processes=2)
+COST = Cost(seconds=1.5, nfe=3, peak_memory_mb=123.4, processes=2)
 INFO = {"steps": 8, "pairs_kept": 7, "share": 0.25, "note": "größer", "nested": {"a": [1, None]}}
 MADE_WITH = {"device": "cpu", "torch": "2.8.0"}
 
@@ -83,8 +83,8 @@ def test_any_other_change_of_a_manifest_is_noticed(store: Store) -> None:
     text = whole.decode()
     # The same data in other bytes, and a key twice: whichever of both a parser takes.
     changed.append(json.dumps(json.loads(text)).encode())
-    changed.append(text.replace('"passes": 3', '"passes": 9, "passes": 3').encode())
-    changed.append(text.replace('"passes": 3', '"passes": 3, "passes": 9').encode())
+    changed.append(text.replace('"nfe": 3', '"nfe": 9, "nfe": 3').encode())
+    changed.append(text.replace('"nfe": 3', '"nfe": 3, "nfe": 9').encode())
     for damaged in changed:
         assert _reads_as(store, damaged) is None, damaged[:80]
 
@@ -92,11 +92,11 @@ def test_any_other_change_of_a_manifest_is_noticed(store: Store) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("cost", {"seconds": float("nan"), "passes": 0, "peak_memory_mb": 0.0, "processes": 1}),
-        ("cost", {"seconds": -1.0, "passes": 0, "peak_memory_mb": 0.0, "processes": 1}),
-        ("cost", {"seconds": "1", "passes": 0, "peak_memory_mb": 0.0, "processes": 1}),
-        ("cost", {"seconds": True, "passes": 0, "peak_memory_mb": 0.0, "processes": 1}),
-        ("cost", {"seconds": 1.0, "passes": 0.5, "peak_memory_mb": 0.0, "processes": 1}),
+        ("cost", {"seconds": float("nan"), "nfe": 0, "peak_memory_mb": 0.0, "processes": 1}),
+        ("cost", {"seconds": -1.0, "nfe": 0, "peak_memory_mb": 0.0, "processes": 1}),
+        ("cost", {"seconds": "1", "nfe": 0, "peak_memory_mb": 0.0, "processes": 1}),
+        ("cost", {"seconds": True, "nfe": 0, "peak_memory_mb": 0.0, "processes": 1}),
+        ("cost", {"seconds": 1.0, "nfe": 0.5, "peak_memory_mb": 0.0, "processes": 1}),
         ("cost", {"seconds": 1.0, "gold": 3}),
         ("cost", [1]),
         ("files", []),

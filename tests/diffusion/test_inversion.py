@@ -48,7 +48,7 @@ class Counted:
         return self.function(x, t)
 
     @property
-    def passes(self) -> int:
+    def nfe(self) -> int:
         return sum(len(t) for t in self.asked)
 
 
@@ -213,15 +213,15 @@ def test_a_batch_equals_one_by_one(
 ) -> None:
     x_0, told = normal(8, 4, 3, 3), normal(8, seed=1)
     batch = invert(nonlinear, schedule, x_0, TIMESTEPS, {"prompt": told}, **options)
-    passes = 0
+    nfe = 0
     for row in range(8):
         one = slice(row, row + 1)
         alone = invert(
             nonlinear, schedule, x_0[one], TIMESTEPS[one], {"prompt": told[one]}, **options
         )
         assert torch.allclose(batch.latents[one], alone.latents, atol=1e-12)
-        passes += alone.passes
-    assert batch.passes == passes
+        nfe += alone.nfe
+    assert batch.nfe == nfe
 
 
 @pytest.mark.parametrize(("invert", "options"), INVERT)
@@ -231,7 +231,7 @@ def test_passes_are_the_real_calls(
     network = Counted(lambda x, t: 0.1 * x)
     x_0 = normal(8, 1, 2, 2).requires_grad_()
     inverted = invert(network, schedule, x_0, TIMESTEPS, {"prompt": torch.zeros(8)}, **options)
-    assert inverted.passes == network.passes > 0
+    assert inverted.nfe == network.nfe > 0
     assert not inverted.latents.requires_grad
 
 
@@ -246,7 +246,7 @@ def test_network_is_asked_at_the_level_stepped_to(schedule: NoiseSchedule) -> No
         *[[749, 1]] * 2,
         *[[999]] * 2,
     ]
-    assert inverted.passes == 12
+    assert inverted.nfe == 12
 
 
 def test_inversion_then_sampling_reconstructs(schedule: NoiseSchedule) -> None:
@@ -294,7 +294,7 @@ def test_velocity_and_epsilon_networks_of_one_model_invert_alike(schedule: Noise
 
 
 @pytest.mark.parametrize(
-    ("steps", "levels", "mean", "extremes", "mean_passes"),
+    ("steps", "levels", "mean", "extremes", "mean_nfe"),
     [
         (5, [1, 201, 401, 601, 801], 99.3, (-198, 199), 7.6),
         (10, [1, 101, 201, 301, 401, 501, 601, 701, 801, 901], 49.4, (-98, 99), 12.8),
@@ -306,7 +306,7 @@ def test_reference_code_levels(
     levels: list[int],
     mean: float,
     extremes: tuple[int, int],
-    mean_passes: float,
+    mean_nfe: float,
 ) -> None:
     timesteps = torch.arange(1000)
     walked, asked = reference_code_grid(timesteps, steps, schedule)
@@ -321,7 +321,7 @@ def test_reference_code_levels(
     inverted = reference_code_invert(
         network, schedule, normal(1000, 1, 1, 1), timesteps, {}, steps=steps
     )
-    assert round(inverted.passes / 1000, 1) == mean_passes
+    assert round(inverted.nfe / 1000, 1) == mean_nfe
     assert network.asked[0].tolist() == [1 - 1000 // steps] * 1000
     # Nearest level at or above t, so never by accident what the exact inversion does. The walk
     # starts at abar of timestep 0, which is what `set_alpha_to_one: false` means.

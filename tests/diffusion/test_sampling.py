@@ -60,13 +60,13 @@ def test_equals_the_diffusers_pipeline(
     )
     options = {"guidance_scale": guidance, "num_inference_steps": 6}
     expected = pipeline(PROMPTS, latents=noise, output_type="latent", **options).images
-    latents, passes = denoise(policy, noise, PROMPTS, scheduler=name, steps=6, guidance=guidance)
-    assert passes == 6 * 4 * (2 if guidance > 1 else 1)
+    latents, nfe = denoise(policy, noise, PROMPTS, scheduler=name, steps=6, guidance=guidance)
+    assert nfe == 6 * 4 * (2 if guidance > 1 else 1)
     assert torch.allclose(latents, expected, atol=1e-4 * float(expected.abs().max()))
 
     images = pipeline(PROMPTS, latents=noise, **options).images
     samples = sample(policy, PROMPTS, SEEDS, scheduler=name, steps=6, guidance=guidance)
-    assert samples.passes == passes
+    assert samples.nfe == nfe
     # Both are 8-bit: float error can flip a rounding, never more, and hardly ever.
     difference = np.abs(pixels(samples.images) - pixels(images))
     assert difference.max() <= 1

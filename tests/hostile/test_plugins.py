@@ -104,8 +104,7 @@ def method(body: str) -> str:
 class Bad(Method):
     """Bad."""
     name: ClassVar[str] = "bad"
-    def passes(self, pairs_seen):
-        return None
+    trainable: ClassVar[bool] = False
     def model(self, backbone):
         {body}
 

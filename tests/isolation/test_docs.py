@@ -41,7 +41,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 @pytest.mark.usefixtures("installed")
 def test_the_package_of_the_docs_works() -> None:
     scorer = Registry.discover().build("scorers", "colourfulness[factor=0.5]")
-    assert scorer.obstacle().endswith("run: bench env create colourfulness")
+    assert scorer.unavailable_reason().endswith("run: bench env create colourfulness")
     # All as written, but for the download.
     cls = type(scorer)
     cls.environment = replace(cls.environment, requirements=(), borrow=True)

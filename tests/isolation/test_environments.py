@@ -128,10 +128,10 @@ def test_what_does_not_work_is_not_taken_for_finished(monkeypatch: pytest.Monkey
     ):
         create(spec)
     assert environments.folders("tiny") == []
-    assert "is not built" in environments.obstacle(spec)
+    assert "is not built" in environments.unavailable_reason(spec)
     monkeypatch.delenv("TEST_CHECK_FAILS")
     assert "ready" in create(spec)[-1]
-    assert environments.obstacle(spec) == ""
+    assert environments.unavailable_reason(spec) == ""
     monkeypatch.setenv("TEST_CHECK_FAILS", "1")
     (problem,) = check(spec)
     assert "no module named 'flux_capacitor'" in problem
@@ -161,7 +161,7 @@ def test_a_build_that_was_killed_is_not_taken_for_finished(
     assert gone(int((tmp_path / "sleeper").read_text()))
     spec = tiny()
     assert len(environments.folders("tiny")) == 1
-    assert environments.obstacle(spec) == (
+    assert environments.unavailable_reason(spec) == (
         "environment 'tiny' is not built; run: bench env create tiny"
     )
     create(spec)
@@ -182,7 +182,7 @@ def test_a_changed_definition_is_noticed() -> None:
     create(tiny())
     changed = tiny(requirements=("alpha",))
     assert changed.fingerprint != tiny().fingerprint
-    assert environments.obstacle(changed) == (
+    assert environments.unavailable_reason(changed) == (
         "environment 'tiny' was built for an older definition or beside other packages of bench; "
         "run: bench env create tiny"
     )
@@ -193,7 +193,7 @@ def test_a_lost_python_is_noticed_and_rebuilt() -> None:
     create(spec)
     python = environments.require(spec).python
     python.unlink()
-    assert environments.obstacle(spec) == (
+    assert environments.unavailable_reason(spec) == (
         f"environment 'tiny' is broken, its Python {python} is gone; "
         "run: bench env create --rebuild tiny"
     )
@@ -406,9 +406,9 @@ def test_a_borrower_is_outdated_when_what_it_borrows_changes(
     own = environments.own_site_packages()
     monkeypatch.setattr(environments, "own_site_packages", lambda: [*own, str(tmp_path)])
     create(tiny())
-    assert environments.obstacle(tiny()) == ""
+    assert environments.unavailable_reason(tiny()) == ""
     (tmp_path / "bench_test_alpha-1.5.dist-info").mkdir()
-    assert "beside other packages of bench" in environments.obstacle(tiny())
+    assert "beside other packages of bench" in environments.unavailable_reason(tiny())
 
 
 @pytest.mark.parametrize("kind", ["a file", "/proc", "read-only"])

@@ -79,14 +79,14 @@ def registry() -> Registry:
 
 def test_a_scorer_without_its_environment_says_what_to_run() -> None:
     message = "environment 'tiny' is not built; run: bench env create tiny"
-    assert Adapted().obstacle() == message
+    assert Adapted().unavailable_reason() == message
     with pytest.raises(BenchError, match=f"^{message}$"):
         Adapted().load("cpu")
 
 
 def test_a_scorer_works_in_its_environment() -> None:
     build.create(Adapted.environment, [ADAPTER], lambda line: None)
-    assert Adapted().obstacle() == ""
+    assert Adapted().unavailable_reason() == ""
     images, prompts = pictures(7), list("abcdefg")
     worker = Adapted().load("cpu")
     np.testing.assert_array_equal(worker.score(images, prompts), expected(images, prompts))

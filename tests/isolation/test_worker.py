@@ -19,10 +19,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.lib.errors import BenchError
+from bench.lib.errors import BenchError, out_of_memory
 from bench.run.launch import meeting_point
-from bench.run.making import SCORING_REMEDY, out_of_memory
-from bench.scoring.chunks import CHUNK, score_in_chunks
+from bench.scoring.chunks import CHUNK, SCORING_REMEDY, score_in_chunks
 from bench.scoring.isolation import client, environments
 from bench.scoring.isolation.client import Order, Worker
 from bench.scoring.isolation.worker import describe

@@ -66,7 +66,7 @@ def test_planning_needs_no_network_and_no_torch() -> None:
         "for name in ('sd15', 'sd21', 'sdxl'):\n"
         "    b = default_registry().build('backbones', name)\n"
         "    print(b.name, b.family, b.resolution, b.fingerprint())\n"
-        "    assert b.size and b.seconds_per_pass and b.licence\n"
+        "    assert b.size and b.seconds_per_evaluation and b.licence\n"
         "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)\n"
     )
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -109,7 +109,7 @@ def test_loss_without_the_reference_it_needs_is_refused_while_planning() -> None
 
 
 @pytest.mark.parametrize(
-    ("options", "passes"),
+    ("options", "nfe"),
     [
         ({}, 400),
         ({"loss": SftLoss()}, 100),
@@ -117,15 +117,15 @@ def test_loss_without_the_reference_it_needs_is_refused_while_planning() -> None
         ({"trajectory": DdimInversion(steps=1)}, 600),
     ],
 )
-def test_planned_passes(options: dict[str, Any], passes: int) -> None:
-    assert dpo(**options).passes(100) == passes
+def test_planned_passes(options: dict[str, Any], nfe: int) -> None:
+    assert dpo(**options).nfe(100) == nfe
 
 
 def test_planned_passes_are_those_spent(tmp_path: Path) -> None:
     setup = toy_setup(tmp_path)
     method = dpo(beta=20.0, learning_rate=1e-3)
     outcome = method.train(setup)
-    assert outcome.steps[-1].passes == method.passes(outcome.pairs_seen)
+    assert outcome.steps[-1].nfe == method.nfe(outcome.pairs_seen)
 
 
 def test_training_is_the_loop_on_the_labels(tmp_path: Path) -> None:
@@ -151,8 +151,8 @@ def test_every_method_trains_the_toy(registry: Registry, tmp_path: Path, cls: An
     method = registry.build("methods", cls.name).resolved("shapes")
     outcome = method.train(setup)
     assert len(outcome.steps) == 2
-    assert outcome.steps[-1].distance > 0
-    assert outcome.steps[-1].passes == setup.policy.counter[0]  # type: ignore[attr-defined]
+    assert outcome.steps[-1].relative_weight_change > 0
+    assert outcome.steps[-1].nfe == setup.policy.counter[0]  # type: ignore[attr-defined]
 
 
 def test_open_options_are_not_trained_with(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_label_scorers() -> None:
 
 
 def test_base_is_never_trained(tmp_path: Path) -> None:
-    assert Base().passes(100) is None
+    assert not Base().trainable
     assert Base().resolved("anything") == Base()
     assert Base().label_scorers(["a"]) == ()
     with pytest.raises(BenchError, match="never trained"):
@@ -187,7 +187,7 @@ def test_beta_conventions() -> None:
 def test_importing_and_resolving_needs_no_torch() -> None:
     code = (
         "import sys; from bench.registry.registry import default_registry as r;"
-        "m = r().build('methods', 'smpo').resolved('sd1'); m.passes(10);"
+        "m = r().build('methods', 'smpo').resolved('sd1'); m.nfe(10);"
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

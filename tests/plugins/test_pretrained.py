@@ -82,7 +82,7 @@ def test_it_is_evaluated_and_never_trained(registry: Registry, base: Path, tmp_p
     method = registry.build("methods", f"pretrained:{base}")
     assert method == Pretrained(weights=str(base))
     assert spec_text(method) == f"pretrained[weights={base}]"
-    assert method.passes(1000) is None
+    assert not method.trainable
     assert not method.baseline
     assert method.label_scorers(["a"]) == ()
     assert method.resolved("sdxl") == method

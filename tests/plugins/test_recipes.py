@@ -167,7 +167,7 @@ def _trained(plan: Plan) -> dict[str, PairMethod]:
 
 # Copied from the launchers and notes named in the files, not from the files.
 DPO = {"batch_size": 2048, "weight_decay": 0.01, "max_grad_norm": 1.0, "precision": "fp16"}
-SMPO = {**DPO, "batch_size": 1024, "steps": 200, "warmup_steps": 100, "empty_prompt_share": 0.2}
+SMPO = {**DPO, "batch_size": 1024, "steps": 200, "warmup_steps": 100, "prompt_dropout": 0.2}
 ADAFACTOR = {"optimizer": "adafactor", "gradient_checkpointing": True}
 
 

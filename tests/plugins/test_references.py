@@ -5,10 +5,10 @@ from bench_plugins.references import Ema, Frozen, HardCopy, NoReference, bench_r
 
 def test_what_each_keeps() -> None:
     steps = range(1, 8)
-    assert [Frozen().keep(s) for s in steps] == [1] * 7
-    assert [HardCopy(every=3).keep(s) for s in steps] == [1, 1, 0, 1, 1, 0, 1]
-    assert [HardCopy(every=1).keep(s) for s in steps] == [0] * 7
-    assert [Ema(decay=0.9).keep(s) for s in steps] == [0.9] * 7
+    assert [Frozen().decay_at(s) for s in steps] == [1] * 7
+    assert [HardCopy(every=3).decay_at(s) for s in steps] == [1, 1, 0, 1, 1, 0, 1]
+    assert [HardCopy(every=1).decay_at(s) for s in steps] == [0] * 7
+    assert [Ema(decay=0.9).decay_at(s) for s in steps] == [0.9] * 7
 
 
 def test_only_none_holds_no_model() -> None:

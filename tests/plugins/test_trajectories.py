@@ -69,7 +69,7 @@ def test_hook_names_the_three() -> None:
 
 def test_listing_imports_no_torch() -> None:
     code = (
-        "import sys, bench_plugins.trajectories as t; t.Renoise().passes_per_image(); "
+        "import sys, bench_plugins.trajectories as t; t.Renoise().nfe_per_image(); "
         "sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -151,14 +151,14 @@ def test_expected_passes_are_the_mean_over_all_timesteps(
         predict_epsilon=network,
     )
     trajectory.noise(every)
-    assert sum(network.batches) / 1000 == pytest.approx(trajectory.passes_per_image())
+    assert sum(network.batches) / 1000 == pytest.approx(trajectory.nfe_per_image())
 
 
 def test_ddim_inversion_and_smpo_ask_the_denoiser_equally_often() -> None:
     inversion = default_registry().build("methods", "smpo").trajectory
     assert isinstance(inversion, Renoise)
-    per_image = DdimInversion().passes_per_image()
-    assert per_image == pytest.approx(inversion.passes_per_image(), rel=0.01)
+    per_image = DdimInversion().nfe_per_image()
+    assert per_image == pytest.approx(inversion.nfe_per_image(), rel=0.01)
     assert DdimInversion().steps == inversion.steps * (1 + inversion.renoise_steps)
 
 

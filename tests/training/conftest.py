@@ -27,13 +27,13 @@ from bench import (
     Reference,
     Trajectory,
 )
+from bench.api.encoded_pairs import EncodedPairs
 from bench.api.kinds import PairRewards
 from bench.api.policy import Condition, Moments, Policy
 from bench.api.schedule import NoiseSchedule
 from bench.api.training import StepReport, TrainingBudget, TrainingOutcome, TrainingSetup
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy
 from bench.lib.distributed import ALONE
-from bench.training.encoding import EncodedPairs
 from bench.training.loop import train_pairs
 from tests.tiny import LATENT_SHAPE, TOKENS, WIDTH, save_tiny_pipeline
 
@@ -117,7 +117,7 @@ BUDGET = TrainingBudget(
     micro_batch_size=8,
     warmup_steps=2,
     max_grad_norm=1.0,
-    empty_prompt_share=0.25,
+    prompt_dropout=0.25,
     weight_decay=0.01,
     optimizer="adamw",
     lora_rank=None,
@@ -141,6 +141,7 @@ def toy_setup(
     middle = torch.stack([sign, -sign], dim=1)[..., None, None, None]
     seed, world = changes.pop("seed", 3), changes.pop("world", ALONE)
     return TrainingSetup(
+        train_pairs=train_pairs,
         policy=ToyPolicy(),
         pairs=EncodedPairs(
             mean=(middle + 0.1 * torch.randn(n, 2, *SHAPE, generator=source)).unsqueeze(2).numpy(),
@@ -239,6 +240,7 @@ def tiny_setup(
     seed, world = changes.pop("seed", 3), changes.pop("world", ALONE)
     options = {"steps": 4, "batch_size": 4, "micro_batch_size": 4, "lora_rank": 4} | changes
     return TrainingSetup(
+        train_pairs=train_pairs,
         policy=StableDiffusionPolicy.load(pipeline, "cpu", dtype=dtype),
         pairs=EncodedPairs(
             mean=source.normal(size=(n, 2, 1, *LATENT_SHAPE)).astype(np.float32),

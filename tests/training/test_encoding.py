@@ -16,14 +16,15 @@ import torch
 from PIL import Image, ImageOps
 
 from bench import BenchError, PreferencePair, PreferenceSet
+from bench.api.encoded_pairs import EncodedPairs
 from bench.api.policy import Condition, Moments
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy
 from bench.lib.distributed import ALONE, World
 from bench.lib.images import decode, fit
 from bench.preferences.pair_table import PairTable
 from bench.recipe.recipe import Framing
-from bench.training import encoding
-from bench.training.encoding import EncodedPairs, encode, read
+from bench.stages import encode as encoding
+from bench.stages.encode import encode, read
 from tests.tiny import LATENT_SHAPE, RESOLUTION, TOKENS, WIDTH
 from tests.training.conftest import exit_code, forked
 

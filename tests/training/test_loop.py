@@ -65,7 +65,7 @@ def test_micro_batches_change_no_number(tmp_path: Path, micro: int, loss: Loss) 
     full, parts = toy_setup(tmp_path / "a"), toy_setup(tmp_path / "b", micro_batch_size=micro)
     a, b = train(full, loss=loss), train(parts, loss=loss)
     torch.testing.assert_close(weights(full), weights(parts), rtol=1e-4, atol=2e-6)
-    assert a.steps[-1].passes == b.steps[-1].passes
+    assert a.steps[-1].nfe == b.steps[-1].nfe
     for x, y in zip(a.steps, b.steps, strict=True):
         assert dataclasses.astuple(x) == pytest.approx(
             dataclasses.astuple(y), rel=1e-3, abs=1e-5, nan_ok=True
@@ -108,7 +108,7 @@ def test_one_step_equals_plain_torch(tmp_path: Path) -> None:
     assert report.margin == pytest.approx(0, abs=1e-6)
     origin = flat(weights(toy_setup(tmp_path / "origin")))
     moved = (flat(expected) - origin).norm() / origin.norm()
-    assert report.distance == pytest.approx(float(moved), rel=1e-3)
+    assert report.relative_weight_change == pytest.approx(float(moved), rel=1e-3)
 
 
 def test_smoothed_sigmoid_with_gamma_and_alpha_one_is_dpo_to_the_bit(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_ties_alone_move_nothing(tmp_path: Path) -> None:
     ties = Labels(p=np.full(n, 0.5), kept=np.ones(n, dtype=bool))
     outcome = train(setup, labels=ties, loss=SmoothedSigmoid())
     assert same_bytes(before, weights(setup))
-    assert all(r.grad_norm == 0 and r.distance == 0 for r in outcome.steps)
+    assert all(r.grad_norm == 0 and r.relative_weight_change == 0 for r in outcome.steps)
     assert all(math.isnan(r.margin) and math.isnan(r.implicit_accuracy) for r in outcome.steps)
 
 
@@ -200,7 +200,7 @@ def test_hard_copy_makes_the_logit_zero(tmp_path: Path) -> None:
     assert margins[0] == pytest.approx(0, abs=1e-5)
     assert margins[3] == pytest.approx(0, abs=1e-5)
     assert min(margins[1], margins[2], margins[4], margins[5]) > 1e-4
-    distances = [r.distance for r in outcome.steps]
+    distances = [r.relative_weight_change for r in outcome.steps]
     assert distances == sorted(distances), "measured against the original, not the copy"
 
 
@@ -232,7 +232,7 @@ def test_divergence_names_the_step(tmp_path: Path, in_gradient: bool, what: str)
 
 
 @pytest.mark.parametrize(
-    ("loss", "reference", "trajectory", "passes"),
+    ("loss", "reference", "trajectory", "nfe"),
     [
         (Sigmoid(), Frozen(), Forward(), 4),
         (SupervisedFineTuning(), NoReference(), Forward(), 1),
@@ -242,13 +242,13 @@ def test_divergence_names_the_step(tmp_path: Path, in_gradient: bool, what: str)
     ],
 )
 def test_passes_are_the_real_calls(
-    tmp_path: Path, loss: Loss, reference: Reference, trajectory: Trajectory, passes: int | None
+    tmp_path: Path, loss: Loss, reference: Reference, trajectory: Trajectory, nfe: int | None
 ) -> None:
     setup: Any = toy_setup(tmp_path, micro_batch_size=3)
     outcome = train(setup, loss=loss, reference=reference, trajectory=trajectory)
-    assert outcome.steps[-1].passes == setup.policy.counter[0]
-    if passes is not None:
-        assert outcome.steps[-1].passes == passes * outcome.pairs_seen
+    assert outcome.steps[-1].nfe == setup.policy.counter[0]
+    if nfe is not None:
+        assert outcome.steps[-1].nfe == nfe * outcome.pairs_seen
     assert (outcome.pairs_kept, outcome.pairs_dropped, outcome.pairs_seen) == (35, 5, 48)
 
 
@@ -336,4 +336,4 @@ def test_mirrored_views_are_shown_in_turn(tmp_path: Path, loss: Loss) -> None:
     assert repr(first) == repr(second)
     assert same_bytes(weights(plain), weights(same))
     assert not same_bytes(weights(plain), weights(other))
-    assert first.steps[-1].passes == third.steps[-1].passes
+    assert first.steps[-1].nfe == third.steps[-1].nfe

@@ -97,7 +97,7 @@ def by_hand(
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        rho = reference.keep(step)
+        rho = reference.decay_at(step)
         with torch.no_grad():
             for theta, ref in zip(trained, followed, strict=True):
                 ref.copy_(rho * ref + (1 - rho) * theta)
@@ -128,7 +128,7 @@ def test_adapters_on_one_network_equal_two_networks(
     outcome = train(setup, reference=reference, beta=BETA, learning_rate=RATE)
     assert apart(adapter(setup), trained) < 1e-2
     assert [r.loss for r in outcome.steps] == pytest.approx(losses, rel=1e-3)
-    assert [r.distance for r in outcome.steps] == pytest.approx(distances, rel=1e-3)
+    assert [r.relative_weight_change for r in outcome.steps] == pytest.approx(distances, rel=1e-3)
     assert abs(losses[-1] - losses[0]) > 0.1
     state = torch.load(tmp_path / "loop" / STATE_FILE, weights_only=True)["weights"]
     if isinstance(reference, Frozen):
@@ -157,7 +157,7 @@ def test_ties_under_smpo_move_nothing(tmp_path: Path, pipeline: Path) -> None:
     n = len(setup.rewards.human)
     ties = Labels(p=np.full(n, 0.5), kept=np.ones(n, dtype=bool))
     outcome = train(setup, labels=ties, loss=SmoothedSigmoid(), trajectory=Renoise(steps=2))
-    assert all(r.grad_norm == 0 and r.distance == 0 for r in outcome.steps)
+    assert all(r.grad_norm == 0 and r.relative_weight_change == 0 for r in outcome.steps)
     assert all(r.loss == pytest.approx(math.log(2)) for r in outcome.steps)
     # B starts at zero, so the network is still the backbone, to the bit.
     assert all(bool((b == 0).all()) for b in adapter(setup)[1::2])
@@ -173,7 +173,7 @@ def test_micro_batches_change_no_number(
         outcomes.append(train(setup, loss=loss, trajectory=Renoise(steps=2)))
         adapters.append(adapter(setup))
     assert apart(*adapters) < 1e-2
-    assert outcomes[0].steps[-1].passes == outcomes[1].steps[-1].passes
+    assert outcomes[0].steps[-1].nfe == outcomes[1].steps[-1].nfe
     for a, b in zip(outcomes[0].steps, outcomes[1].steps, strict=True):
         assert a.loss == pytest.approx(b.loss, rel=1e-3)
         assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-2)
@@ -230,7 +230,9 @@ def test_alpha_scales_and_defaults_to_the_rank(tmp_path: Path, pipeline: Path) -
         report = train(setup).steps[-1]
         norms[alpha] = report.grad_norm
         expected = change(adapter(setup)) / norm(base(setup.policy.denoiser))
-        assert report.distance == pytest.approx((alpha or 4.0) / 4 * expected, rel=1e-4)
+        assert report.relative_weight_change == pytest.approx(
+            (alpha or 4.0) / 4 * expected, rel=1e-4
+        )
     assert norms[None] == norms[4.0]
     assert norms[8.0] == pytest.approx(2 * norms[4.0], rel=1e-3)
 
@@ -260,5 +262,5 @@ def test_no_reference_is_held_where_none_is_needed(
 ) -> None:
     setup = tiny_setup(pipeline, tmp_path, steps=2)
     outcome = train(setup, loss=SupervisedFineTuning(), reference=reference, trajectory=Forward())
-    assert outcome.steps[-1].passes == outcome.pairs_seen
+    assert outcome.steps[-1].nfe == outcome.pairs_seen
     assert lora.names(setup.policy.denoiser) == (lora.POLICY,)

@@ -48,7 +48,7 @@ def work(pipeline: Path, folder: Path, world: World) -> None:
         outcome = train(setup, **arguments)
         weights = {k: w.detach() for k, w in setup.policy.denoiser.named_parameters()}
         steps = [astuple(step) for step in outcome.steps]
-        results[name] = (weights, steps, outcome.steps[-1].passes)
+        results[name] = (weights, steps, outcome.steps[-1].nfe)
     torch.save(results, folder / f"rank{world.rank}.pt")
     run(folder / "encoded", tiny_setup(pipeline, folder).policy, world=world)
 
@@ -83,19 +83,19 @@ def one(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_processes_end_with_the_same_bits(two: Path) -> None:
     first, second = (torch.load(two / f"rank{rank}.pt") for rank in (0, 1))
     assert first.keys() == second.keys()
-    for name, (weights, steps, passes) in first.items():
-        others, other_steps, other_passes = second[name]
+    for name, (weights, steps, nfe) in first.items():
+        others, other_steps, other_nfe = second[name]
         assert weights.keys() == others.keys()
         assert all(torch.equal(w, others[key]) for key, w in weights.items()), name
         assert repr(steps) == repr(other_steps)
-        assert passes == other_passes
+        assert nfe == other_nfe
 
 
 def test_two_processes_train_as_one_does(one: Path, two: Path) -> None:
     alone, shared = (torch.load(folder / "rank0.pt") for folder in (one, two))
-    for name, (weights, steps, passes) in alone.items():
-        others, other_steps, other_passes = shared[name]
-        assert passes == other_passes, name
+    for name, (weights, steps, nfe) in alone.items():
+        others, other_steps, other_nfe = shared[name]
+        assert nfe == other_nfe, name
         error = {"rel": 2e-2, "abs": 1e-4} if name == "fp16" else {"rel": 1e-3, "abs": 1e-5}
         for mine, theirs in zip(steps, other_steps, strict=True):
             assert theirs == pytest.approx(mine, **error, nan_ok=True), name

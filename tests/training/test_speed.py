@@ -94,7 +94,7 @@ def test_weights_loaded_in_16_bits_are_trained_in_32(tmp_path: Path, pipeline: P
     assert end.dtype == torch.float32
     # Steps of 1e-6, which bfloat16 cannot add to weights of ordinary size.
     assert 0 < float((end - start).abs().max()) < 1e-5
-    assert outcome.steps[-1].distance > 0
+    assert outcome.steps[-1].relative_weight_change > 0
 
 
 def overflowing(pipeline: Path, folder: Path, report: Any = lambda _: None) -> TrainingSetup:

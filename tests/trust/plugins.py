@@ -95,7 +95,7 @@ class Reader(PairMethod):
     several: tuple[Any, ...] = option(())
     named: str = option("")
     names: tuple[str, ...] = option(())
-    path: str = option("", in_key=False)
+    path: str = option("", affects_results=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,9 +327,7 @@ class Untrained(Method):
     """The base of methods without training here."""
 
     name: ClassVar[str] = "untrained"
-
-    def passes(self, pairs_seen: int) -> int | None:
-        return None
+    trainable: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -410,7 +408,7 @@ class Cheap(PairMethod):
     name: ClassVar[str] = "cheap"
     family_defaults: ClassVar[Mapping[str, Mapping[str, float]]] = PLAIN
 
-    def passes(self, pairs_seen: int) -> int | None:
+    def nfe(self, pairs_seen: int) -> int:
         return 1
 
     def train(self, setup: TrainingSetup) -> TrainingOutcome:

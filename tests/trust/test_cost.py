@@ -29,7 +29,7 @@ def test_declared_passes_are_only_the_plan(make_plan: MakePlan, tmp_path: Path) 
     assert done.nfe("cheap") == (TRAINED + 5, IMAGES)
     assert done.nfe("base") == (0, IMAGES)
     stage = next(s for s in plan.stages if s.label == "train cheap, seed 0")
-    assert stage.passes == 1
+    assert stage.nfe == 1
 
 
 def test_best_of_four_is_four_times_the_sampling(make_plan: MakePlan, tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_without_guidance_it_is_half(make_plan: MakePlan, tmp_path: Path) -> Non
     plan = make_plan("dpo", sampling={"guidance": 1.0})
     done = run(plan, tmp_path)
     assert done.nfe("dpo") == (TRAINED, IMAGES // 2)
-    assert {s.passes for s in plan.stages if s.name == "sample"} == {IMAGES // 2}
+    assert {s.nfe for s in plan.stages if s.name == "sample"} == {IMAGES // 2}
 
 
 def test_a_policy_with_a_denoiser_of_its_own_is_counted(

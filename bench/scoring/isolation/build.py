@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.lib.errors import BenchError
+from bench.lib.files import write_atomic
 from bench.scoring.isolation import environments as found
 from bench.scoring.isolation.environments import Environment, EnvironmentSpec
-from bench.store.store import write_atomic
 
 _SIGN_OF_ERROR = re.compile(r"(?i)error|×")
 _PACKAGE_LIST = re.compile(r"[+~-] ")

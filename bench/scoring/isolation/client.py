@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from bench.lib.errors import BenchError
 from bench.lib.images import upright_rgb
-from bench.run.making import SCORING_REMEDY
+from bench.scoring.chunks import SCORING_REMEDY
 from bench.scoring.isolation import worker
 from bench.scoring.isolation.environments import (
     clean_variables,

@@ -31,9 +31,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.lib.errors import BenchError
+from bench.lib.files import content_key
 from bench.lib.reading import expanded
 from bench.scoring.isolation import worker
-from bench.store.store import Store, content_key
+from bench.store.store import Store
 
 ROOT_VARIABLE = "BENCH_ENV_DIR"
 CHECK_SECONDS = 900
@@ -259,7 +260,7 @@ def require(spec: EnvironmentSpec) -> Environment:
     return found
 
 
-def obstacle(spec: EnvironmentSpec) -> str:
+def unavailable_reason(spec: EnvironmentSpec) -> str:
     """Why `require` would refuse, or ""."""
     try:
         require(spec)

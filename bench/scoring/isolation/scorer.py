@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 from bench.api import scorer_loads
 from bench.api.kinds import LoadedScorer, Scorer, is_held_out, option
 from bench.lib.errors import BenchError
+from bench.lib.files import content_key, file_sha256
 from bench.scoring.isolation import environments, same_python
 from bench.scoring.isolation.client import COUNTED, Order, Worker
 from bench.scoring.isolation.environments import EnvironmentSpec
-from bench.store.store import content_key, file_sha256
 
 TIMEOUT = 60.0
 """Seconds an image after which a worker counts as hung."""
@@ -46,11 +46,16 @@ class IsolatedScorer(Scorer):
         f"seconds an image after which the worker is ended; {COUNTED} images of a request count",
         gt=0,
         le=_DAY,
-        in_key=False,
-        in_name=False,
+        affects_results=False,
+        affects_identity=False,
     )
     load_timeout: float = option(
-        LOAD_TIMEOUT, "seconds that loading may take", gt=0, le=_DAY, in_key=False, in_name=False
+        LOAD_TIMEOUT,
+        "seconds that loading may take",
+        gt=0,
+        le=_DAY,
+        affects_results=False,
+        affects_identity=False,
     )
 
     def options(self) -> Mapping[str, Any]:
@@ -84,9 +89,9 @@ class IsolatedScorer(Scorer):
         )
         return f"{code} {self.weights_fingerprint()}".strip()
 
-    def obstacle(self) -> str:
+    def unavailable_reason(self) -> str:
         """Why it cannot be loaded now, with the remedy, or ""; cheap enough for a plan."""
-        return environments.obstacle(self.environment)
+        return environments.unavailable_reason(self.environment)
 
     def load(self, device: str) -> Worker:
         """Start a worker in the environment.

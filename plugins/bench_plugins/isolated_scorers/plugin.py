@@ -187,10 +187,10 @@ class HPSv3(IsolatedScorer):
     base: str = option(
         "Qwen/Qwen2-VL-7B-Instruct",
         "Hub id or folder: configuration, tokenizer, preprocessing (no weights)",
-        in_key=False,
+        affects_results=False,
     )
     base_revision: str = option(
-        _QWEN_REVISION, "commit, branch or tag of Qwen/Qwen2-VL-7B-Instruct", in_key=False
+        _QWEN_REVISION, "commit, branch or tag of Qwen/Qwen2-VL-7B-Instruct", affects_results=False
     )
 
     @property
@@ -253,16 +253,22 @@ class VQAScore(IsolatedScorer):
         "clip-flant5-xxl", "11B as in the paper, or 3B"
     )
     weights: str = option(
-        "", "Hub id or folder of the network; empty: zhiqiulin/<model>", in_key=False
+        "", "Hub id or folder of the network; empty: zhiqiulin/<model>", affects_results=False
     )
-    revision: str = option("main", "commit, branch or tag of the network's Hub id", in_key=False)
-    tokenizer: str = option("google/flan-t5-xxl", "Hub id or folder of the tokenizer", in_key=False)
-    tokenizer_revision: str = option("main", "of the tokenizer's Hub id", in_key=False)
+    revision: str = option(
+        "main", "commit, branch or tag of the network's Hub id", affects_results=False
+    )
+    tokenizer: str = option(
+        "google/flan-t5-xxl", "Hub id or folder of the tokenizer", affects_results=False
+    )
+    tokenizer_revision: str = option("main", "of the tokenizer's Hub id", affects_results=False)
     vision_tower: str = option(
-        "openai/clip-vit-large-patch14-336", "Hub id or folder", in_key=False
+        "openai/clip-vit-large-patch14-336", "Hub id or folder", affects_results=False
     )
     vision_tower_revision: str = option(
-        "ce19dc912ca5cd21c8a653c79e251e808ccabcd1", "of the vision tower's Hub id", in_key=False
+        "ce19dc912ca5cd21c8a653c79e251e808ccabcd1",
+        "of the vision tower's Hub id",
+        affects_results=False,
     )
 
     @property

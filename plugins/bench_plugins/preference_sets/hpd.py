@@ -39,8 +39,10 @@ class HPD(PreferenceSet):
     """
 
     name: ClassVar[str] = "hpd"
-    path: str = option(doc="the .json file", in_key=False)
-    images: str | None = option(None, "folder of the images; none: beside the file", in_key=False)
+    path: str = option(doc="the .json file", affects_results=False)
+    images: str | None = option(
+        None, "folder of the images; none: beside the file", affects_results=False
+    )
 
     @classmethod
     def reads(cls, path: Path) -> bool:

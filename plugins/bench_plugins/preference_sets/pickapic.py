@@ -48,9 +48,9 @@ class PickAPic(PreferenceSet):
     """
 
     name: ClassVar[str] = "pickapic"
-    path: str = option(doc="a .parquet file, a folder, or a Hub id", in_key=False)
-    split: str = option("", "of a set that has several; none: train", in_key=False)
-    revision: str = option("main", "commit, branch or tag of a Hub id", in_key=False)
+    path: str = option(doc="a .parquet file, a folder, or a Hub id", affects_results=False)
+    split: str = option("", "of a set that has several; none: train", affects_results=False)
+    revision: str = option("main", "commit, branch or tag of a Hub id", affects_results=False)
 
     @classmethod
     def reads(cls, path: Path) -> bool:
@@ -71,7 +71,7 @@ class PickAPic(PreferenceSet):
         require(self._records, _NEEDED, _HINT)
         return self._records.count()
 
-    def expected(self) -> int | None:
+    def published_count(self) -> int | None:
         """Of the original on the Hub, what its card said."""
         here = self.path != ORIGINAL or hub.local(self.path) is not None
         return None if here else PUBLISHED.get(self.split or "train")

@@ -50,7 +50,7 @@ class PairsTable(PreferenceSet):
     """
 
     name: ClassVar[str] = "table"
-    path: str = option(doc="a file, a folder, or a Hub id", in_key=False)
+    path: str = option(doc="a file, a folder, or a Hub id", affects_results=False)
     prompt: str = option("prompt", "column of the prompts")
     chosen: str | None = option(None, "column of the preferred image; none: 'chosen'")
     rejected: str | None = option(None, "column of the other image; none: 'rejected'")
@@ -59,9 +59,11 @@ class PairsTable(PreferenceSet):
     label: str | None = option(None, "column of the share preferring image 0; none: 'label'")
     model_0: str | None = option(None, "column of the model of image 0, or of the chosen one")
     model_1: str | None = option(None, "column of the model of image 1, or of the rejected one")
-    images: str | None = option(None, "folder of image paths; none: that of the file", in_key=False)
-    split: str = option("", "of a set that has several; none: train", in_key=False)
-    revision: str = option("main", "commit, branch or tag of a Hub id", in_key=False)
+    images: str | None = option(
+        None, "folder of image paths; none: that of the file", affects_results=False
+    )
+    split: str = option("", "of a set that has several; none: train", affects_results=False)
+    revision: str = option("main", "commit, branch or tag of a Hub id", affects_results=False)
 
     @classmethod
     def reads(cls, path: Path) -> bool:

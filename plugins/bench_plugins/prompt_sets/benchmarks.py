@@ -42,9 +42,13 @@ class PartiPrompts(PromptSet):
     sha256: ClassVar[str] = "fab29e41bb512a169b56acab4cf2a41dcb675e285df2efcde6640c7dd3c440eb"
     """Of the file of google-research/parti and of the Hub's alike."""
     path: str = option(
-        "nateraw/parti-prompts", "the .tsv file, or the Hub data set that holds it", in_key=False
+        "nateraw/parti-prompts",
+        "the .tsv file, or the Hub data set that holds it",
+        affects_results=False,
     )
-    revision: str = option("944b156abfdad7627c3221b5ec4f6a6fb060a197", _REVISION, in_key=False)
+    revision: str = option(
+        "944b156abfdad7627c3221b5ec4f6a6fb060a197", _REVISION, affects_results=False
+    )
 
     @classmethod
     def reads(cls, path: Path) -> bool:
@@ -64,7 +68,7 @@ class PartiPrompts(PromptSet):
         groups = {"category": "Category", "challenge": "Challenge"}
         return tables.read(file).prompts("Prompt", groups)
 
-    def expected(self) -> int | None:
+    def published_count(self) -> int | None:
         """1,632."""
         return _unless_here(self, 1632, "PartiPrompts.tsv")
 
@@ -90,9 +94,13 @@ class HPDv2(PromptSet):
     }
     """Of each list as the Hub has it: one line of ASCII, which is what json.dumps writes."""
     path: str = option(
-        "zhwang/HPDv2", "the folder of .json lists, one list, or the Hub data set", in_key=False
+        "zhwang/HPDv2",
+        "the folder of .json lists, one list, or the Hub data set",
+        affects_results=False,
     )
-    revision: str = option("b9517430f34b1080d4f741118d2a440155a165cd", _REVISION, in_key=False)
+    revision: str = option(
+        "b9517430f34b1080d4f741118d2a440155a165cd", _REVISION, affects_results=False
+    )
 
     @classmethod
     def reads(cls, path: Path) -> bool:
@@ -109,7 +117,7 @@ class HPDv2(PromptSet):
             for prompt in tables.read(file).prompts("prompt", {})
         )
 
-    def expected(self) -> int | None:
+    def published_count(self) -> int | None:
         """3,200."""
         return _unless_here(self, 3200, *(f"benchmark/{style}.json" for style in self.sha256))
 
@@ -162,9 +170,11 @@ class PickAPicTest(PromptSet):
     path: str = option(
         "yuvalkirstain/pickapic_v2_no_images",
         "the .parquet file, or the Hub data set that holds it",
-        in_key=False,
+        affects_results=False,
     )
-    revision: str = option("main", f"{_REVISION}; the checksum pins the content", in_key=False)
+    revision: str = option(
+        "main", f"{_REVISION}; the checksum pins the content", affects_results=False
+    )
 
     @classmethod
     def reads(cls, path: Path) -> bool:
@@ -192,7 +202,7 @@ class PickAPicTest(PromptSet):
             ) from error
         return tables.read(file).prompts("caption", {})
 
-    def expected(self) -> int | None:
+    def published_count(self) -> int | None:
         """500."""
         return _unless_here(self, 500, self.filename)
 
@@ -211,9 +221,11 @@ class DrawBench(PromptSet):
 
     name: ClassVar[str] = "drawbench"
     path: str = option(
-        "sayakpaul/drawbench", "the .csv or .json file, or the Hub data set", in_key=False
+        "sayakpaul/drawbench", "the .csv or .json file, or the Hub data set", affects_results=False
     )
-    revision: str = option("ad794cba698c253ffdb6d18eff3fc87b004c1135", _REVISION, in_key=False)
+    revision: str = option(
+        "ad794cba698c253ffdb6d18eff3fc87b004c1135", _REVISION, affects_results=False
+    )
 
     @classmethod
     def reads(cls, path: Path) -> bool:
@@ -235,7 +247,7 @@ class DrawBench(PromptSet):
         groups = {"category": columns["category"]} if "category" in columns else {}
         return table.prompts(columns.get("prompts", "prompt"), groups)
 
-    def expected(self) -> int | None:
+    def published_count(self) -> int | None:
         """200."""
         return _unless_here(self, 200, "DrawBench Prompts - Sheet1.csv")
 
@@ -253,7 +265,7 @@ class GenEval(PromptSet):
     """
 
     name: ClassVar[str] = "geneval"
-    path: str = option(doc="the .jsonl file", in_key=False)
+    path: str = option(doc="the .jsonl file", affects_results=False)
 
     @classmethod
     def reads(cls, path: Path) -> bool:

@@ -33,7 +33,7 @@ class PromptFile(PromptSet):
     """
 
     name: ClassVar[str] = "file"
-    path: str = option(doc="the file", in_key=False)
+    path: str = option(doc="the file", affects_results=False)
     prompt: str | None = option(
         None, f"column of the prompts; none: the first of {', '.join(_PROMPT_COLUMNS)}"
     )

@@ -53,9 +53,9 @@ class Asset:
 
 def source_option(asset: Asset) -> Any:
     """The option that says where a scorer's file comes from."""
-    return option(asset.source, f"Hub id, folder or file: {asset.filename}", in_key=False)
+    return option(asset.source, f"Hub id, folder or file: {asset.filename}", affects_results=False)
 
 
 def revision_option(asset: Asset) -> Any:
     """The option that says which commit of its Hub id."""
-    return option(asset.revision, f"commit, branch or tag of {asset.source}", in_key=False)
+    return option(asset.revision, f"commit, branch or tag of {asset.source}", affects_results=False)

@@ -56,7 +56,7 @@ class ShapesBackbone(Backbone):
         return 64
 
     @property
-    def seconds_per_pass(self) -> float:
+    def seconds_per_evaluation(self) -> float:
         """On two CPU cores, in batches."""
         return 0.0025
 

@@ -12,7 +12,7 @@ import pytest
 from bench_plugins.prompt_sets import HPDv2, PartiPrompts
 
 from bench import Prompt
-from bench.store.store import file_sha256
+from bench.lib.files import file_sha256
 from tests.plugins.prompt_sets.conftest import HubFile
 from tests.slow.test_default_run import REAL_PROMPTS
 

@@ -11,8 +11,7 @@ the images nor the latents nor the conditions of a whole set are ever in memory.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,8 +22,9 @@ from PIL import ImageOps
 from PIL.Image import Image
 
 from bench.api.contracts import asking, read_pairs
+from bench.api.encoded_pairs import EncodedPairs
 from bench.api.kinds import PreferencePair, PreferenceSet
-from bench.api.policy import Condition, Moments, Policy
+from bench.api.policy import Policy
 from bench.lib.distributed import World
 from bench.lib.errors import BenchError
 from bench.lib.images import CENTER, decode, fit
@@ -42,58 +42,6 @@ THREADS = min(8, os.cpu_count() or 1)
 _BACKBONE = "the backbone"
 _CONDITION = "condition."
 _PREPARED = "prepared"
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class EncodedPairs:
-    """Preference pairs as the denoiser sees them; arrays may be files that are read by the row."""
-
-    mean: np.ndarray
-    """[N, 2, V, C, h, w] latent means of image 0 and image 1; V is 2 with mirrored views, or 1."""
-    std: np.ndarray
-    """[N, 2, V, C, h, w] latent standard deviations."""
-    prompt_index: torch.Tensor
-    """int64 [N]: row of each pair's caption in `conditions`; row 0 is the empty prompt."""
-    conditions: Mapping[str, np.ndarray]
-    """[M, ...] conditions of the empty prompt and every distinct caption."""
-
-    def __len__(self) -> int:
-        """How many pairs there are."""
-        return len(self.mean)
-
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """(C, h, w)."""
-        return self.mean.shape[3:]
-
-    @property
-    def has_mirrored(self) -> bool:
-        """Whether every image was also encoded mirrored."""
-        return bool(self.mean.shape[2] == 2)
-
-    def moments(self, rows: torch.Tensor, mirrored: torch.Tensor) -> Moments:
-        """Moments of B pairs, float32 [B, 2, C, h, w] on the CPU.
-
-        Args:
-            rows: int64 [B].
-            mirrored: bool [B, 2]: which images are shown mirrored.
-        """
-        chosen = rows.numpy()[:, None], np.arange(2), mirrored.numpy().astype(np.int64)
-        mean, std = (
-            torch.from_numpy(np.asarray(array[chosen], dtype=np.float32))
-            for array in (self.mean, self.std)
-        )
-        return Moments(mean=mean, std=std)
-
-    def condition(self, prompts: torch.Tensor) -> Condition:
-        """Conditions [B, ...] at the rows `prompts` (int64 [B]), floats as float32, on the CPU."""
-        chosen = {
-            name: np.asarray(array[prompts.numpy()]) for name, array in self.conditions.items()
-        }
-        # Copied into torch's own memory: it is aligned alike in every run, and matrix products may
-        # depend on that in their last bits.
-        tensors = {name: torch.from_numpy(rows).clone() for name, rows in chosen.items()}
-        return {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
 
 
 def encode(
@@ -133,13 +81,13 @@ def encode(
     if len(table.rows) == 0:
         raise BenchError(f"{pairs.source}: no usable pair is left to train on")
     prompts = ["", *sorted(set(table.captions) - {""})]
-    with world.together():
+    with world.all_or_none():
         if world.is_main and not (work / _PREPARED).exists():
             _prepare(policy, table, prompts, framing, folder)
             (work / _PREPARED).touch()
-    with world.together():
+    with world.all_or_none():
         _encode_images(policy, pairs, table, resolution, framing, folder, work, world, advance)
-        for chunk in world.share(_chunks(len(prompts))):
+        for chunk in world.shard(_chunks(len(prompts))):
             done = work / f"prompts-{chunk.start:08d}"
             if not done.exists():
                 with asking(_BACKBONE):
@@ -195,7 +143,7 @@ def _encode_images(
 ) -> None:
     """Write the moments of this process's chunks; images are made ready beside the encoder."""
     chunks = _chunks(len(table.rows))
-    mine = world.share(chunks)
+    mine = world.shard(chunks)
     marks = {chunk: work / f"pairs-{chunk.start:08d}" for chunk in mine}
     missing = {chunk for chunk, mark in marks.items() if not mark.exists()}
     wanted = [int(table.rows[i]) for chunk in mine if chunk in missing for i in chunk]
