@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.cli.main import main as cli
+from bench.cli import main as cli
 
 Bench = Callable[..., tuple[int, str, str]]
 

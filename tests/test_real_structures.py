@@ -17,7 +17,7 @@ import torch
 import yaml
 from PIL import Image
 
-from bench.cli.main import main as cli
+from bench.cli import main as cli
 from bench.diffusion.checkpoints import LORA_FILE
 from bench.diffusion.sampling import initial_latent, solver
 from tests import toy

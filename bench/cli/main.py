@@ -261,7 +261,7 @@ def _execute(
     """Run what is missing and write the outputs; True if something failed."""
     from bench.leaderboard import tables
     from bench.lib.progress import Progress, quiet_libraries
-    from bench.outputs import writing as outputs
+    from bench.outputs import writing
     from bench.run.walk import Runner, RunOutcome
 
     outcome = RunOutcome(ran=())
@@ -278,7 +278,7 @@ def _execute(
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    built = outputs.write(plan, store, out, outcome, say)
+    built = writing.write(plan, store, out, outcome, say)
     console.print(tables.console_table(built))
     for what, name in (
         ("tables", "README.md, leaderboard.csv, leaderboard.json, by_group.csv"),

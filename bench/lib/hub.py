@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from bench.lib import checksums as sealed
+from bench.lib import checksums
 from bench.lib.errors import BenchError
 from bench.lib.files import file_sha256, write_atomic
 from bench.lib.reading import exists, expanded, refuse_special
@@ -314,7 +314,7 @@ def _cached_sha256(real: Path) -> str:
     root = Path(os.environ.get("XDG_CACHE_HOME") or expanded("~/.cache"))
     note = root / "diffusion-preference-bench" / "sha256" / f"{told}.json"
     try:
-        known = sealed.read(note)
+        known = checksums.read(note)
         if known["state"] == before:
             return str(known["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -326,7 +326,7 @@ def _cached_sha256(real: Path) -> str:
         return digest
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(note, sealed.seal({"state": before, "sha256": digest}))
+        write_atomic(note, checksums.seal({"state": before, "sha256": digest}))
     except OSError:
         # A read-only home costs time, no correctness.
         return digest

@@ -16,7 +16,7 @@ import numpy as np
 
 from bench.api import contracts
 from bench.api.kinds import PreferencePair, PreferenceSet
-from bench.lib import checksums as sealed
+from bench.lib import checksums
 from bench.lib.distributed import World
 from bench.lib.errors import BenchError
 from bench.lib.files import write_atomic
@@ -327,7 +327,7 @@ def _write_chunk(file: Path, found: Sequence[SeenPair]) -> None:
     }
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer)
-    write_atomic(file, sealed.add_checksum(buffer.getvalue()))
+    write_atomic(file, checksums.add_checksum(buffer.getvalue()))
 
 
 def _read_chunk(file: Path, pairs: int) -> _Notes | None:
@@ -336,7 +336,7 @@ def _read_chunk(file: Path, pairs: int) -> _Notes | None:
     import pyarrow.parquet as pq
 
     try:
-        found = pq.read_table(pa.BufferReader(sealed.read_checked(file)))
+        found = pq.read_table(pa.BufferReader(checksums.read_checked(file)))
     except (OSError, ValueError, pa.ArrowException):
         return None
     if found.num_rows != pairs:

@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.api import contracts
 from bench.api.kinds import LoadedScorer
-from bench.lib import checksums as sealed
+from bench.lib import checksums
 from bench.lib.distributed import ALONE, World
 from bench.lib.errors import BenchError
 from bench.lib.files import write_atomic
@@ -82,7 +82,7 @@ def score_in_chunks(
             if chunk in missing:
                 buffer = io.BytesIO()
                 np.save(buffer, next(parts), allow_pickle=False)
-                write_atomic(files[chunk], sealed.add_checksum(buffer.getvalue()))
+                write_atomic(files[chunk], checksums.add_checksum(buffer.getvalue()))
             # The other processes are at their chunk of the same turn.
             advance(done)
     found = [_read(files[chunk], len(chunk)) for chunk in chunks]
@@ -126,7 +126,7 @@ def rated(
 def _read(file: Path, rows: int) -> np.ndarray | None:
     """A finished chunk; None if it is absent or damaged, so that it is scored again."""
     try:
-        part: np.ndarray = np.load(io.BytesIO(sealed.read_checked(file)), allow_pickle=False)
+        part: np.ndarray = np.load(io.BytesIO(checksums.read_checked(file)), allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return part if part.shape == (rows,) else None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from bench.lib import checksums as sealed
+from bench.lib import checksums
 from bench.lib import images as image_files
 from bench.lib.distributed import World
 from bench.lib.errors import BenchError
@@ -39,13 +39,13 @@ def identify(images: ImageSet, store: Path, progress: Progress, world: World) ->
             # A store that may only be read is as good, but slower.
             with suppress(OSError):
                 note.parent.mkdir(parents=True, exist_ok=True)
-                write_atomic(note, sealed.seal({"sha256": known}))
+                write_atomic(note, checksums.seal({"sha256": known}))
     return known
 
 
 def _noted(note: Path) -> str | None:
     try:
-        return str(sealed.read(note)["sha256"])
+        return str(checksums.read(note)["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

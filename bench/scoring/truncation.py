@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.api.contracts import asking
 from bench.api.kinds import LoadedScorer, Scorer
-from bench.lib import checksums as sealed
+from bench.lib import checksums
 from bench.lib.files import write_atomic
 
 CUT, DISTINCT = "prompts_cut", "distinct_prompts"
@@ -38,7 +38,7 @@ def noting(
         if not noted(work):
             with asking(scorer):
                 counts = count(ready, prompts)
-            write_atomic(note, sealed.seal(counts))
+            write_atomic(note, checksums.seal(counts))
         return ready
 
     return loaded
@@ -47,7 +47,7 @@ def noting(
 def noted(work: Path) -> dict[str, int]:
     """What `noting` left: a part of the artefact's info."""
     try:
-        return sealed.read(work / _NOTE)
+        return checksums.read(work / _NOTE)
     except (OSError, ValueError):
         return {}
 

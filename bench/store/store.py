@@ -34,7 +34,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bench.lib import checksums as sealed
+from bench.lib import checksums
 from bench.lib.errors import BenchError, DamagedArtefactError
 from bench.lib.files import content_key, file_sha256, sync, write_atomic
 
@@ -112,7 +112,7 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The bytes of artefact.json."""
-        return sealed.seal(asdict(self))
+        return checksums.seal(asdict(self))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Manifest:
@@ -148,7 +148,7 @@ class Artefact:
         """
         file = self.path / MANIFEST
         try:
-            found = Manifest.from_json(sealed.read(file))
+            found = Manifest.from_json(checksums.read(file))
         except OSError as error:
             raise _damaged(file, error) from error
         except ValueError as error:
@@ -238,21 +238,21 @@ class Partial:
     def inputs(self) -> dict[str, str] | None:
         """What it was begun with; None: that is not known."""
         try:
-            return dict(sealed.read(self.folder / "inputs")["inputs"])
+            return dict(checksums.read(self.folder / "inputs")["inputs"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def earlier_seconds(self) -> float:
         """Seconds that interrupted attempts at this stage have already spent."""
         try:
-            found = float(sealed.read(self.folder / "seconds")["seconds"])
+            found = float(checksums.read(self.folder / "seconds")["seconds"])
         except (OSError, ValueError, KeyError, TypeError):
             return 0.0
         return found if 0 <= found < math.inf else 0.0
 
     def note_seconds(self, seconds: float) -> None:
         """Record what all attempts have spent so far."""
-        write_atomic(self.folder / "seconds", sealed.seal({"seconds": round(seconds, 3)}))
+        write_atomic(self.folder / "seconds", checksums.seal({"seconds": round(seconds, 3)}))
 
 
 class Store:
@@ -313,7 +313,7 @@ class Store:
 
     def _seen(self, key: str) -> dict[str, list[int]]:
         try:
-            return dict(sealed.read(self._note(key))["files"])
+            return dict(checksums.read(self._note(key))["files"])
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
@@ -321,7 +321,7 @@ class Store:
         # A store that may only be read is as good, only slower.
         with suppress(OSError):
             self._note(key).parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(self._note(key), sealed.seal({"files": found}))
+            write_atomic(self._note(key), checksums.seal({"files": found}))
 
     def discard(self, stage: str, key: str) -> None:
         """Remove a damaged artefact, in one step, so that its stage runs again.
@@ -432,7 +432,7 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
         for half_written in partial.folder.rglob(".*.tmp"):
             half_written.unlink()
-        write_atomic(partial.folder / "inputs", sealed.seal({"inputs": dict(inputs)}))
+        write_atomic(partial.folder / "inputs", checksums.seal({"inputs": dict(inputs)}))
         # Left by a process that was killed just before its stage was finished.
         (partial.out / MANIFEST).unlink(missing_ok=True)
         return partial

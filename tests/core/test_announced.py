@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench.cli.main import main as cli
+from bench.cli import main as cli
 from bench.lib.distributed import ALONE
 from bench.run import planning
 from bench.run.walk import status

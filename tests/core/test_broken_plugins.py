@@ -25,8 +25,8 @@ from bench import (
     option,
     uses,
 )
+from bench.registry import registry as registry_module
 from bench.registry.registry import Broken, Entry, Registry
-from bench.registry.registry import registry as registry_module
 from bench.run import planning
 from tests import toy
 

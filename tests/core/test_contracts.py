@@ -179,7 +179,7 @@ def test_trajectories(tmp_path: Path, given: Any, said: str) -> None:
 
 @pytest.mark.parametrize("keep", [1.5, -0.1, math.nan, math.inf, None, "1", True, 1j])
 def test_references(tmp_path: Path, keep: Any) -> None:
-    odd = _plugin(Reference, keep=keep)
+    odd = _plugin(Reference, decay_at=keep)
     _refused(
         lambda: train(toy_setup(tmp_path), reference=odd),
         "reference 'odd' gave ",
@@ -189,7 +189,7 @@ def test_references(tmp_path: Path, keep: Any) -> None:
 
 @pytest.mark.parametrize("keep", [0, 1, np.float32(0.5), 0.25])
 def test_shares_of_any_type_of_number_are_taken(keep: Any) -> None:
-    assert contracts.reference_decay(_plugin(Reference, keep=keep), 1) == float(keep)
+    assert contracts.reference_decay(_plugin(Reference, decay_at=keep), 1) == float(keep)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_counts(count: Any) -> None:
     odd = _plugin(PreferenceSet, count=count)
     _refused(lambda: contracts.pair_count(odd), "preference set 'odd' gave ", "as `count`")
     if count is not None:
-        odd = _plugin(PromptSet, expected=count)
+        odd = _plugin(PromptSet, published_count=count)
         _refused(
             lambda: contracts.published_count(odd), "prompt set 'odd' ", "as `published_count`"
         )

@@ -68,14 +68,14 @@ def test_processes_exchange_and_fail_together() -> None:
         print(total.tolist(), world.gather(world.rank), world.broadcast(f"from {world.rank}"))
         for failing in (0, 1):
             try:
-                with world.together():
+                with world.all_or_none():
                     if world.rank == failing:
                         raise BenchError("no score for image 3")
                 print("went on")
             except BenchError as error:
                 print(error)
         try:
-            with world.together():
+            with world.all_or_none():
                 if world.rank == 1:
                     raise ValueError("unforeseen")
         except (BenchError, ValueError) as error:

@@ -250,7 +250,7 @@ def _launched(cwd: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
 
 _LAUNCHED = """
 import sys
-from bench.cli.main import main as cli
+from bench.cli import main as cli
 from bench.run import launch
 
 @cli.app.command()

@@ -22,7 +22,7 @@ from bench.leaderboard.results import CellFailure, CellResult, load_cells
 from bench.leaderboard.run_folder import RunFolder
 from bench.lib.errors import BenchError
 from bench.lib.progress import Progress
-from bench.outputs import writing as outputs
+from bench.outputs import writing
 from bench.run import planning
 from bench.run.walk import Runner, RunOutcome, status
 from bench.stages.records import Plan
@@ -58,7 +58,7 @@ def _run(plan: Plan, store: Store) -> RunOutcome:
 
 
 def _write(plan: Plan, store: Store, out: Path, **told: Callable[[str], None]) -> tables.Tables:
-    return outputs.write(plan, store, out, _run(plan, store), **told)
+    return writing.write(plan, store, out, _run(plan, store), **told)
 
 
 def _shown(built: tables.Tables) -> list[tuple[str, list[str]]]:
@@ -167,11 +167,11 @@ def test_a_failure_gives_way_to_a_result_and_never_the_other_way(
     fine = _run(plan, store)
     (cell,) = (cell for cell in plan.cells if not cell.baseline)
     failed = RunOutcome(ran=(), failures={s.key: "killed" for s in cell.scores.values()})
-    outputs.write(plan, store, tmp_path, failed)
+    writing.write(plan, store, tmp_path, failed)
     assert [type(c) for c in load_cells(tmp_path).values()] == [CellResult, CellFailure]
-    outputs.write(plan, store, tmp_path, fine)
+    writing.write(plan, store, tmp_path, fine)
     assert [type(c) for c in load_cells(tmp_path).values()] == [CellResult, CellResult]
-    outputs.write(plan, store, tmp_path, failed, said.append)
+    writing.write(plan, store, tmp_path, failed, said.append)
     assert [type(c) for c in load_cells(tmp_path).values()] == [CellResult, CellResult]
     assert any("an earlier run of the same cell scored more images" in text for text in said)
 
@@ -187,7 +187,7 @@ def test_a_board_that_cannot_be_made_changes_nothing(
     failed = RunOutcome(ran=(), failures={s.key: "killed" for s in base.scores.values()})
     assert not outcome.failures
     with pytest.raises(BenchError, match="no result of the untouched backbone"):
-        outputs.write(plan, store, tmp_path, failed)
+        writing.write(plan, store, tmp_path, failed)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
@@ -213,11 +213,11 @@ def test_killed_while_writing_the_board_is_whole_and_no_smaller(
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", replace)
         with suppress(_Killed):
-            outputs.write(larger, store, out, outcome)
+            writing.write(larger, store, out, outcome)
     rows = {row.method for row in tables.build(out).sections[0].rows}
     assert {"base", "dpo"} <= rows
     RunFolder(out).check()
-    outputs.write(larger, store, out, outcome)
+    writing.write(larger, store, out, outcome)
     assert {row.method for row in tables.build(out).sections[0].rows} == {"base", *METHODS}
     tables.check(out)
     assert not [path for path in out.rglob("*") if path.suffix in (".tmp", ".kept")]
@@ -240,7 +240,7 @@ def test_four_processes_add_to_one_folder_at_once(
         code = 1
         try:
             time.sleep(max(0.0, start - time.time()))
-            outputs.write(plan, store, out, outcome)
+            writing.write(plan, store, out, outcome)
             code = 0
         except BaseException:
             traceback.print_exc()

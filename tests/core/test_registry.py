@@ -21,8 +21,8 @@ from bench import (
     option,
     uses,
 )
+from bench.registry import registry as registry_module
 from bench.registry.registry import Entry, Registry, default_registry, spec_text
-from bench.registry.registry import registry as registry_module
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from bench.leaderboard import tables
 from bench.lib.errors import BenchError
 from bench.lib.io_errors import clear_io_errors
 from bench.lib.progress import Progress
-from bench.outputs import writing as outputs
+from bench.outputs import writing
 from bench.run import planning
 from bench.run.walk import Runner, RunOutcome, status
 from bench.run.work import memory_remedy
@@ -153,7 +153,7 @@ def test_a_diverging_cell_fails_alone(folder: Path, tmp_path: Path) -> None:
     }
     assert len([text for text in said if text.startswith("failed: ")]) == 1
     out = tmp_path / "out"
-    outputs.write(plan, store, out, outcome)
+    writing.write(plan, store, out, outcome)
     readme = (out / "README.md").read_text()
     assert "learning_rate=1e+30" in readme
     assert "step" in readme
@@ -179,7 +179,7 @@ def test_a_failing_scorer_leaves_a_gap(
     outcome = _run(plan, store)
     assert len(outcome.failures) == 3
     assert all(message in reason for reason in outcome.failures.values())
-    built = outputs.write(plan, store, tmp_path / "out", outcome)
+    built = writing.write(plan, store, tmp_path / "out", outcome)
     assert "–" in tables.render_markdown(built)
 
 

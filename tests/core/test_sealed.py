@@ -9,25 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.lib import checksums as sealed
-from bench.lib import hub
-from bench.scoring import chunks as scoring
-from bench.scoring import truncation
+from bench.lib import checksums, hub
+from bench.scoring import chunks, truncation
 from tests.toy import Channel
 
 DATA = {"b": [1, 2.5, None, True], "a": {"größer": "\ud800", "10": 1, "9": 2}, "n": 10**30}
 
 
 def test_what_was_sealed_is_read_again(tmp_path: Path) -> None:
-    assert sealed.unseal(sealed.seal(DATA)) == DATA
-    (tmp_path / "note").write_bytes(sealed.seal(DATA))
-    assert sealed.read(tmp_path / "note") == DATA
-    (tmp_path / "bytes").write_bytes(sealed.add_checksum(b"\0data"))
-    assert sealed.read_checked(tmp_path / "bytes") == b"\0data"
+    assert checksums.unseal(checksums.seal(DATA)) == DATA
+    (tmp_path / "note").write_bytes(checksums.seal(DATA))
+    assert checksums.read(tmp_path / "note") == DATA
+    (tmp_path / "bytes").write_bytes(checksums.add_checksum(b"\0data"))
+    assert checksums.read_checked(tmp_path / "bytes") == b"\0data"
 
 
 def test_the_order_of_keys_changes_no_byte() -> None:
-    assert sealed.seal({"a": 1, "b": 2}) == sealed.seal({"b": 2, "a": 1})
+    assert checksums.seal({"a": 1, "b": 2}) == checksums.seal({"b": 2, "a": 1})
 
 
 @pytest.mark.parametrize(
@@ -40,17 +38,17 @@ def test_the_order_of_keys_changes_no_byte() -> None:
         b"\xff",
         b"[" * 10**6,
         json.dumps({"a": 1}).encode(),
-        sealed.seal({"a": 1})[:-1],
-        sealed.seal({"a": 1}).replace(b'"a": 1', b'"a": 1.0'),
-        sealed.seal({"a": 1}).replace(b'"a": 1', b'"a": 2, "a": 1'),
+        checksums.seal({"a": 1})[:-1],
+        checksums.seal({"a": 1}).replace(b'"a": 1', b'"a": 1.0'),
+        checksums.seal({"a": 1}).replace(b'"a": 1', b'"a": 2, "a": 1'),
     ],
 )
 def test_other_bytes_are_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        sealed.unseal(text)
+        checksums.unseal(text)
 
 
-@pytest.mark.parametrize("read", [sealed.read, sealed.read_checked])
+@pytest.mark.parametrize("read", [checksums.read, checksums.read_checked])
 def test_only_regular_files_are_read(tmp_path: Path, read: object) -> None:
     """The others may never end, or never begin."""
     assert callable(read)
@@ -69,7 +67,7 @@ def test_a_flipped_bit_in_half_finished_scores_changes_none(tmp_path: Path) -> N
     from PIL import Image
 
     def score() -> np.ndarray:
-        return scoring.score_in_chunks(
+        return chunks.score_in_chunks(
             lambda: Channel(),
             "channel",
             lambda rows: (Image.new("RGB", (2, 2), (i, 0, 0)) for i in rows),

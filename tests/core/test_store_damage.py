@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.lib import checksums as sealed
+from bench.lib import checksums
 from bench.lib.errors import BenchError, DamagedArtefactError
 from bench.store.store import Artefact, Cost, Store
 
@@ -118,12 +118,12 @@ def test_a_manifest_of_another_shape_is_damage_though_its_checksum_is_right(
 ) -> None:
     """As another version of bench, or the manifest of another artefact, would leave it."""
     file = make(store).path / "artefact.json"
-    data = sealed.read(file)
+    data = checksums.read(file)
     if value is ...:
         del data[name]
     else:
         data[name] = value
-    assert _reads_as(store, sealed.seal(data)) is None
+    assert _reads_as(store, checksums.seal(data)) is None
     _repaired(store)
 
 
@@ -203,10 +203,10 @@ def test_the_artefact_of_another_key_is_not_taken_for_this_one(store: Store) -> 
         b"1e999",
         b"[1]",
         b"{}",
-        sealed.seal({"seconds": float("nan"), "files": [1]}),
-        sealed.seal({"seconds": -3.0, "files": {"b.bin": None, "sub/a.txt": "x"}}),
-        sealed.seal({"seconds": [], "files": {"b.bin": [1, 2, 3]}}),
-        sealed.seal({"seconds": 1e999, "files": 5}),
+        checksums.seal({"seconds": float("nan"), "files": [1]}),
+        checksums.seal({"seconds": -3.0, "files": {"b.bin": None, "sub/a.txt": "x"}}),
+        checksums.seal({"seconds": [], "files": {"b.bin": [1, 2, 3]}}),
+        checksums.seal({"seconds": 1e999, "files": 5}),
     ],
 )
 def test_junk_in_the_notes_is_as_good_as_none(store: Store, junk: bytes) -> None:

@@ -23,11 +23,11 @@ import pytest
 from PIL import Image
 
 from bench import Scorer
-from bench.cli.main import main as cli
+from bench.cli import main as cli
 from bench.cli.score import score
 from bench.lib import images as image_files
 from bench.registry.registry import Entry, Registry
-from bench.scoring import chunks as scoring
+from bench.scoring import chunks
 from bench.scoring.chunks import CHUNK
 from tests import toy
 from tests.evaluation.conftest import Bench
@@ -424,7 +424,7 @@ def _killed_at_chunk(chunk: int, folder: Path, command: Sequence[str]) -> int:
     if pid:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     try:
-        saves, original = [0], scoring.write_atomic
+        saves, original = [0], chunks.write_atomic
 
         def counted(path: Path, data: bytes) -> None:
             saves[0] += 1
@@ -433,7 +433,7 @@ def _killed_at_chunk(chunk: int, folder: Path, command: Sequence[str]) -> int:
             original(path, data)
 
         with chdir(folder), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(scoring, "write_atomic", counted)
+            patch.setattr(chunks, "write_atomic", counted)
             patch.setattr(sys, "argv", ["bench", *command])
             cli.main()
     finally:

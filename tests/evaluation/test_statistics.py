@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from bench.lib.errors import BenchError
-from bench.statistics import intervals as statistics
+from bench.statistics import intervals
 from bench.statistics.intervals import outcomes, sign_test, win_rate
 
 
@@ -98,8 +98,8 @@ def test_interval_does_not_depend_on_the_order_of_prompts_or_images() -> None:
 
 def test_resamples_are_pinned() -> None:
     # Committed tables depend on these numbers: they may not change with NumPy or the machine.
-    weights = statistics._resamples(5, 0)
-    assert weights.shape == (statistics.DRAWS, 5)
+    weights = intervals._resamples(5, 0)
+    assert weights.shape == (intervals.DRAWS, 5)
     assert (weights.sum(axis=1) == 5).all()
     assert weights[:3].tolist() == [[0, 1, 3, 0, 1], [0, 2, 1, 0, 2], [0, 3, 1, 1, 0]]
     assert weights.mean(axis=0) == pytest.approx(np.ones(5), abs=0.06)
@@ -152,7 +152,7 @@ def test_crossed_variance_is_the_sum_of_both_levels() -> None:
 
 @pytest.mark.parametrize("n", [100, 500, 1632])
 def test_minimum_detectable_effect_has_the_power_it_claims(n: int) -> None:
-    effect = statistics.minimum_detectable_effect(n)
+    effect = intervals.minimum_detectable_effect(n)
     z = stats.norm.ppf(0.975) + stats.norm.ppf(0.8)
     assert effect == pytest.approx(z * math.sqrt(0.25 / n))
     wins = np.arange(n + 1)
@@ -162,4 +162,4 @@ def test_minimum_detectable_effect_has_the_power_it_claims(n: int) -> None:
 
 
 def test_few_prompts_can_show_nothing_short_of_certainty() -> None:
-    assert statistics.minimum_detectable_effect(1) == 0.5
+    assert intervals.minimum_detectable_effect(1) == 0.5

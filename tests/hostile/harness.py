@@ -33,7 +33,7 @@ import pandas as pd
 import pytest
 from _pytest.mark import ParameterSet
 
-from bench.cli.main import main as cli
+from bench.cli import main as cli
 from bench.registry.registry import default_registry
 from tests import toy
 

@@ -12,7 +12,7 @@ import pytest
 from bench_plugins.recipes.plugin import FOLDER
 
 from bench.api.pair_method import PairMethod
-from bench.cli.main import main as cli
+from bench.cli import main as cli
 from bench.recipe.recipe import Recipe, load, validate
 from bench.registry.registry import default_registry
 from bench.run import planning

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from bench.cli import main as cli
 from bench.cli.data_generate import generate
-from bench.cli.main import main as cli
 from bench.lib.images import decode
 from bench.recipe.recipe import GenerateConfig
 from bench.registry.registry import default_registry
@@ -128,11 +128,10 @@ def test_the_pairs_are_the_best_and_worst_of_the_images_that_were_sampled(made: 
 def test_killed_at_every_stage_it_goes_on_to_the_same_bytes(made: Path, tmp_path: Path) -> None:
     from bench.preferences.writing import PairWriter
     from bench.run import work
-    from bench.scoring import chunks as scoring
 
     for target, name, call in (
         (work, "write_atomic", 5),
-        (scoring, "write_atomic", 4),
+        (chunks, "write_atomic", 4),
         (PairWriter, "add", 3),
     ):
         assert _in_child(tmp_path, _kill_at(target, name, call)) == -signal.SIGKILL

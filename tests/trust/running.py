@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bench.leaderboard.standings import Row
 from bench.lib.progress import Progress
-from bench.outputs import writing as outputs
+from bench.outputs import writing
 from bench.run.walk import Runner, status
 from bench.stages.records import Plan
 from bench.store.store import Store
@@ -40,6 +40,6 @@ def run(plan: Plan, folder: Path) -> Done:
     store = Store(folder / "store")
     progress = Progress(Console(quiet=True))
     outcome = Runner(plan, store, "cpu", progress).run(status(plan, store).finished)
-    built = outputs.write(plan, store, folder / "out", outcome)
+    built = writing.write(plan, store, folder / "out", outcome)
     rows = tuple(row for section in built.sections for row in section.rows)
     return Done(store=store, failures=outcome.failures, rows=rows)

@@ -149,7 +149,7 @@ def test_nothing_is_loaded_while_the_run_is_planned(make_plan: MakePlan) -> None
 def test_a_plugin_that_loads_on_import_is_broken_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib.metadata import EntryPoint
 
-    from bench.registry.registry import registry as registries
+    from bench.registry import registry as registries
 
     points = [EntryPoint("hasty", "tests.trust.hasty", "bench")]
     monkeypatch.setattr(registries, "entry_points", lambda group: points)
