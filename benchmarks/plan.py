@@ -48,7 +48,7 @@ def _parts(methods: str, folder: Path) -> None:
     plan = planning.make(recipe, registry, download=False)
     lap("plan")
     store = Store(folder)
-    finished = status(plan, store).finished
+    finished = status(plan.stages, store).finished
     lap("status")
     estimate(plan, store, finished).table()
     lap("estimate")

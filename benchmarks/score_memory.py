@@ -24,13 +24,13 @@ from rich.console import Console
 from streaming import resident_mb
 
 from bench.api.kinds import Prompt
+from bench.cli.frame import Frame
+from bench.cli.score import score_all
 from bench.lib.cost_meter import Meter
 from bench.lib.distributed import ALONE
 from bench.lib.progress import Progress, Task
 from bench.registry.registry import default_registry
-from bench.run.image_scores import score_all
 from bench.scoring.sources import open_images
-from bench.store.store import Store
 
 FILES, SMALLEST, LARGEST, EVERY = 40, 64, 512, 400
 SCORERS = ("shapes_clip", "shapes_aesthetic")
@@ -46,15 +46,10 @@ def main() -> None:
         images = Path(folder) / "images"
         write(images, options.images)
         prompts = [Prompt(f"a red circle, number {i}", {}) for i in range(options.images)]
-        outcome = score_all(
-            open_images(images, lambda: prompts),
-            {name: registry.build("scorers", name) for name in SCORERS},
-            registry,
-            Store(Path(folder) / "store"),
-            lambda: "cpu",
-            Watched(Console()),
-            ALONE,
-        )
+        frame = Frame(folder=Path(folder) / "store", asked_device="cpu", world=ALONE)
+        frame.progress = Watched(Console())
+        scorers = {name: registry.build("scorers", name) for name in SCORERS}
+        outcome = score_all(frame, open_images(images, lambda: prompts), scorers, registry)
     assert all(len(scored.values) == options.images for scored in outcome.scored.values())
 
 

@@ -53,7 +53,7 @@ def check(
 ) -> None:
     """Count, compare and show what a preference set holds; exit code 1 if it cannot be used."""
     from bench.api import contracts
-    from bench.cli import console as terminal
+    from bench.cli import output
     from bench.leaderboard.results import safe_name
     from bench.lib import own_files
     from bench.lib.files import write_atomic
@@ -79,7 +79,7 @@ def check(
     own_files.apart(path, (file for file in read if file.is_file()))
     _check_picture(path)
     loaded = {text: contracts.prompts_of(prompt_set) for text, prompt_set in prompt_sets.items()}
-    progress = Progress(terminal.console(stderr=as_json))
+    progress = Progress(output.console(stderr=as_json))
     with progress.task(f"check {pairs.source}", contracts.pair_count(pairs)) as task:
         found, sample = look_at(
             pairs, loaded, max_broken_share=max_broken_share, advance=task.advance
@@ -93,9 +93,9 @@ def check(
     if stdout:
         stdout.emit(json.dumps(asdict(found) | {"picture": str(path)}, indent=1))
     else:
-        _show(terminal.console(), found, path)
+        _show(output.console(), found, path)
     if not found.usable:
-        terminal.complain(f"{found.source}: {_unusable(found, max_broken_share)}")
+        output.complain(f"{found.source}: {_unusable(found, max_broken_share)}")
         sys.exit(1)
 
 
@@ -109,7 +109,7 @@ def convert(
 ) -> None:
     """Write any preference set as one Parquet file that is read quickly and in little memory."""
     from bench.api import contracts
-    from bench.cli import console as terminal
+    from bench.cli import output
     from bench.lib import own_files
     from bench.lib.progress import Progress
     from bench.preferences.inspecting import describe
@@ -124,7 +124,7 @@ def convert(
     registry = default_registry()
     pairs: PreferenceSet = planning.named_or_path(registry, "preference_sets", source)
     own_files.apart(out, own_files.sources(pairs), flag="")
-    console = terminal.console()
+    console = output.console()
     with Progress(console).task(f"convert {pairs.source}", contracts.pair_count(pairs)) as task:
         provenance = {
             "made_by": "bench data convert",

@@ -5,26 +5,31 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bench.lib import devices
-from bench.lib.distributed import World
+from bench.cli.frame import (
+    STORE,
+    Device,
+    DryRun,
+    Frame,
+    Overwrite,
+    Processes,
+    StoreFolder,
+    joined,
+)
 from bench.lib.errors import BenchError
 from bench.registry.spec_language import split_list
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from bench.api.kinds import Backbone
     from bench.registry.registry import Registry
+    from bench.run.plan import Plan
     from bench.run.walk import Status
-    from bench.stages.records import PairsStage, Plan
-    from bench.store.store import Store
+    from bench.stages.pairs import PairsStage
 
 
 def generate(
@@ -51,38 +56,25 @@ def generate(
         int, typer.Option(min=1, help="Prompts sampled at a time; changes no image.")
     ] = 8,
     out: Annotated[Path, typer.Option(help="The Parquet file of pairs.")] = Path("pairs.parquet"),
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUT if it holds other pairs.")
-    ] = False,
-    store: Annotated[Path, typer.Option(help="Where artefacts are kept and found again.")] = Path(
-        "bench-runs/store"
-    ),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    num_processes: Annotated[
-        int, typer.Option(min=1, help="Processes on this machine, one a GPU, that share the work.")
-    ] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
+    overwrite: Overwrite = False,
+    store: StoreFolder = STORE,
+    device: Device = "auto",
+    num_processes: Processes = 1,
+    dry_run: DryRun = False,
 ) -> None:
     """Make preference pairs: sample images, score them, pair them by their scores.
 
     The same command goes on where it was interrupted. What is there is not made again.
     """
-    world = World.from_environment()
-    if num_processes > 1 and world.size == 1 and not dry_run:
-        from bench.run.launch import launch
-
-        sys.exit(launch(num_processes, sys.argv[1:]))
-    from bench.cli import console as terminal
+    world = joined(num_processes, dry_run=dry_run)
     from bench.lib import own_files
     from bench.lib.files import file_sha256
-    from bench.lib.io_errors import clear_io_errors
     from bench.preferences.generating import FILE
     from bench.recipe.recipe import validate
     from bench.registry.registry import default_registry
     from bench.run import planning
-    from bench.run.walk import status
-    from bench.stages.records import GeneratedPairs
-    from bench.store.store import Artefact, Store
+    from bench.stages.generated import GeneratedPairs
+    from bench.store.store import Artefact
 
     if out.suffix != ".parquet" or out.is_dir():
         raise BenchError(f"--out {out}: expected the name of a .parquet file")
@@ -122,19 +114,14 @@ def generate(
     models = (planning.named_or_path(registry, "backbones", text) for text in split_list(backbone))
     own_files.apart(out, own_files.sources(*prompt_sets, *models))
     plan, stage = planning.make_generation(recipe, registry, download=not dry_run)
-    artefacts = Store(store)
-    console = terminal.console(quiet=not world.is_main)
-    with clear_io_errors(store, out.parent):
-        if world.size > 1:
-            device = devices.named(device, world)
-            world.connect(device)
-        found = world.broadcast(status(plan, artefacts) if world.is_main else None)
-        assert found is not None
-        _print_plan(console, plan, stage, artefacts, found)
+    frame = Frame(folder=store, asked_device=device, world=world)
+    with frame.open(out.parent):
+        here = frame.status(plan.stages)
+        _print_plan(frame, plan, stage, here)
         if dry_run:
             return
-        made = Artefact(artefacts.path(stage.name, stage.key))
-        finished = stage.key in found.finished
+        made = Artefact(frame.store.path(stage.name, stage.key))
+        finished = stage.key in here.finished
         same = finished and made.manifest.files[FILE].sha256
         lost = world.is_main and not overwrite and out.exists() and file_sha256(out) != same
         if world.broadcast(lost):
@@ -142,49 +129,26 @@ def generate(
                 f"{out} is there and holds other pairs than this command makes; choose another "
                 f"--out, or give --overwrite to replace it"
             )
-        if not finished:
-            _make(console, plan, artefacts, found, devices.named(device, world), world)
+        outcome = frame.make(plan.stages, here) if not finished else None
+        if outcome and outcome.failures:
+            reasons = "; ".join(dict.fromkeys(outcome.failures.values()))
+            raise BenchError(reasons.replace("--set sampling.batch_size=", "--sampling-batch "))
         if world.is_main:
             _deliver(made.path / FILE, out)
-            _print_outcome(console, made.info, out, _recipe_for(plan.backbone, registry))
+            _print_outcome(frame, made.info, out, _recipe_for(plan.backbone, registry))
 
 
-def _print_plan(
-    console: Console, plan: Plan, stage: PairsStage, store: Store, found: Status
-) -> None:
+def _print_plan(frame: Frame, plan: Plan, stage: PairsStage, here: Status) -> None:
     from bench.registry.registry import spec_text
-    from bench.run.estimates import estimate
 
     prompts, images = len(stage.prompts.texts), len(stage.models)
-    console.print(
+    frame.say(
         f"Plan: {images} images for each of {prompts:,} prompts ({stage.prompts.name}) from "
         f"{', '.join(dict.fromkeys(stage.models))}; rated by {', '.join(stage.rewards)}; labelled "
         f"by {spec_text(stage.label_with)}; paired {stage.form}. "
-        f"{len(plan.stages)} stages, {len(found.finished)} of them cached.",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+        f"{len(plan.stages)} stages, {len(here.finished)} of them cached."
     )
-    for reason in found.damaged.values():
-        console.print(
-            f"damaged artefact: {reason}; it will be made again", markup=False, soft_wrap=True
-        )
-    console.print(estimate(plan, store, found.finished).table())
-
-
-def _make(
-    console: Console, plan: Plan, store: Store, found: Status, device: str, world: World
-) -> None:
-    """Run what is missing; a failure is told and ends the process."""
-    from bench.lib.progress import Progress, quiet_libraries
-    from bench.run.walk import Runner
-
-    quiet_libraries()
-    console.print(f"Running on {device}.", highlight=False)
-    outcome = Runner(plan, store, device, Progress(console), world).run(found.finished)
-    if outcome.failures:
-        reasons = "; ".join(dict.fromkeys(outcome.failures.values()))
-        raise BenchError(reasons.replace("--set sampling.batch_size=", "--sampling-batch "))
+    frame.print_costs(plan, here)
 
 
 def _deliver(made: Path, out: Path) -> None:
@@ -198,7 +162,7 @@ def _deliver(made: Path, out: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _print_outcome(console: Console, counts: Mapping[str, int], out: Path, recipe: str) -> None:
+def _print_outcome(frame: Frame, counts: Mapping[str, int], out: Path, recipe: str) -> None:
     ties = f", {counts['ties']:,} of them ties" if counts["ties"] else ""
     name = shlex.quote(str(out))
     for line in (
@@ -208,7 +172,7 @@ def _print_outcome(console: Console, counts: Mapping[str, int], out: Path, recip
         f"  bench data check {name}",
         f"  bench run --recipe {recipe} --set pairs={name}",
     ):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        frame.say(line)
 
 
 def _recipe_for(backbone: Backbone, registry: Registry) -> str:

@@ -81,7 +81,7 @@ def list_() -> None:
     from rich import box
     from rich.table import Table
 
-    from bench.cli import console as terminal
+    from bench.cli import output
     from bench.registry.registry import default_registry
     from bench.scoring.isolation import environments
 
@@ -96,7 +96,7 @@ def list_() -> None:
             state = "outdated" if environments.pointers(spec.name) else "not built"
         python = built.python_version if built else (spec.python or environments.running_python())
         table.add_row(spec.name, state, python, ", ".join(scorer.name for scorer in scorers))
-    console = terminal.console()
+    console = output.console()
     console.print(table)
     console.print(
         f"They lie in {environments.root()}", highlight=False, markup=False, soft_wrap=True

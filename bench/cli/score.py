@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -16,8 +16,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.api.contracts import prompts_of
-from bench.lib import devices, escaping
-from bench.lib.distributed import World
+from bench.cli.frame import (
+    STORE,
+    AsJson,
+    Device,
+    Frame,
+    Overwrite,
+    Processes,
+    StoreFolder,
+    joined,
+)
+from bench.lib import escaping
 from bench.lib.errors import BenchError, UnknownNameError
 from bench.lib.reading import expanded
 from bench.registry.spec_language import split_list
@@ -26,9 +35,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from bench.api.kinds import PromptSet
+    from bench.api.kinds import PromptSet, Scorer
     from bench.lib.stdout_guard import ReservedStdout
-    from bench.run.image_scores import Outcome
+    from bench.registry.registry import Registry
+    from bench.run.image_scores import Scored
     from bench.scoring.image_set import ImageSet
     from bench.scoring.summary import Benchmark
 
@@ -57,37 +67,22 @@ def score(
     by: Annotated[
         str | None, typer.Option(help="Comma-separated groups to break down by, e.g. category.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUT if it holds anything else.")
-    ] = False,
-    store: Annotated[Path, typer.Option(help="Where scores are kept and found again.")] = Path(
-        "bench-runs/store"
-    ),
-    num_processes: Annotated[
-        int, typer.Option(min=1, help="Processes on this machine, one a GPU, that share the work.")
-    ] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    store: StoreFolder = STORE,
+    num_processes: Processes = 1,
+    as_json: AsJson = False,
 ) -> None:
     """Score images under their prompts; nothing is trained or sampled.
 
     The same command goes on where it was interrupted, and scores nothing twice.
     """
-    world = World.from_environment()
-    if num_processes > 1 and world.size == 1:
-        from bench.run.launch import launch
-
-        sys.exit(launch(num_processes, sys.argv[1:]))
-    from bench.cli import console as terminal
+    world = joined(num_processes)
     from bench.leaderboard.results import safe_name
-    from bench.lib.io_errors import clear_io_errors
-    from bench.lib.progress import Progress
     from bench.lib.stdout_guard import reserve_stdout
     from bench.registry.registry import default_registry, spec_text
-    from bench.run.image_scores import score_all
     from bench.run.planning import named_or_path
     from bench.scoring.sources import open_images
-    from bench.store.store import Store
 
     stdout = reserve_stdout(context, as_json)
     name = safe_name(Path(os.path.abspath(images)).name) or "images"
@@ -108,30 +103,42 @@ def score(
     if not overwrite:
         _check_own(out, found, {entry.cls.name for entry in registry.entries("scorers")})
     _check_writable(out)
-    console = terminal.console(stderr=as_json)
-    console.quiet = not world.is_main
-    progress = Progress(console)
-    progress.say(f"{len(found):,} images of {len(set(found.prompts)):,} prompts: {images}")
-    with clear_io_errors(store):
-        if world.size > 1:
-            device = devices.named(device, world)
-            world.connect(device)
-        outcome = score_all(
-            found,
-            built,
-            registry,
-            Store(store),
-            lambda: devices.named(device, world),
-            progress,
-            world,
-        )
-    if world.is_main and outcome.scored:
-        with _writing(out, "; the scores are kept, so another --out scores nothing again"):
-            _write(_columns(found, outcome), out)
+    frame = Frame(folder=store, asked_device=device, world=world, stderr=as_json)
+    frame.say(f"{len(found):,} images of {len(set(found.prompts)):,} prompts: {images}")
+    with frame.open():
+        outcome = score_all(frame, found, built, registry)
     if world.is_main:
-        _report(console, found, outcome, asked, out, stdout)
+        if outcome.scored:
+            with _writing(out, "; the scores are kept, so another --out scores nothing again"):
+                _write(_columns(found, outcome), out)
+        _report(frame.console, found, outcome, asked, out, stdout)
     if outcome.failures:
         sys.exit(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of each scorer, by spec."""
+
+    scored: Mapping[str, Scored]
+    failures: Mapping[str, str]
+    """Why a scorer has no scores."""
+
+
+def score_all(
+    frame: Frame, images: ImageSet, scorers: Mapping[str, Scorer], registry: Registry
+) -> Outcome:
+    """Score all images by every scorer that has not scored them before; failures stay apart."""
+    from bench.run import image_scores
+
+    stages, failures = image_scores.plan(
+        images, scorers, registry, frame.store, frame.progress, frame.world
+    )
+    order = tuple(stages.values())
+    outcome = frame.make(order, frame.status(order))
+    failures |= {s: outcome.failures[x.key] for s, x in stages.items() if x.key in outcome.failures}
+    scored = {s: image_scores.read(x, frame.store) for s, x in stages.items() if s not in failures}
+    return Outcome(scored=scored, failures=failures)
 
 
 def _check_name(out: Path, images: Path, prompts: PromptSet | None) -> None:
@@ -270,7 +277,7 @@ def _report(
 
     The breakdown is by the groups that were asked for; if by none, by all.
     """
-    from bench.cli import console as terminal
+    from bench.cli import output
     from bench.scoring import truncation
     from bench.scoring.folders import STYLE
     from bench.scoring.summary import benchmark, looks_like_cosines
@@ -302,9 +309,9 @@ def _report(
         _say(console, f"Scores of each image: {out}")
     for spec, scored in outcome.scored.items():
         if said := truncation.warning(spec, scored.info):
-            terminal.complain(said, kind="warning")
+            output.complain(said, kind="warning")
     for reason in outcome.failures.values():
-        terminal.complain(reason)
+        output.complain(reason)
 
 
 def _as_data(

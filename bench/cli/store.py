@@ -29,7 +29,7 @@ def verify(
     Runs read a file once after it was written, and take it to be right while its size, inode and
     time of change stay the same. This finds what such a look misses, such as a failing disk.
     """
-    from bench.cli import console as terminal
+    from bench.cli import output
     from bench.lib.io_errors import clear_io_errors
     from bench.lib.progress import Progress
     from bench.store.store import Store
@@ -37,7 +37,7 @@ def verify(
     opened = Store(store)
     if not (opened.root / "artefacts").is_dir():
         raise BenchError(f"--store {store}: there is no store")
-    progress = Progress(terminal.console())
+    progress = Progress(output.console())
     found = opened.artefacts()
     left = removed = size = 0
     with clear_io_errors(opened.root), progress.task("verify", len(found)) as task:

@@ -21,10 +21,12 @@ from bench.lib.errors import BenchError
 from bench.lib.escaping import printable
 from bench.outputs import cards
 from bench.outputs.checkpoint_folders import is_adapter, write_checkpoint
-from bench.run.planning import SPEED_ONLY
+from bench.run.plan import Cell, Plan
 from bench.run.walk import RunOutcome
-from bench.run.work import PREPARING
-from bench.stages.records import Cell, Plan, Stage
+from bench.stages.sample import PREPARING
+from bench.stages.score import read_scores
+from bench.stages.stage import Stage
+from bench.stages.train import SPEED_ONLY
 from bench.store.store import Artefact, Store
 
 SHEET_ROWS = 8
@@ -155,14 +157,11 @@ def _checkpoint_name(record: results.Cell) -> str:
 def _scores(
     cell: Cell, store: Store, failures: Mapping[str, str]
 ) -> dict[tuple[str, int, str], np.ndarray]:
-    import pandas as pd
-
-    found = {}
-    for place, stage in cell.scores.items():
-        if stage.key not in failures:
-            path = store.path("score", stage.key) / "scores.parquet"
-            found[place] = pd.read_parquet(path)["score"].to_numpy(dtype=np.float64)
-    return found
+    return {
+        place: read_scores(store.path(stage.name, stage.key))
+        for place, stage in cell.scores.items()
+        if stage.key not in failures
+    }
 
 
 def _record(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -> results.Cell:
@@ -214,13 +213,14 @@ def _identity(plan: Plan, cell: Cell) -> dict[str, Any]:
     training, rewards = None, {}
     if cell.train:
         rewards = {
-            name: described["label_scorers"][key] for name, key in cell.train.rewards.items()
+            name: described["label_scorers"][stage.key]
+            for name, stage in cell.train.rewards.items()
         }
         training = TrainingProtocol(
             pairs=described["pairs"],
             filters=recipe.filters.model_dump(mode="json"),
             framing=recipe.framing.model_dump(mode="json"),
-            options=recipe.training.model_dump(mode="json", exclude=SPEED_ONLY),
+            options=recipe.training.model_dump(mode="json", exclude=set(SPEED_ONLY)),
         )
     sampling = recipe.sampling.model_dump(
         mode="json", exclude={"batch_size", "compile", "image_seeds"}
@@ -251,21 +251,19 @@ def _info(store: Store, stage: Stage | None) -> dict[str, Any]:
 
 def _provenance(cell: Cell, store: Store, failures: Mapping[str, str]) -> dict[str, str]:
     """What made the cell's artefacts, which may be another machine than this one."""
-    stages: list[Stage] = [*cell.samples.values(), *cell.scores.values()]
-    places = [(stage.name, stage.key) for stage in stages]
-    if cell.train:
-        places += [("train", cell.train.key), ("encode", cell.train.encode)]
-        places += [("rewards", key) for key in cell.train.rewards.values()]
-    finished = (place for place in places if place[1] not in failures)
-    return provenance.joined(Artefact(store.path(*p)).manifest.made_with for p in finished)
+    stages = [*cell.stages, *(cell.train.inputs if cell.train else ())]
+    finished = (s for s in stages if s.key not in failures)
+    return provenance.joined(
+        Artefact(store.path(s.name, s.key)).manifest.made_with for s in finished
+    )
 
 
 def _cost(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -> results.Cost:
     """Labelling and encoding are charged in full to every method that needs them."""
 
-    def seconds(stage_name: str, keys: list[str]) -> float:
-        finished = (key for key in keys if key not in failures)
-        costs = (Artefact(store.path(stage_name, key)).cost for key in finished)
+    def seconds(stages: Iterable[Stage]) -> float:
+        finished = (s for s in stages if s.key not in failures)
+        costs = (Artefact(store.path(s.name, s.key)).cost for s in finished)
         # Of one device: eight GPUs for an hour are eight hours.
         return round(sum((cost.seconds * cost.processes for cost in costs), 0.0), 3)
 
@@ -276,12 +274,12 @@ def _cost(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -> 
 
     train = cell.train
     trained = Artefact(store.path("train", train.key)).cost if train else None
-    training = [seconds("encode", [train.encode]), seconds("train", [train.key])] if train else []
+    training = [seconds([train.encode]), seconds([train])] if train else []
     return results.Cost(
-        label_seconds=seconds("rewards", list(train.rewards.values())) if train else 0.0,
+        label_seconds=seconds(train.rewards.values()) if train else 0.0,
         train_seconds=round(sum(training, 0.0), 3),
-        sample_seconds=seconds("sample", [s.key for s in cell.samples.values()]),
-        score_seconds=seconds("score", [s.key for s in cell.scores.values()]),
+        sample_seconds=seconds(cell.samples.values()),
+        score_seconds=seconds(cell.scores.values()),
         train_nfe=trained.nfe if trained else 0,
         # One model draws all images: what its making took is counted once.
         sample_nfe=sum(sampling.cost.nfe for sampling in samplings())

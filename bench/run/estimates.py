@@ -14,21 +14,14 @@ from bench.api.kinds import Method
 from bench.api.pair_method import PairMethod
 from bench.lib.errors import DamagedArtefactError
 from bench.recipe.recipe import TrainingConfig
-from bench.stages.records import (
-    EncodeStage,
-    GeneratedPairs,
-    InspectStage,
-    Plan,
-    RewardsStage,
-    SampleStage,
-    ScoreStage,
-    Stage,
-    TrainStage,
-)
+from bench.run.plan import Plan
+from bench.stages.encode import EncodeStage
+from bench.stages.generated import GeneratedPairs
+from bench.stages.inspect import InspectStage
+from bench.stages.pairs import PairsStage
+from bench.stages.stage import Stage
 from bench.store.store import Artefact, Store
 
-_SECONDS_A_PAIR = {"inspect": 0.002, "pairs": 0.02}
-"""Decoding two images in several threads; reading the images of a prompt and writing them again."""
 _LATENTS_A_PIXEL = 4 / 64
 """Four channels at an eighth of both sides, as the VAEs of all Stable Diffusion models have."""
 _AUTOCAST = 1.3
@@ -114,9 +107,8 @@ def estimate(plan: Plan, store: Store, finished: frozenset[str], *, processes: i
     for name in names:
         stages = [s for s in plan.stages if s.name == name]
         todo = [s for s in stages if s.key not in finished]
-        rate = _measured_rate(plan, store, [s for s in stages if s.key in finished])
-        rates = (_stated_rate(plan, s) if rate is None else rate for s in todo)
-        seconds = sum(r * _units(plan, s) for r, s in zip(rates, todo, strict=True))
+        rate = _measured_rate(store, [s for s in stages if s.key in finished])
+        seconds = sum(s.load * (s.seconds_per_load if rate is None else rate) for s in todo)
         groups.append(
             StageGroup(
                 name=name,
@@ -205,15 +197,16 @@ def training_memory_gb(plan: Plan, processes: int) -> float | None:
 
 def encoded_gb(plan: Plan) -> float:
     """Rough GB (10^9 bytes) on disk of the pairs' latent moments, prompt conditions not counted."""
-    pairs = max((s.pair_count for s in plan.stages if isinstance(s, EncodeStage)), default=0)
+    encodings = [s for s in plan.stages if isinstance(s, EncodeStage)]
+    images = max((2 * s.pair_count * s.views for s in encodings), default=0)
     numbers = 2 * plan.backbone.resolution**2 * _LATENTS_A_PIXEL  # mean and deviation
     size = 2 if _loaded_in_half(plan) else 4
-    return 2 * pairs * _views(plan) * numbers * size / 1e9
+    return images * numbers * size / 1e9
 
 
 def _pairs(plan: Plan, stage: InspectStage) -> str:
     names, source = [plan.pairs_name], ""
-    if isinstance(stage.pairs, GeneratedPairs):
+    if isinstance(stage.pairs, GeneratedPairs) and isinstance(stage.pairs.stage, PairsStage):
         made = stage.pairs.stage
         names = made.prompts.name.split("+")
         source = f" from {len(made.models)} images of each prompt of {made.prompts.name}"
@@ -237,10 +230,6 @@ def _loaded_in_half(plan: Plan) -> bool:
     return getattr(plan.backbone, "dtype", "fp32") != "fp32"
 
 
-def _views(plan: Plan) -> int:
-    return 2 if plan.recipe.framing.flip else 1
-
-
 def _reference_moves(method: Method, steps: int) -> bool:
     if not isinstance(method, PairMethod):
         return False
@@ -249,21 +238,8 @@ def _reference_moves(method: Method, steps: int) -> bool:
     )
 
 
-def _units(plan: Plan, stage: Stage) -> float:
-    """How much work a stage is: in denoiser evaluations where it has any, else in what it counts.
-
-    A backward pass costs about two forward ones, and gradient checkpointing a third.
-    """
-    if isinstance(stage, TrainStage):
-        training, method = plan.recipe.training, stage.method
-        alone = isinstance(method, PairMethod) and method.loss.winner_only
-        shown = stage.steps * training.batch_size * (1 if alone else 2)
-        return stage.nfe + shown * (3 if training.gradient_checkpointing else 2)
-    return stage.nfe if isinstance(stage, SampleStage) else stage.work
-
-
-def _measured_rate(plan: Plan, store: Store, finished: Iterable[Stage]) -> float | None:
-    """Seconds of one process a unit."""
+def _measured_rate(store: Store, finished: Iterable[Stage]) -> float | None:
+    """Seconds of one process a unit of load."""
     seconds = units = 0.0
     for stage in finished:
         try:
@@ -271,21 +247,8 @@ def _measured_rate(plan: Plan, store: Store, finished: Iterable[Stage]) -> float
         except DamagedArtefactError:
             continue
         seconds += cost.seconds * cost.processes
-        units += _units(plan, stage)
+        units += stage.load
     return seconds / units if units else None
-
-
-def _stated_rate(plan: Plan, stage: Stage) -> float:
-    """Seconds a unit where nothing was measured yet."""
-    match stage:
-        case TrainStage() | SampleStage():
-            return plan.backbone.seconds_per_evaluation
-        case EncodeStage():
-            # Encoding an image takes 0.7 (SDXL) to 1.4 (SD 1.5) times a pass's operations.
-            return 2 * _views(plan) * plan.backbone.seconds_per_evaluation
-        case RewardsStage() | ScoreStage():
-            return stage.scorer.seconds_per_image
-    return _SECONDS_A_PAIR[stage.name]
 
 
 def _cells(plan: Plan, finished: frozenset[str]) -> Iterable[CellTodo]:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from bench.lib.errors import UnknownNameError
 from bench.registry.spec_language import split_list
-from bench.run.planning import VERSIONS
-from bench.stages.records import Cell, Plan, Stage
+from bench.run.plan import Plan
+from bench.run.planning import STAGES
+from bench.stages.stage import Stage
 
 
 def chosen(plan: Plan, names: Sequence[str]) -> frozenset[str]:
@@ -27,22 +28,17 @@ def chosen(plan: Plan, names: Sequence[str]) -> frozenset[str]:
     asked = [part for name in names for part in split_list(name)]
     keys = {stage.key for name in asked for stage in _stages(plan, name)}
     for stage in plan.stages:
-        if keys.intersection(stage.inputs):
+        if any(source.key in keys for source in stage.inputs):
             keys.add(stage.key)
     return frozenset(keys)
 
 
 def _stages(plan: Plan, name: str) -> Iterable[Stage]:
-    if name in VERSIONS:
+    if name in STAGES:
         return [stage for stage in plan.stages if stage.name == name]
     cells = [cell for cell in plan.cells if cell.method == name]
     cells = cells or [cell for cell in plan.cells if cell.resolved.name == name]
     if not cells:
-        known = {*VERSIONS, *(cell.method for cell in plan.cells)}
+        known = {*STAGES, *(cell.method for cell in plan.cells)}
         raise UnknownNameError("stage or method of --fresh", name, known)
-    return [stage for cell in cells for stage in _own(cell)]
-
-
-def _own(cell: Cell) -> list[Stage]:
-    trained = [cell.train] if cell.train else []
-    return [*trained, *cell.samples.values(), *cell.scores.values()]
+    return [stage for cell in cells for stage in cell.stages]

@@ -34,7 +34,6 @@ from bench.api.kinds import (
 )
 from bench.leaderboard.results import PromptTable
 from bench.lib.errors import BenchError, PluginError
-from bench.lib.files import content_key
 from bench.lib.reading import exists, refuse_special
 from bench.lib.wording import listed, quoted
 from bench.recipe.recipe import Recipe
@@ -48,33 +47,31 @@ from bench.registry.registry import (
     spec_text,
 )
 from bench.registry.spec_language import Spec
-from bench.stages.records import (
-    Cell,
-    EncodeStage,
-    GeneratedPairs,
-    InspectStage,
-    PairsStage,
-    Plan,
-    RewardsStage,
-    SampleStage,
-    ScoreStage,
-    Stage,
-    TrainStage,
-)
+from bench.run.plan import Cell, Plan
+from bench.stages.encode import EncodeStage
+from bench.stages.generated import GeneratedPairs
+from bench.stages.inspect import InspectStage
+from bench.stages.pairs import PairsStage
+from bench.stages.rewards import RewardsStage
+from bench.stages.sample import SampleStage
+from bench.stages.score import ScoreStage
+from bench.stages.stage import Stage
+from bench.stages.train import TrainStage
 
-VERSIONS = {
-    "pairs": 1,
-    "inspect": 2,
-    "encode": 2,
-    "rewards": 1,
-    "train": 1,
-    "sample": 1,
-    "score": 1,
+STAGES: Mapping[str, type[Stage]] = {
+    stage.name: stage
+    for stage in (
+        PairsStage,
+        InspectStage,
+        EncodeStage,
+        RewardsStage,
+        TrainStage,
+        SampleStage,
+        ScoreStage,
+    )
 }
-"""Raise a stage's number when its code changes the bytes that it writes."""
+"""Every kind of stage, by name, in the order of the flow."""
 _NUMBER = re.compile(r"((?:(?<==)-)?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)")
-SPEED_ONLY = {"micro_batch_size", "gradient_checkpointing", "compile", "checkpoint_every"}
-"""Keys of the recipe's `training` block that change no number beyond float error."""
 
 
 def make(recipe: Recipe, registry: Registry, *, download: bool = True) -> Plan:
@@ -110,15 +107,15 @@ def make_generation(
         BenchError: as `make`, or the recipe has no `generate` block.
     """
     builder = _Builder(recipe, registry, download)
-    stage = builder.generated().stage
+    stage = builder.generated_stage()
     return builder.plan((), tuple(builder.labelling.values())), stage
 
 
-def unavailable_reasons(plan: Plan, finished: frozenset[str]) -> tuple[str, ...]:
+def unavailable_reasons(stages: Sequence[Stage], finished: frozenset[str]) -> tuple[str, ...]:
     """Why scorers that are still to be run cannot be loaded, each with its remedy."""
     needed = (
         stage.scorer
-        for stage in plan.stages
+        for stage in stages
         if isinstance(stage, RewardsStage | ScoreStage) and stage.key not in finished
     )
     return tuple(
@@ -179,7 +176,6 @@ class _Builder:
                     if isinstance(stage, RewardsStage)
                 },
             },
-            pairs_at=lambda path: _reader(self.registry, "preference_sets", path),
             absent=frozenset(self.absent),
         )
 
@@ -261,6 +257,16 @@ class _Builder:
         return found
 
     def generated(self) -> GeneratedPairs:
+        """The pairs that the run itself makes."""
+        stage = self.generated_stage()
+        return GeneratedPairs(
+            stage=stage,
+            pair_count=stage.pair_count,
+            scorers=tuple(stage.rewards),
+            reader=lambda path: _reader(self.registry, "preference_sets", path),
+        )
+
+    def generated_stage(self) -> PairsStage:
         """Sampling and scoring of the images that pairs are formed from, and the forming."""
         config = self.recipe.generate
         if config is None:
@@ -283,39 +289,26 @@ class _Builder:
         texts = config.backbones or (self.recipe.backbone,)
         backbones = [named_or_path(self.registry, "backbones", text) for text in texts]
         base = self.registry.build("methods", baseline(self.registry))
-        samples = [
+        samples = tuple(
             self._keep(self._sample(spec_text(backbone), base, None, None, table, seed, backbone))
             for backbone in backbones
             for seed in range(config.images_per_prompt)
-        ]
-        scores = {
-            name: tuple(self._keep(self._score(s, table, name, scorer)).key for s in samples)
-            for name, scorer in scorers.items()
-        }
-        models = [spec_text(b) for b in backbones for _ in range(config.images_per_prompt)]
-        keys = tuple(sample.key for sample in samples)
-        data = {
-            "stage": "pairs",
-            "version": VERSIONS["pairs"],
-            "prompts": table.sha256,
-            "models": models,
-            "samples": keys,
-            "rewards": scores,
-            "label_with": self._key_data(aggregation),
-            "form": config.form,
-        }
+        )
         stage = PairsStage(
-            key=content_key(data),
             label=f"form pairs from images of {table.name}",
-            inputs=(*keys, *(key for some in scores.values() for key in some)),
+            plugins={"label_with": self._key_data(aggregation)},
             prompts=table,
-            models=tuple(models),
-            samples=keys,
-            rewards=scores,
+            models=tuple(spec_text(b) for b in backbones for _ in range(config.images_per_prompt)),
+            samples=samples,
+            rewards={
+                name: tuple(self._keep(self._score(s, name, scorer)) for s in samples)
+                for name, scorer in scorers.items()
+            },
             label_with=aggregation,
             form=config.form,
+            sampling=self.recipe.sampling,
         )
-        return GeneratedPairs(stage=self._keep(stage))
+        return self._keep(stage)
 
     @cached_property
     def set_count(self) -> int:
@@ -350,9 +343,10 @@ class _Builder:
         config, describe = self.recipe.generate, self._describe
         if self._published_pairs is not None:
             return {"name": self._pairs_name, "fingerprint": "absent"}
-        if not isinstance(self.pairs, GeneratedPairs) or config is None:
+        stage = self.pairs.stage if isinstance(self.pairs, GeneratedPairs) else None
+        if not isinstance(stage, PairsStage) or config is None:
             return describe(self.pairs)
-        stage, sampling = self.pairs.stage, self.recipe.sampling
+        sampling = self.recipe.sampling
         backbones = config.backbones or (self.recipe.backbone,)
         return {
             "name": self.pairs.name,
@@ -425,7 +419,7 @@ class _Builder:
         }
         scores = {
             (table.name, image_seed, name): self._score(
-                samples[table.name, image_seed], table, name, scorer
+                samples[table.name, image_seed], name, scorer
             )
             for name, scorer in self.scorers.items()
             for table in self.tables
@@ -474,56 +468,35 @@ class _Builder:
 
     @cached_property
     def _inspect(self) -> InspectStage:
-        data = {
-            "stage": "inspect",
-            "version": VERSIONS["inspect"],
-            "pairs": self._pairs_data,
-            "filters": self.recipe.filters.model_dump(),
-            "max_broken_share": self.recipe.max_broken_share,
-        }
         stage = InspectStage(
-            key=content_key(data),
             label=f"inspect {self._pairs_name}",
-            inputs=(self.pairs.stage.key,) if isinstance(self.pairs, GeneratedPairs) else (),
+            plugins={"pairs": self._pairs_data},
             pairs=self.pairs,
             pair_count=self.set_count,
+            filters=self.recipe.filters,
+            max_broken_share=self.recipe.max_broken_share,
         )
         return self._keep(stage)
 
     @cached_property
     def _encode(self) -> EncodeStage:
-        usable = self._inspect.key
-        data = {
-            "stage": "encode",
-            "version": VERSIONS["encode"],
-            "backbone": self._key_data(self.backbone),
-            "pairs": usable,
-            "framing": self.recipe.framing.model_dump(),
-        }
         stage = EncodeStage(
-            key=content_key(data),
             label=f"encode {self._pairs_name} for {self.backbone.name}",
-            inputs=(usable,),
-            inspect=usable,
+            plugins={"backbone": self._key_data(self.backbone)},
+            backbone=self.backbone,
+            inspect=self._inspect,
             pairs=self.pairs,
             pair_count=self.pair_count,
+            framing=self.recipe.framing,
         )
         return self._keep(stage)
 
     def _rewards(self, name: str) -> RewardsStage:
         scorer = self._label_scorers[name] = self._label_scorer(name)
-        usable = self._inspect.key
-        data = {
-            "stage": "rewards",
-            "version": VERSIONS["rewards"],
-            "scorer": self._key_data(scorer),
-            "pairs": usable,
-        }
         stage = RewardsStage(
-            key=content_key(data),
             label=f"label {self._pairs_name} with {name}",
-            inputs=(usable,),
-            inspect=usable,
+            plugins={"scorer": self._key_data(scorer)},
+            inspect=self._inspect,
             pairs=self.pairs,
             pair_count=self.pair_count,
             scorer=scorer,
@@ -556,30 +529,17 @@ class _Builder:
         labelling: Sequence[str],
         reads: tuple[str, ...],
     ) -> TrainStage:
-        encode = self._encode
-        rewards = {scorer: self._rewards(scorer).key for scorer in labelling}
         training = self.recipe.training
-        budget = training.model_dump(exclude=SPEED_ONLY)
-        data = {
-            "stage": "train",
-            "version": VERSIONS["train"],
-            "method": self._key_data(method),
-            "seed": seed,
-            "encode": encode.key,
-            "rewards": dict(sorted(rewards.items())),
-            "budget": budget,
-        }
-        expected_nfe = contracts.method_nfe(method, training.steps * training.batch_size)
         return TrainStage(
-            key=content_key(data),
             label=f"train {name}, seed {seed}",
-            inputs=(encode.key, *rewards.values()),
+            plugins={"method": self._key_data(method)},
+            backbone=self.backbone,
             method=method,
             seed=seed,
-            encode=encode.key,
-            rewards=rewards,
-            steps=training.steps,
-            expected_nfe=expected_nfe,
+            encode=self._encode,
+            rewards={scorer: self._rewards(scorer) for scorer in labelling},
+            training=training,
+            expected_nfe=contracts.method_nfe(method, training.steps * training.batch_size),
             reads=reads,
         )
 
@@ -594,52 +554,32 @@ class _Builder:
         backbone: Backbone,
         reads: tuple[str, ...] = (),
     ) -> SampleStage:
-        sampling = self.recipe.sampling
-        weights: Any = train.key if train else self._key_data(backbone)
+        plugins = {} if train else {"backbone": self._key_data(backbone)}
         if not train and not is_baseline(method):
-            weights = {"backbone": weights, "method": self._key_data(method)}
-        data = {
-            "stage": "sample",
-            "version": VERSIONS["sample"],
-            "weights": weights,
-            "prompts": content_key({"texts": table.texts}),
-            "image_seed": image_seed,
-            "scheduler": sampling.scheduler,
-            "steps": sampling.steps,
-            "guidance": sampling.guidance,
-        }
+            plugins["method"] = self._key_data(method)
         who = name if seed is None else f"{name}, seed {seed}"
         which = f", image seed {image_seed}" if image_seed else ""
         return SampleStage(
-            key=content_key(data),
             label=f"sample {table.name} from {who}{which}",
-            inputs=(train.key,) if train else (),
+            plugins=plugins,
             backbone=backbone,
             method=method,
-            checkpoint=train.key if train else None,
+            train=train,
             prompts=table,
             image_seed=image_seed,
-            steps=sampling.steps,
-            guidance=sampling.guidance,
+            sampling=self.recipe.sampling,
             reads=reads,
         )
 
-    def _score(
-        self, sample: SampleStage, table: PromptTable, name: str, scorer: Scorer
-    ) -> ScoreStage:
-        data = {
-            "stage": "score",
-            "version": VERSIONS["score"],
-            "images": sample.key,
-            "scorer": self._key_data(scorer),
-        }
+    def _score(self, sample: SampleStage, name: str, scorer: Scorer) -> ScoreStage:
         return ScoreStage(
-            key=content_key(data),
             label=sample.label.replace("sample ", f"score with {name}: ", 1),
-            inputs=(sample.key,),
-            sample=sample.key,
-            prompts=table,
+            plugins={"scorer": self._key_data(scorer)},
+            images=sample,
+            prompts=sample.prompts.texts,
+            prompts_name=sample.prompts.name,
             scorer=scorer,
+            spec=name,
         )
 
 

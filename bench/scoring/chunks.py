@@ -24,6 +24,8 @@ SCORING_REMEDY = "out of memory; free some, or choose a half-precision dtype or 
 """What to change where a scorer ran out of memory."""
 CHUNK = 64
 """Images scored between two saves."""
+DECODE_AHEAD = 64
+"""Images decoded beside the scorer that will rate them."""
 
 
 def chunks_of(count: int) -> list[range]:

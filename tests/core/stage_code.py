@@ -1,7 +1,7 @@
 """What code each kind of stage runs through, as a digest: `python -m tests.core.stage_code`.
 
 The command accepts the code as it is. Run it after a change that alters no byte of what the stage
-writes; after one that does, raise the stage's number in `bench.run.planning.VERSIONS` first.
+writes; after one that does, raise the stage's `version` first.
 
 Followed are definitions, not files: from the roots below through every function, class and
 constant of `bench` that they name. What is asked of an object whose class is not named there
@@ -31,16 +31,16 @@ _MODEL = (
     "bench.api.schedule",
 )
 ROOTS: Mapping[str, tuple[str, ...]] = {
-    "pairs": ("bench.run.work:Worker._form_pairs", "bench.preferences.generating"),
+    "pairs": ("bench.stages.pairs", "bench.preferences.generating"),
     "inspect": (
-        "bench.run.work:Worker._inspect",
+        "bench.stages.inspect",
         "bench.preferences.inspecting",
         "bench.lib.images",
     ),
-    "encode": ("bench.run.work:Worker._encode", "bench.stages.encode", *_MODEL),
-    "rewards": ("bench.run.work:Worker._rewards", *_SCORING),
+    "encode": ("bench.stages.encode", *_MODEL),
+    "rewards": ("bench.stages.rewards", *_SCORING),
     "train": (
-        "bench.run.work:Worker._train",
+        "bench.stages.train",
         "bench.api.pair_method:PairMethod",
         "bench.training.loop",
         "bench.training.optimizers",
@@ -50,12 +50,12 @@ ROOTS: Mapping[str, tuple[str, ...]] = {
         *_MODEL,
     ),
     "sample": (
-        "bench.run.work:Worker._sample",
+        "bench.stages.sample",
         "bench.diffusion.sampling",
         "bench.diffusion.checkpoints",
         *_MODEL,
     ),
-    "score": ("bench.run.work:Worker._score", *_SCORING),
+    "score": ("bench.stages.score", *_SCORING),
 }
 """Stage -> a module (all of it), a definition of it, or a method of a class."""
 APART = frozenset(
@@ -68,7 +68,6 @@ APART = frozenset(
         "bench.scoring.isolation.environments",
         "bench.run.launch",
         "bench.leaderboard.results",
-        "bench.run.making",
         "bench.lib.cost_meter",
         "bench.registry.plugin_classes",
         "bench.lib.progress",
@@ -76,9 +75,9 @@ APART = frozenset(
         "bench.recipe.recipe",
         "bench.registry.registry",
         "bench.lib.checksums",
-        "bench.stages.records",
+        "bench.stages.stage",
         "bench.store.store",
-        "bench.cli.console",
+        "bench.cli.output",
     }
 )
 """Modules that declare, say, keep and pass on, but compute none of a stage's bytes."""
@@ -104,7 +103,7 @@ def problems(
         else:
             said.append(
                 f"{stage}: its code has changed; if that changes bytes that it writes, raise "
-                f"VERSIONS[{stage!r}] in bench/run/planning.py; then accept it: {COMMAND}"
+                f"`version` in bench/stages/{stage}.py; then accept it: {COMMAND}"
             )
     return said
 
@@ -208,12 +207,17 @@ def _module(repository: Path, name: str) -> _Module | None:
     return _Module(repository, name, path) if path else None
 
 
+def versions() -> dict[str, int]:
+    """The number of each kind of stage."""
+    from bench.run.planning import STAGES
+
+    return {name: stage.version for name, stage in STAGES.items()}
+
+
 def main() -> None:
     """Accept the code as it is."""
-    from bench.run.planning import VERSIONS
-
     found = digests()
-    data = {s: {"version": version, "code": found[s]} for s, version in VERSIONS.items()}
+    data = {s: {"version": version, "code": found[s]} for s, version in versions().items()}
     ACCEPTED.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     print(f"accepted: {', '.join(data)}")
 

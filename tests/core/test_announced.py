@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench.cli import main as cli
+from bench.cli import run
+from bench.cli.frame import Frame
 from bench.lib.distributed import ALONE
 from bench.run import planning
-from bench.run.walk import status
-from bench.store.store import Store
 from tests import toy
 
 
@@ -22,10 +21,13 @@ def test_checkpoints_are_announced_where_there_are_some(
     world = tmp_path / "world"
     world.mkdir()
     recipe = toy.recipe(world, methods=methods, training={"steps": 1})
-    plan, store = planning.make(recipe, toy.registry()), Store(tmp_path / "store")
+    plan, store = planning.make(recipe, toy.registry()), tmp_path / "store"
     out = tmp_path / "out"
-    console = Console(width=200)
-    assert not cli._execute(console, plan, store, status(plan, store), out, "cpu", ALONE)
+    frame = Frame(folder=store, asked_device="cpu", world=ALONE)
+    frame.console = Console(width=200)
+    outcome = frame.make(plan.stages, frame.status(plan.stages))
+    assert not outcome.failures
+    run._write(frame, plan, out, outcome)
     said = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     announced = {line[0] for line in said if len(line) == 2 and str(out) in line[1]}
     assert "recipe" in announced

@@ -445,14 +445,14 @@ def test_control_codes_of_plugins_and_files_never_reach_the_terminal(
 ) -> None:
     from rich.table import Table
 
-    from bench.cli import console as terminal
+    from bench.cli import output
 
     table = Table("\x1b]0;title\x07")
     table.add_row("a\x1b[2Jb")
-    console = terminal.console()
+    console = output.console()
     console.print("x\x1b[31my\x9b", markup=False)
     console.print(table)
-    terminal.complain("a\x1b[2Jb")
+    output.complain("a\x1b[2Jb")
     printed = capsys.readouterr()
     assert "\x1b" not in printed.out + printed.err
     assert "\x9b" not in printed.out

@@ -36,8 +36,8 @@ from bench.lib.progress import Progress
 from bench.registry.registry import Entry, Registry
 from bench.run import planning
 from bench.run.launch import meeting_point
-from bench.run.walk import Runner, RunOutcome, status
-from bench.stages.records import Plan
+from bench.run.plan import Plan
+from bench.run.walk import RunOutcome, Walk, status
 from bench.store.store import Store
 from tests import toy
 from tests.training.conftest import exit_code, forked
@@ -333,7 +333,7 @@ def _plan(folder: Path, *methods: str, **changes: Any) -> Plan:
 
 def _run(plan: Plan, store: Store) -> RunOutcome:
     progress = Progress(Console(quiet=True))
-    return Runner(plan, store, "cpu", progress).run(status(plan, store).finished)
+    return Walk(plan.stages, store, "cpu", progress).run(status(plan.stages, store).finished)
 
 
 @pytest.fixture(scope="module")
@@ -559,9 +559,9 @@ def _run_as_two(plan: Plan, store: Store) -> list[dict[str, str]]:
         world = World.from_environment()
         world.connect("cpu")
         progress = Progress(Console(quiet=True))
-        found = world.broadcast(status(plan, store) if world.is_main else None)
+        found = world.broadcast(status(plan.stages, store) if world.is_main else None)
         assert found is not None
-        outcome = Runner(plan, store, "cpu", progress, world).run(found.finished)
+        outcome = Walk(plan.stages, store, "cpu", progress, world).run(found.finished)
         (store.root / f"failures-{world.rank}.json").write_text(json.dumps(outcome.failures))
         world.close()
 

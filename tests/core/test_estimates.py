@@ -21,7 +21,7 @@ from bench.run.estimates import (
     split,
     training_memory_gb,
 )
-from bench.stages.records import Plan
+from bench.run.plan import Plan
 from bench.store.store import Cost, Store
 from tests import toy
 

@@ -16,9 +16,10 @@ from bench.lib.errors import BenchError
 from bench.lib.progress import Progress
 from bench.run import planning
 from bench.run.fresh import chosen
-from bench.run.walk import Runner, RunOutcome, status
-from bench.run.work import Worker
-from bench.stages.records import Plan
+from bench.run.plan import Plan
+from bench.run.walk import RunOutcome, Walk, status
+from bench.stages.sample import SampleStage
+from bench.stages.train import TrainStage
 from bench.store.store import Artefact, Store
 from tests import toy
 from tests.commands import in_folder
@@ -46,9 +47,9 @@ def _plan(folder: Path, **changes: Any) -> Plan:
 
 
 def _run(plan: Plan, store: Store, *fresh: str) -> RunOutcome:
-    found = status(plan, store).without(chosen(plan, fresh))
+    found = status(plan.stages, store).without(chosen(plan, fresh))
     progress = Progress(Console(quiet=True))
-    return Runner(plan, store, "cpu", progress).run(found.finished, found.anew)
+    return Walk(plan.stages, store, "cpu", progress).run(found.finished, found.anew)
 
 
 def _labels(plan: Plan, keys: frozenset[str]) -> set[str]:
@@ -124,7 +125,7 @@ def test_a_failure_leaves_the_old_artefact(
 ) -> None:
     plan, before = _plan(folder), toy.artefacts(store)
     with monkeypatch.context() as patch:
-        patch.setattr(Worker, "_train", _raising(BenchError("no luck")))
+        patch.setattr(TrainStage, "run", _raising(BenchError("no luck")))
         assert _run(plan, store, "dpo").failures.keys() == chosen(plan, ["dpo"])
     assert toy.artefacts(store) == before
     assert not _run(plan, store).ran
@@ -139,17 +140,17 @@ def test_a_kill_leaves_old_or_new_and_nothing_that_does_not_fit(
     train = _train(plan, "dpo")
     old = Artefact(store.path("train", train.key)).digest
     if (pid := os.fork()) == 0:
-        work = Worker._train
+        train_as_ever = TrainStage.run
 
-        def other_bytes(self: Worker, stage: Any, partial: Any, task: Any) -> Any:
+        def other_bytes(self: TrainStage, context: Any, partial: Any, task: Any) -> Any:
             if moment == "training":
                 os.kill(os.getpid(), signal.SIGKILL)
-            found = work(self, stage, partial, task)
+            made = train_as_ever(self, context, partial, task)
             (partial.out / "curve.csv").write_text("another\n")
-            return found
+            return made
 
-        monkeypatch.setattr(Worker, "_train", other_bytes)
-        monkeypatch.setattr(Worker, "_sample", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        monkeypatch.setattr(TrainStage, "run", other_bytes)
+        monkeypatch.setattr(SampleStage, "run", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         try:
             _run(plan, store, "dpo")
         finally:

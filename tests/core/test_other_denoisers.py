@@ -35,7 +35,7 @@ from bench.lib.progress import Progress
 from bench.outputs.writing import write
 from bench.registry.registry import Entry, Registry
 from bench.run import planning
-from bench.run.walk import Runner, status
+from bench.run.walk import Walk, status
 from bench.store.store import Store
 from tests import tiny, toy
 
@@ -184,8 +184,8 @@ def run_in(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         plan = planning.make(recipe, registry)
         store = Store(folder / "store")
         progress = Progress(Console(quiet=True))
-        runner = Runner(plan, store, "cpu", progress)
-        outcome = runner.run(status(plan, store).finished)
+        runner = Walk(plan.stages, store, "cpu", progress)
+        outcome = runner.run(status(plan.stages, store).finished)
         assert not outcome.failures
         out = folder / f"out-{len(training)}"
         out.mkdir()

@@ -24,8 +24,8 @@ from bench.lib.errors import BenchError
 from bench.lib.progress import Progress
 from bench.outputs import writing
 from bench.run import planning
-from bench.run.walk import Runner, RunOutcome, status
-from bench.stages.records import Plan
+from bench.run.plan import Plan
+from bench.run.walk import RunOutcome, Walk, status
 from bench.store.store import Store
 from tests import toy
 from tests.commands import Bench, in_folder
@@ -54,7 +54,7 @@ def _plan(folder: Path, **changes: Any) -> Plan:
 
 def _run(plan: Plan, store: Store) -> RunOutcome:
     progress = Progress(Console(quiet=True))
-    return Runner(plan, store, "cpu", progress).run(status(plan, store).finished)
+    return Walk(plan.stages, store, "cpu", progress).run(status(plan.stages, store).finished)
 
 
 def _write(plan: Plan, store: Store, out: Path, **told: Callable[[str], None]) -> tables.Tables:

@@ -8,8 +8,8 @@ import pytest
 from bench.leaderboard.results import PromptTable
 from bench.lib.errors import BenchError
 from bench.run import planning
+from bench.run.plan import Plan
 from bench.run.planning import stratified
-from bench.stages.records import Plan
 from tests import toy
 
 
@@ -32,7 +32,7 @@ def test_stages_come_in_order_and_once(folder: Path) -> None:
     assert names == {"inspect": 1, "encode": 1, "rewards": 2, "train": 2, "sample": 3, "score": 6}
     seen: set[str] = set()
     for stage in plan.stages:
-        assert set(stage.inputs) <= seen, stage.label
+        assert {source.key for source in stage.inputs} <= seen, stage.label
         seen.add(stage.key)
     assert len(seen) == len(plan.stages)
 

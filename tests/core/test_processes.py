@@ -17,8 +17,8 @@ from rich.console import Console
 
 from bench.lib.progress import Progress
 from bench.run import planning
-from bench.run.walk import Runner, status
-from bench.stages.records import Plan
+from bench.run.plan import Plan
+from bench.run.walk import Walk, status
 from bench.store.store import Store
 from tests import toy
 
@@ -50,7 +50,7 @@ def _start(plan: Plan, store: Store) -> int:
         # The parent's thread pool does not live on in a fork.
         torch.set_num_threads(1)
         progress = Progress(Console(quiet=True))
-        outcome = Runner(plan, store, "cpu", progress).run(status(plan, store).finished)
+        outcome = Walk(plan.stages, store, "cpu", progress).run(status(plan.stages, store).finished)
         code = 1 if outcome.failures else 0
     except BaseException:
         traceback.print_exc()

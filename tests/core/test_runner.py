@@ -19,9 +19,8 @@ from bench.lib.io_errors import clear_io_errors
 from bench.lib.progress import Progress
 from bench.outputs import writing
 from bench.run import planning
-from bench.run.walk import Runner, RunOutcome, status
-from bench.run.work import memory_remedy
-from bench.stages.records import Plan
+from bench.run.plan import Plan
+from bench.run.walk import RunOutcome, Walk, status
 from bench.store.store import Store
 from tests import toy
 
@@ -47,7 +46,7 @@ def _run(plan: Plan, store: Store, say: Callable[[str], None] = lambda _: None) 
     progress = Progress(Console(quiet=True))
     progress.say = say  # type: ignore[method-assign]
     with clear_io_errors():
-        return Runner(plan, store, "cpu", progress).run(status(plan, store).finished)
+        return Walk(plan.stages, store, "cpu", progress).run(status(plan.stages, store).finished)
 
 
 def test_the_same_run_elsewhere_gives_the_same_bytes(
@@ -69,7 +68,7 @@ def test_another_order_of_methods_gives_the_same_bytes(
 
 def test_a_finished_plan_runs_nothing(folder: Path, finished: Store) -> None:
     plan = _plan(folder)
-    assert status(plan, finished).finished == {stage.key for stage in plan.stages}
+    assert status(plan.stages, finished).finished == {stage.key for stage in plan.stages}
     assert _run(plan, finished).ran == ()
 
 
@@ -102,7 +101,7 @@ def test_a_damaged_artefact_is_named_and_made_again(
         del data[len(data) // 2 :]
     file.write_bytes(data)
     plan, said = _plan(folder), list[str]()
-    assert [str(file) in text for text in status(plan, store).damaged.values()] == [True]
+    assert [str(file) in text for text in status(plan.stages, store).damaged.values()] == [True]
     _run(plan, store, said.append)
     assert any(str(file) in text for text in said)
     assert toy.artefacts(store) == toy.artefacts(finished)
@@ -185,7 +184,7 @@ def test_a_failing_scorer_leaves_a_gap(
 
 def test_running_out_of_memory_names_what_to_change(folder: Path) -> None:
     plan = _plan(folder)
-    remedies = {stage.name: memory_remedy(stage, plan) for stage in plan.stages}
+    remedies = {stage.name: stage.memory_remedy for stage in plan.stages}
     for option in (
         "training.micro_batch_size=2",
         "training.gradient_checkpointing=true",
@@ -196,8 +195,8 @@ def test_running_out_of_memory_names_what_to_change(folder: Path) -> None:
     assert "--set sampling.batch_size=1 " in remedies["sample"]
     half = _plan(folder, training={"precision": "bf16", "lora_rank": 4})
     train = next(stage for stage in half.stages if stage.name == "train")
-    assert "precision" not in memory_remedy(train, half)
-    assert "lora" not in memory_remedy(train, half)
+    assert "precision" not in train.memory_remedy
+    assert "lora" not in train.memory_remedy
 
 
 def test_broken_pairs_are_counted_named_and_skipped(folder: Path, tmp_path: Path) -> None:

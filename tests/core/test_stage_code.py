@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from bench.run.planning import VERSIONS
 from tests.core import stage_code
-from tests.core.stage_code import REPOSITORY, digests, problems
+from tests.core.stage_code import REPOSITORY, digests, problems, versions
 
+VERSIONS = versions()
 _ACCEPTED = json.loads(stage_code.ACCEPTED.read_text(encoding="utf-8"))
 
 
@@ -62,14 +62,14 @@ def _first_statement(file: Path, function: str) -> None:
     ("file", "function", "stages"),
     [
         ("training/loop.py", "train_pairs", {"train"}),
-        ("methods.py", "implicit_logit", {"train"}),
+        ("api/pair_method.py", "implicit_logit", {"train"}),
         ("diffusion/sampling.py", "sample", {"sample"}),
-        ("evaluation/scoring.py", "score_in_chunks", {"rewards", "score"}),
+        ("scoring/chunks.py", "score_in_chunks", {"rewards", "score"}),
         ("preferences/inspecting.py", "inspect", {"inspect"}),
         ("preferences/generating.py", "write", {"pairs"}),
-        ("training/encoding.py", "encode", {"encode"}),
-        ("work.py", "_train", {"train"}),
-        ("work.py", "_rewards", {"rewards"}),
+        ("stages/encode.py", "encode", {"encode"}),
+        ("stages/train.py", "run", {"train"}),
+        ("stages/rewards.py", "read_rewards", {"rewards"}),
     ],
 )
 def test_a_change_touches_the_stages_that_run_through_it(
@@ -79,7 +79,9 @@ def test_a_change_touches_the_stages_that_run_through_it(
     assert _changed(copy) == stages
 
 
-@pytest.mark.parametrize("file", ["progress.py", "terminal.py", "cli.py", "estimates.py"])
+@pytest.mark.parametrize(
+    "file", ["lib/progress.py", "cli/output.py", "cli/run.py", "run/estimates.py"]
+)
 def test_what_only_speaks_to_people_touches_none(copy: Path, file: str) -> None:
     path = copy / "bench" / file
     path.write_text(path.read_text(encoding="utf-8") + "\n\nCHANGED = 1\n", encoding="utf-8")
@@ -87,7 +89,7 @@ def test_what_only_speaks_to_people_touches_none(copy: Path, file: str) -> None:
 
 
 def test_comments_and_docstrings_touch_none(copy: Path) -> None:
-    _edit(copy / "bench" / "work.py", '"""What each stage does', '# Another remark.\n"""Whatever')
+    _edit(copy / "bench" / "stages" / "train.py", '"""train: one', '# Another remark.\n"""Whatever')
     _edit(copy / "bench" / "training" / "loop.py", "\ndef ", "\n# A remark.\ndef ")
     assert not _changed(copy)
 
@@ -101,7 +103,7 @@ def test_the_same_version_with_other_code_says_what_to_do() -> None:
     (said,) = problems(_as_it_is(), VERSIONS, found)
     assert said == (
         "train: its code has changed; if that changes bytes that it writes, raise "
-        "VERSIONS['train'] in bench/run/planning.py; then accept it: "
+        "`version` in bench/stages/train.py; then accept it: "
         "python -m tests.core.stage_code"
     )
 

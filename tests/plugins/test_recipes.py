@@ -17,7 +17,7 @@ from bench.recipe.recipe import Recipe, load, validate
 from bench.registry.registry import default_registry
 from bench.run import planning
 from bench.run.estimates import encoded_gb, facts, training_memory_gb
-from bench.stages.records import Plan
+from bench.run.plan import Plan
 
 NAMES = [
     "balanced-sd15",

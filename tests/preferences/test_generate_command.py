@@ -127,10 +127,11 @@ def test_the_pairs_are_the_best_and_worst_of_the_images_that_were_sampled(made: 
 
 def test_killed_at_every_stage_it_goes_on_to_the_same_bytes(made: Path, tmp_path: Path) -> None:
     from bench.preferences.writing import PairWriter
-    from bench.run import work
+    from bench.scoring import chunks
+    from bench.stages import sample
 
     for target, name, call in (
-        (work, "write_atomic", 5),
+        (sample, "write_atomic", 5),
         (chunks, "write_atomic", 4),
         (PairWriter, "add", 3),
     ):

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from bench.run import planning
-from bench.stages.records import Plan
+from bench.run.plan import Plan
 from tests import toy
 from tests.trust import plugins
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from bench.leaderboard.standings import Row
 from bench.lib.progress import Progress
 from bench.outputs import writing
-from bench.run.walk import Runner, status
-from bench.stages.records import Plan
+from bench.run.plan import Plan
+from bench.run.walk import Walk, status
 from bench.store.store import Store
 
 
@@ -39,7 +39,7 @@ def run(plan: Plan, folder: Path) -> Done:
     """Run what is missing in the store in `folder`, and build the board."""
     store = Store(folder / "store")
     progress = Progress(Console(quiet=True))
-    outcome = Runner(plan, store, "cpu", progress).run(status(plan, store).finished)
+    outcome = Walk(plan.stages, store, "cpu", progress).run(status(plan.stages, store).finished)
     built = writing.write(plan, store, folder / "out", outcome)
     rows = tuple(row for section in built.sections for row in section.rows)
     return Done(store=store, failures=outcome.failures, rows=rows)

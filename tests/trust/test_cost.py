@@ -132,13 +132,13 @@ def test_processes_together_count_what_one_counts(
         from rich.console import Console
 
         from bench.lib.progress import Progress
-        from bench.run.walk import Runner
+        from bench.run.walk import Walk
         from bench.store.store import Store
 
         world = World.from_environment()
         world.connect("cpu")
         store = Store(tmp_path / "store")
-        Runner(plan, store, "cpu", Progress(Console(quiet=True)), world).run(frozenset())
+        Walk(plan.stages, store, "cpu", Progress(Console(quiet=True)), world).run(frozenset())
         world.close()
 
     shared = meeting_point(processes)

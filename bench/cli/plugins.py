@@ -1,16 +1,39 @@
-"""What `bench plugins` prints."""
+"""`bench plugins`: what is installed, with options."""
 
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from bench.api.kinds import noun
-from bench.registry.registry import Entry, Registry
+from bench.cli import output
+from bench.cli.frame import AsJson
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from bench.registry.registry import Entry, Registry
+
+
+def plugins(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="Show this plugin's options.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List every plugin, or show one with its options."""
+    from bench.lib.stdout_guard import reserve_stdout
+    from bench.registry.registry import default_registry
+
+    stdout = reserve_stdout(context, as_json)
+    registry = default_registry()
+    if stdout:
+        stdout.emit(json.dumps(as_data(registry, name), indent=1))
+    else:
+        show(output.console(), registry, name)
 
 
 def as_data(registry: Registry, name: str | None) -> dict[str, Any]:

@@ -1,0 +1,164 @@
+"""`bench run`: train, sample, score and compare methods."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.cli import output
+from bench.cli.frame import RUNS, STORE, Device, DryRun, Frame, Processes, StoreFolder, joined
+from bench.lib.errors import BenchError
+from bench.lib.wording import cut, quoted
+
+if TYPE_CHECKING:
+    from bench.run.plan import Plan
+    from bench.run.walk import RunOutcome, Status
+
+Methods = Annotated[
+    str | None,
+    typer.Option(help="Comma-separated methods, e.g. 'smpo,balanced[reference=frozen]'."),
+]
+
+
+def run(
+    methods: Methods = None,
+    recipe: Annotated[str, typer.Option(help="A preset's name or a YAML file.")] = "shapes",
+    seeds: Annotated[str | None, typer.Option(help="Train seeds, e.g. '0,1,2'.")] = None,
+    scorers: Annotated[str | None, typer.Option(help="Comma-separated scorers.")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="Comma-separated prompt sets or their files.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Prompts a set, a stratified sample by category.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any recipe key, e.g. --set training.steps=50."),
+    ] = None,
+    device: Device = "auto",
+    store: StoreFolder = STORE,
+    out: Annotated[
+        Path | None, typer.Option(help="Tables and pictures (default: bench-runs/<recipe>).")
+    ] = None,
+    num_processes: Processes = 1,
+    fresh: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fresh",
+            metavar="STAGE|METHOD",
+            help="Make this anew, cached or not, and all that follows from it: a stage such as "
+            "train, or a method of the plan. May be given several times.",
+        ),
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train, sample, score and compare methods; what is finished is never done again."""
+    world = joined(num_processes, dry_run=dry_run)
+    from bench.leaderboard.run_folder import RunFolder, default_place, outside
+    from bench.recipe import recipe as recipes
+    from bench.registry.registry import default_registry
+    from bench.run import planning
+    from bench.run.fresh import chosen as chosen_anew
+
+    registry = default_registry()
+    overrides: dict[str, object] = {
+        key: value
+        for key, value in (
+            ("methods", methods),
+            ("scorers", scorers),
+            ("prompts", prompts),
+            ("seeds", _integers("--seeds", seeds)),
+            ("limit", limit),
+        )
+        if value is not None
+    }
+    overrides |= dict(_setting(text) for text in settings or [])
+    chosen = recipes.load(registry, recipe, overrides)
+    plan = planning.make(chosen, registry, download=not dry_run)
+    folder = RunFolder(out or default_place(chosen.name, RUNS))
+    outside(folder.path, store)
+    if not dry_run:
+        folder.check()
+    frame = Frame(folder=store, asked_device=device, world=world)
+    with frame.open(folder.path):
+        here = frame.status(plan.stages).without(chosen_anew(plan, fresh or ()))
+        _print_plan(frame, plan, here, max(num_processes, world.size))
+        missing = planning.unavailable_reasons(plan.stages, here.finished)
+        if dry_run:
+            for reason in missing:
+                frame.say(f"not ready: {reason}")
+            try:
+                folder.check()
+            except BenchError as error:
+                frame.say(f"not ready: {error}")
+            return
+        if missing:
+            raise BenchError("; ".join(missing))
+        if world.is_main:
+            folder.claim()
+        outcome = frame.make(plan.stages, here)
+        if world.is_main:
+            _write(frame, plan, folder.path, outcome)
+    if outcome.failures:
+        sys.exit(1)
+
+
+def _write(frame: Frame, plan: Plan, out: Path, outcome: RunOutcome) -> None:
+    """The outputs, and where they are."""
+    from bench.leaderboard import tables
+    from bench.outputs import writing
+
+    built = writing.write(plan, frame.store, out, outcome, frame.say)
+    frame.console.print(tables.console_table(built))
+    for what, name in (
+        ("tables", "README.md, leaderboard.csv, leaderboard.json, by_group.csv"),
+        ("result files", "results/, prompts/"),
+        ("per-image scores", "scores.parquet"),
+        ("checkpoints", "checkpoints/<method>-seed<seed>/, with model cards"),
+        ("contact sheet", "contact_sheet.png"),
+        ("recipe", "recipe.yaml"),
+    ):
+        if what != "checkpoints" or (out / "checkpoints").is_dir():
+            frame.say(f"  {what:<17} {out}/{name}")
+    for reason in dict.fromkeys(outcome.failures.values()):
+        output.complain(reason)
+
+
+def _print_plan(frame: Frame, plan: Plan, here: Status, processes: int) -> None:
+    from bench.run.estimates import facts_table
+
+    frame.say(
+        f"Plan of recipe {plan.recipe.name!r}: {_count(len(plan.cells), 'cell')}, "
+        f"{_count(len(plan.stages), 'stage')}, {len(here.finished)} of them cached."
+    )
+    frame.console.print(facts_table(plan, processes), highlight=False)
+    frame.print_costs(plan, here, processes)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def _integers(flag: str, text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"-?[0-9]{1,25}", part) for part in parts):
+        raise BenchError(f"{flag} {cut(text)}: expected whole numbers such as 0,1,2")
+    return [int(part) for part in parts]
+
+
+def _setting(text: str) -> tuple[str, object]:
+    from bench.lib import plain_yaml
+
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise BenchError(f"--set {cut(text)}: expected key=value, e.g. training.steps=50")
+    try:
+        return key.strip(), plain_yaml.load(value)
+    except plain_yaml.YamlError as error:
+        raise BenchError(f"--set {cut(text)}: {quoted(value)} is not a YAML value") from error
