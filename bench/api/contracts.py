@@ -32,6 +32,7 @@ from bench.api.kinds import (
     PromptSet,
     Reference,
     Scorer,
+    TrainingSetup,
     Trajectory,
     noun,
 )
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
     from bench.api.noising import NoisedPairs, NoiseRequest
     from bench.api.policy import Policy
-    from bench.api.training import TrainingOutcome, TrainingSetup
+    from bench.api.training import TrainingOutcome
 
 T = TypeVar("T")
 _LONGEST = 300

@@ -21,7 +21,6 @@ from bench.lib.errors import BenchError
 from bench.lib.escaping import printable
 from bench.outputs import cards
 from bench.outputs.checkpoint_folders import is_adapter, write_checkpoint
-from bench.run.planning import SPEED_ONLY
 from bench.run.walk import RunOutcome
 from bench.run.work import PREPARING
 from bench.stages.records import Cell, Plan, Stage
@@ -220,7 +219,7 @@ def _identity(plan: Plan, cell: Cell) -> dict[str, Any]:
             pairs=described["pairs"],
             filters=recipe.filters.model_dump(mode="json"),
             framing=recipe.framing.model_dump(mode="json"),
-            options=recipe.training.model_dump(mode="json", exclude=SPEED_ONLY),
+            options=recipe.training.affecting_results(),
         )
     sampling = recipe.sampling.model_dump(
         mode="json", exclude={"batch_size", "compile", "image_seeds"}

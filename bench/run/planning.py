@@ -73,8 +73,6 @@ VERSIONS = {
 }
 """Raise a stage's number when its code changes the bytes that it writes."""
 _NUMBER = re.compile(r"((?:(?<==)-)?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)")
-SPEED_ONLY = {"micro_batch_size", "gradient_checkpointing", "compile", "checkpoint_every"}
-"""Keys of the recipe's `training` block that change no number beyond float error."""
 
 
 def make(recipe: Recipe, registry: Registry, *, download: bool = True) -> Plan:
@@ -559,7 +557,7 @@ class _Builder:
         encode = self._encode
         rewards = {scorer: self._rewards(scorer).key for scorer in labelling}
         training = self.recipe.training
-        budget = training.model_dump(exclude=SPEED_ONLY)
+        budget = training.affecting_results()
         data = {
             "stage": "train",
             "version": VERSIONS["train"],

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from bench.api.policy import Policy
-    from bench.api.training import StepReport, TrainingBudget
+    from bench.api.training import StepReport
 
 SCORES = "scores.parquet"
 PREPARING = "evaluations_of_preparing"
@@ -221,7 +221,7 @@ class Worker:
         return {"pairs": len(usable.rows)}
 
     def _train(self, stage: TrainStage, partial: Partial, task: Task) -> tuple[dict[str, Any], int]:
-        from bench.api.training import TrainingSetup
+        from bench.api.kinds import TrainingSetup
         from bench.lib.evaluations import counting
         from bench.stages import encode as encoding
         from bench.training.loop import train_pairs
@@ -234,7 +234,7 @@ class Worker:
                 policy=policy,
                 pairs=encoding.read(self._artefact(encode).path),
                 rewards=self._pair_rewards(stage, self._table(encode.inspect)),
-                budget=self._budget(),
+                budget=self.plan.recipe.training,
                 seed=stage.seed,
                 workspace=partial.work,
                 report=_StepTask(task),
@@ -262,14 +262,6 @@ class Worker:
             for name, key in stage.rewards.items()
         }
         return contracts.read_only(PairRewards(human=table.human.copy(), rewards=rewards))
-
-    def _budget(self) -> TrainingBudget:
-        from bench.api.training import TrainingBudget
-
-        config = self.plan.recipe.training
-        options = config.model_dump()
-        options["micro_batch_size"] = config.micro_batch(self.world.size)
-        return TrainingBudget(**options)
 
     def _sample(
         self, stage: SampleStage, partial: Partial, task: Task
