@@ -19,7 +19,7 @@ from bench.cli.store import store_app
 from bench.lib import devices, interrupts
 from bench.lib.distributed import World
 from bench.lib.errors import BenchError
-from bench.lib.wording import cut, printable, quoted
+from bench.lib.wording import cut, printable, quoted, shown
 from bench.run.launch import join_launch, launch
 
 if TYPE_CHECKING:
@@ -128,16 +128,17 @@ def _add_plugin_commands() -> None:
     groups = {group.name for group in app.registered_groups}
     if words and words[0] in own | groups:
         return
+    from bench.api.contracts import asking, refused
     from bench.registry.registry import default_registry
 
     registry = default_registry()
     for entry in registry.entries("commands"):
         name = entry.cls.name
         try:
-            with registry.asking(entry.cls, "`app`"):
+            with asking(registry.called(entry.cls), "`app`"):
                 group = registry.build("commands", name).app()
             if not isinstance(group, typer.Typer):
-                raise registry.wrong(entry.cls, "`app` gave no typer.Typer")
+                raise refused(registry.called(entry.cls), shown(group), "a typer.Typer as `app`")
         except BenchError:
             # In nobody's way but of who asks for it.
             if words[:1] == [name]:

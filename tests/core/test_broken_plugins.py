@@ -347,14 +347,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("fingerprint", ZeroDivisionError("deep"), "ZeroDivisionError: deep"),
         ("fingerprint", SystemExit(1), "SystemExit: 1"),
-        ("fingerprint", None, "gave a NoneType, not text"),
-        ("fingerprint", 7, "gave a int, not text"),
+        ("fingerprint", None, "gave a NoneType as `fingerprint`; expected is text"),
+        ("fingerprint", 7, "gave a int as `fingerprint`; expected is text"),
         ("fingerprint", "x" * 10**6, "1,000,000 characters"),
         ("seconds_per_image", ZeroDivisionError("deep"), "ZeroDivisionError: deep"),
-        ("seconds_per_image", -1.0, "is -1.0, not seconds"),
-        ("seconds_per_image", float("nan"), "is nan, not seconds"),
-        ("seconds_per_image", "fast", "is 'fast', not seconds"),
-        ("__post_init__", ValueError("no"), "building it failed: ValueError: no"),
+        (
+            "seconds_per_image",
+            -1.0,
+            "gave -1.0 .float. as .*; expected is seconds",
+        ),
+        (
+            "seconds_per_image",
+            float("nan"),
+            "gave nan .float. as .*; expected is seconds",
+        ),
+        (
+            "seconds_per_image",
+            "fast",
+            "gave 'fast' .str. as .*; expected is seconds",
+        ),
+        ("__post_init__", ValueError("no"), "building it failed in .*: ValueError: no"),
     ],
 )
 def test_what_a_plan_asks_a_scorer(
@@ -370,10 +382,10 @@ def test_what_a_plan_asks_a_scorer(
 @pytest.mark.parametrize(
     ("name", "answer", "said"),
     [
-        ("family", ZeroDivisionError("deep"), "`family` failed: ZeroDivisionError: deep"),
-        ("family", None, "`family` is None"),
-        ("resolution", 0, "`resolution` is 0"),
-        ("seconds_per_evaluation", float("inf"), "`seconds_per_evaluation` is inf"),
+        ("family", ZeroDivisionError("deep"), "failed in .*: ZeroDivisionError: deep"),
+        ("family", None, "gave None .NoneType. as `family`"),
+        ("resolution", 0, "gave 0 .int. as `resolution`"),
+        ("seconds_per_evaluation", float("inf"), "gave inf .float. as `seconds_per_evaluation`"),
     ],
 )
 def test_what_a_plan_asks_a_backbone(
