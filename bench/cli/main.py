@@ -138,7 +138,9 @@ def _add_plugin_commands() -> None:
             with asking(registry.called(entry.cls), "`app`"):
                 group = registry.build("commands", name).app()
             if not isinstance(group, typer.Typer):
-                raise refused(registry.called(entry.cls), shown(group), "a typer.Typer as `app`")
+                raise refused(
+                    registry.called(entry.cls), f"{shown(group)} as `app`", "a typer.Typer"
+                )
         except BenchError:
             # In nobody's way but of who asks for it.
             if words[:1] == [name]:
