@@ -135,7 +135,8 @@ def _add_plugin_commands() -> None:
     for entry in registry.entries("commands"):
         name = entry.cls.name
         try:
-            with asking(registry.called(entry.cls), "`app`"):
+            who = registry.called(entry.cls)
+            with asking(who, "`app`"):
                 group = registry.build("commands", name).app()
             if not isinstance(group, typer.Typer):
                 raise refused(

@@ -16,7 +16,7 @@ from bench.lib.reading import exists, expanded, read_text
 from bench.lib.strict import Count, Flag, Number, StrictModel
 from bench.lib.wording import listed, quoted
 from bench.registry.registry import Registry
-from bench.registry.spec_language import Spec, check_text, parse, split_list
+from bench.registry.spec_language import canonical, canonical_list, check_text
 
 _MOST_EXTENDED = 10
 """Recipes that extend one another."""
@@ -271,10 +271,13 @@ def _with_spec_texts(data: Mapping[str, object], where: str) -> dict[str, object
     """The data with every spec in its text form."""
     prepared = dict(data)
     for key, value in data.items():
-        if key in _SINGLE:
-            prepared[key] = spec_to_text(_spec(value, f"{where}: {key}"))
-        elif key in _LISTS:
-            prepared[key] = _spec_list(value, f"{where}: {key}")
+        try:
+            if key in _SINGLE:
+                prepared[key] = canonical(value)
+            elif key in _LISTS:
+                prepared[key] = canonical_list(value)
+        except BenchError as error:
+            raise BenchError(f"{where}: {key}: {error}") from error
     return prepared
 
 
@@ -303,41 +306,3 @@ def _override(data: dict[str, Any], key: str, value: object) -> None:
         if not isinstance(data, dict):
             raise BenchError(f"--set {key}: {quoted(parent)} holds no keys of its own")
     data[last] = value
-
-
-def _spec_list(value: object, where: str) -> list[str]:
-    """Texts of the specs in a list or a comma-separated string, each once."""
-    items = split_list(value) if isinstance(value, str) else value
-    if not isinstance(items, list | tuple):
-        raise BenchError(f"{where}: expected a list, not {quoted(value)}")
-    return list(dict.fromkeys(spec_to_text(_spec(item, where)) for item in items))
-
-
-def _spec(item: object, where: str) -> Spec | str:
-    if isinstance(item, str):
-        return item
-    if isinstance(item, Mapping):
-        try:
-            return parse(item)
-        except BenchError as error:
-            raise BenchError(f"{where}: {error}") from error
-    raise BenchError(f"{where}: {quoted(item)} is not a plugin's name")
-
-
-def spec_to_text(spec: Spec | str) -> str:
-    """A spec in its text form."""
-    if isinstance(spec, str):
-        return spec
-    options = ",".join(
-        f"{k}={'+'.join(map(str, v)) if isinstance(v, list) else _text(v)}"
-        for k, v in spec.options.items()
-    )
-    return f"{spec.name}[{options}]" if options else spec.name
-
-
-def _text(value: object) -> str:
-    if isinstance(value, Spec):
-        return spec_to_text(value)
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    return str(value)

@@ -28,7 +28,7 @@ from bench.lib.errors import BenchError, UnknownNameError
 from bench.lib.wording import cut, failure, shown
 from bench.registry import source_code as code
 from bench.registry.plugin_classes import adapter, hints, name_of, options, problem
-from bench.registry.spec_language import REQUIRED, Spec, parse
+from bench.registry.spec_language import REQUIRED, RawValue, Spec, parse, text_of, value_text
 
 GROUP = "bench"
 DISABLED_VARIABLE = "BENCH_DISABLED_PLUGINS"
@@ -213,7 +213,7 @@ class Registry:
             return self.build(field.metadata["kind"], raw)
         if not given:
             return raw
-        return _typed(f"{spec.name}[{field.name}={cut(_shown(raw))}]", hint, field, raw)
+        return _typed(f"{spec.name}[{field.name}={cut(value_text(raw))}]", hint, field, raw)
 
     def options(self, entry: Entry) -> list[OptionInfo]:
         """The options of a plugin, in the order that its class declares them."""
@@ -226,7 +226,7 @@ class Registry:
                 OptionInfo(
                     name=field.name,
                     type=noun(kind) if kind else _type_name(types[field.name]),
-                    default="required" if missing else _shown(field.default),
+                    default="required" if missing else value_text(field.default),
                     doc=_with_bounds(field),
                 )
             )
@@ -353,19 +353,23 @@ def classes_affecting_results(plugin: Plugin) -> Iterator[type[Plugin]]:
 
 def spec_text(plugin: Plugin) -> str:
     """The shortest spec that builds the plugin: its name and the options that differ."""
-    parts = []
+    return text_of(_spec_of(plugin))
+
+
+def _spec_of(plugin: Plugin) -> Spec:
+    given: dict[str, RawValue] = {}
     for field in options(type(plugin)):
         if not field.metadata.get("affects_identity", True):
             continue
         value = getattr(plugin, field.name)
         if isinstance(value, Plugin):
-            text = spec_text(value)
-            same = text == field.default
+            value = _spec_of(value)
+            same = text_of(value) == field.default
         else:
-            text, same = _shown(value), value == field.default
+            same = value == field.default
         if not same:
-            parts.append(f"{field.name}={text}")
-    return f"{plugin.name}[{','.join(parts)}]" if parts else plugin.name
+            given[field.name] = value
+    return Spec(plugin.name, given)
 
 
 def _load(points: Sequence[EntryPoint]) -> Registry:
@@ -540,15 +544,3 @@ def _with_bounds(field: dataclasses.Field[Any]) -> str:
     bounds = [f"{signs[k]} {v:g}" for k, v in field.metadata.get("bounds", {}).items()]
     doc = str(field.metadata.get("doc", ""))
     return f"{doc} ({', '.join(bounds)})" if bounds else doc
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return "+".join(map(str, value))
-    if isinstance(value, float):
-        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    return str(value)
