@@ -19,9 +19,9 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
 from bench.api.encoded_pairs import EncodedPairs
-from bench.api.kinds import PairRewards
+from bench.api.kinds import PairRewards, TrainingSetup
 from bench.api.schedule import NoiseSchedule
-from bench.api.training import StepReport, TrainingBudget, TrainingSetup
+from bench.api.training import StepReport, TrainingBudget
 from bench.diffusion.pipeline import PipelinePolicy
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy, StableDiffusionXLPolicy
 from bench.lib.cost_meter import Meter

@@ -6,6 +6,7 @@ gives is compared with what `bench.api.kinds` promises before anything is comput
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from bench.api.kinds import (
     BASES,
@@ -23,6 +24,7 @@ from bench.api.kinds import (
     LoadedScorer,
     Loss,
     Method,
+    ModelSize,
     PairErrors,
     PairRewards,
     Plugin,
@@ -32,10 +34,13 @@ from bench.api.kinds import (
     PromptSet,
     Reference,
     Scorer,
+    TrainingSetup,
     Trajectory,
     noun,
 )
 from bench.lib.errors import BenchError, PluginError, out_of_memory
+from bench.lib.reading import is_half
+from bench.lib.wording import failure, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,11 +49,7 @@ if TYPE_CHECKING:
 
     from bench.api.noising import NoisedPairs, NoiseRequest
     from bench.api.policy import Policy
-    from bench.api.training import TrainingOutcome, TrainingSetup
-
-T = TypeVar("T")
-_LONGEST = 300
-"""Characters of a plugin's own message that are repeated."""
+    from bench.api.training import TrainingOutcome
 
 
 def called(plugin: Plugin | str) -> str:
@@ -61,7 +62,7 @@ def called(plugin: Plugin | str) -> str:
 
 
 @contextmanager
-def asking(plugin: Plugin | str) -> Iterator[None]:
+def asking(plugin: Plugin | str, what: str = "") -> Iterator[None]:
     """Run a plugin's code: whatever it raises is told as its own failure.
 
     Unchanged are our own errors, out of memory (whose remedy the stage knows), Ctrl-C, and an end
@@ -69,6 +70,7 @@ def asking(plugin: Plugin | str) -> Iterator[None]:
 
     Args:
         plugin: whose code runs; or what to call it.
+        what: what is asked for: "`fingerprint`".
 
     Raises:
         PluginError: the plugin raised anything else, even `SystemExit`.
@@ -80,9 +82,8 @@ def asking(plugin: Plugin | str) -> Iterator[None]:
     except BaseException as error:
         if out_of_memory(error) or asked_by_core(error):
             raise
-        said = _one_line(str, error)[:_LONGEST]
-        reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
-        raise PluginError(f"{called(plugin)} failed{_place(error)}: {reason}") from error
+        who = f"{called(plugin)}: {what}" if what else called(plugin)
+        raise PluginError(f"{who} failed{_place(error)}: {failure(error)}") from error
 
 
 def asked_by_core(error: BaseException) -> bool:
@@ -93,26 +94,34 @@ def asked_by_core(error: BaseException) -> bool:
 
 
 def _place(error: BaseException) -> str:
-    """The last line of Python that was run, beyond the one that asked."""
-    lines = traceback.extract_tb(error.__traceback__)[1:]
+    """The last line of Python that was run, beyond those that asked."""
+    lines = [x for x in traceback.extract_tb(error.__traceback__) if x.filename != __file__]
     return f" in {Path(lines[-1].filename).name}, line {lines[-1].lineno}" if lines else ""
 
 
-def _refuse(plugin: Plugin | str, came: str, expected: str) -> PluginError:
+def refused(plugin: Plugin | str, came: str, expected: str) -> PluginError:
+    """The error of a plugin that gave what it must not."""
     return PluginError(f"{called(plugin)} gave {came}; expected is {expected}")
 
 
-def _shown(value: object) -> str:
+def _answer(
+    plugin: Plugin | str,
+    name: str,
+    ask: Callable[[], Any],
+    fits: Callable[[Any], bool],
+    expected: str,
+) -> Any:
+    """What a plugin answers, if it is what was promised."""
+    with asking(plugin):
+        answer = ask()
+    if not fits(answer):
+        raise refused(plugin, f"{_typed(answer)} as `{name}`", expected)
+    return answer
+
+
+def _typed(value: object) -> str:
     """A value for people, with its type and never more than a few words."""
-    text = _one_line(repr, value)
-    return f"{text[:60]}{'...' if len(text) > 60 else ''} ({type(value).__name__})"
-
-
-def _one_line(words: Callable[[Any], str], value: object) -> str:
-    try:
-        return " ".join(words(value).split()).encode("utf-8", "backslashreplace").decode()
-    except Exception:
-        return "what cannot be shown"
+    return f"{shown(value)} ({type(value).__name__})"
 
 
 def _is_whole(value: object, least: int = 0) -> bool:
@@ -123,49 +132,55 @@ def _is_whole(value: object, least: int = 0) -> bool:
 
 def _is_text(value: object) -> bool:
     """Whether it is text that can be written as UTF-8, which lone surrogates cannot."""
-    if not isinstance(value, str):
+    return isinstance(value, str) and not is_half(value)
+
+
+def _is_number(value: object, most: float) -> bool:
+    if isinstance(value, bool) or not isinstance(value, Real):
         return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return 0 <= float(value) <= most
 
 
 def _is_share(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return False
-    return 0 <= float(value) <= 1
+    return _is_number(value, 1)
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, tuple | list) and all(map(_is_text, value))
 
 
 # What plans are made of.
 
+_SECONDS = (lambda value: _is_number(value, sys.float_info.max), "seconds, a finite number from 0")
+_FACTS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "family": (_is_text, 'text such as "sd1"'),
+    "resolution": (lambda value: _is_whole(value, 1), "a number of pixels"),
+    "seconds_per_evaluation": _SECONDS,
+    "seconds_per_image": _SECONDS,
+    "size": (lambda value: isinstance(value, ModelSize | None), "a bench.ModelSize, or None"),
+}
+"""Properties of backbones and scorers that plans and estimates read."""
+_NAMES = "a tuple of scorers' names, even of one: ('name',)"
+_WHOLE = "a whole number, 0 or more"
+_TEXT = "text that UTF-8 can write (a str without lone surrogates)"
+
+
+def fact(plugin: Backbone | Scorer, name: str, who: str = "") -> Any:
+    """A property of `_FACTS`; `who` is what to call the plugin in messages."""
+    fits, expected = _FACTS[name]
+    return _answer(who or plugin, name, lambda: getattr(plugin, name), fits, expected)
+
 
 def label_scorers(plugin: Method | Aggregation, pool: Sequence[str]) -> tuple[str, ...]:
     """The scorers that a method's or an aggregation's labels read."""
-    with asking(plugin):
-        if isinstance(plugin, Method):
-            function, names = "label_scorers", plugin.label_scorers(pool)
-        else:
-            function, names = "needs", plugin.needs(pool)
-    return _names(plugin, function, names)
+    name = "label_scorers" if isinstance(plugin, Method) else "needs"
+    names = _answer(plugin, name, lambda: getattr(plugin, name)(pool), _are_names, _NAMES)
+    return tuple(names)
 
 
 def labelled_by(pairs: PreferenceSet) -> tuple[str, ...]:
     """The scorers whose rewards made the labels of a preference set."""
-    with asking(pairs):
-        names = pairs.labelled_by()
-    return _names(pairs, "labelled_by", names)
-
-
-def _names(plugin: Plugin, function: str, names: object) -> tuple[str, ...]:
-    if not isinstance(names, tuple | list) or not all(map(_is_text, names)):
-        raise _refuse(
-            plugin,
-            f"{_shown(names)} as `{function}`",
-            "a tuple of scorers' names, even of one: ('name',)",
-        )
-    return tuple(names)
+    return tuple(_answer(pairs, "labelled_by", pairs.labelled_by, _are_names, _NAMES))
 
 
 def resolved(method: Method, family: str) -> Method:
@@ -174,44 +189,35 @@ def resolved(method: Method, family: str) -> Method:
     Otherwise its row would bear a name that is not its own.
     """
     with asking(method):
-        found = method.resolved(family)
-        if type(found) is not type(method):
-            raise _refuse(method, f"{_shown(found)} as `resolved`", "the same method, filled in")
+        filled = method.resolved(family)
+        if type(filled) is not type(method):
+            raise refused(method, f"{_typed(filled)} as `resolved`", "the same method, filled in")
         given = [f.name for f in fields(method) if getattr(method, f.name) is not None]
-        changed = [name for name in given if getattr(found, name) != getattr(method, name)]
+        changed = [name for name in given if getattr(filled, name) != getattr(method, name)]
     if changed:
-        raise _refuse(
+        raise refused(
             method,
-            f"another {changed[0]} as `resolved`: {_shown(getattr(found, changed[0]))}",
+            f"another {changed[0]} as `resolved`: {_typed(getattr(filled, changed[0]))}",
             "that only options which are open (None) are set",
         )
-    return found
-
-
-def family_of(backbone: Backbone) -> str:
-    """Which row of a method's defaults applies."""
-    with asking(backbone):
-        family = backbone.family
-    if not _is_text(family):
-        raise _refuse(backbone, f"{_shown(family)} as `family`", 'text such as "sd1"')
-    return family
+    return filled
 
 
 def trainable(method: Method) -> bool:
     """Whether the method is trained; no instance can say otherwise than its class."""
-    said: object = type(method).trainable
-    if not isinstance(said, bool):
-        raise _refuse(method, f"{_shown(said)} as `trainable`", "True or False")
-    return said
+    answer: bool = _answer(
+        method,
+        "trainable",
+        lambda: type(method).trainable,
+        lambda value: isinstance(value, bool),
+        "True or False",
+    )
+    return answer
 
 
 def method_nfe(method: Method, pairs_seen: int) -> int:
     """Expected denoiser evaluations of training."""
-    with asking(method):
-        nfe = method.nfe(pairs_seen)
-    if not _is_whole(nfe):
-        raise _refuse(method, f"{_shown(nfe)} as `nfe`", "a whole number, 0 or more")
-    return int(nfe)
+    return int(_answer(method, "nfe", lambda: method.nfe(pairs_seen), _is_whole, _WHOLE))
 
 
 def prompts_of(prompt_set: PromptSet) -> tuple[Prompt, ...]:
@@ -220,52 +226,49 @@ def prompts_of(prompt_set: PromptSet) -> tuple[Prompt, ...]:
         prompts = tuple(prompt_set.load())
     for position, prompt in enumerate(prompts):
         if not isinstance(prompt, Prompt):
-            raise _refuse(prompt_set, f"{_shown(prompt)} as prompt {position}", "a bench.Prompt")
+            raise refused(prompt_set, f"{_typed(prompt)} as prompt {position}", "a bench.Prompt")
         if not _is_text(prompt.text):
-            raise _refuse(
-                prompt_set, f"{_shown(prompt.text)} as the text of prompt {position}", _TEXT
+            raise refused(
+                prompt_set, f"{_typed(prompt.text)} as the text of prompt {position}", _TEXT
             )
         groups = prompt.groups
         if not isinstance(groups, Mapping) or not all(
             _is_text(part) for pair in groups.items() for part in pair
         ):
-            raise _refuse(
+            raise refused(
                 prompt_set,
-                f"{_shown(groups)} as the groups of prompt {position}",
+                f"{_typed(groups)} as the groups of prompt {position}",
                 "a mapping from text to text",
             )
     return prompts
 
 
-_TEXT = "text that UTF-8 can write (a str without lone surrogates)"
-
-
 def pair_count(pairs: PreferenceSet) -> int:
     """How many pairs a set holds."""
-    with asking(pairs):
-        count = pairs.count()
-    if not _is_whole(count):
-        raise _refuse(pairs, f"{_shown(count)} as `count`", "a whole number, 0 or more")
-    return int(count)
+    return int(_answer(pairs, "count", pairs.count, _is_whole, _WHOLE))
 
 
 def published_count(plugin: PreferenceSet | PromptSet) -> int | None:
     """The published count of a set that is not here."""
-    with asking(plugin):
-        count = plugin.published_count()
-    if count is not None and not _is_whole(count):
-        raise _refuse(plugin, f"{_shown(count)} as `published_count`", "a whole number, or None")
+    count = _answer(
+        plugin,
+        "published_count",
+        plugin.published_count,
+        lambda value: value is None or _is_whole(value),
+        "a whole number, or None",
+    )
     return None if count is None else int(count)
 
 
 def unavailable_reason(scorer: Scorer) -> str:
     """Why a scorer could not be loaded now, or ""."""
-    with asking(scorer):
-        reason = scorer.unavailable_reason()
-    if not _is_text(reason):
-        raise _refuse(
-            scorer, f"{_shown(reason)} as `unavailable_reason`", 'text, "" if there is none'
-        )
+    reason: str = _answer(
+        scorer,
+        "unavailable_reason",
+        scorer.unavailable_reason,
+        _is_text,
+        'text, "" if there is none',
+    )
     return reason
 
 
@@ -306,7 +309,7 @@ def read_pairs(pairs: PreferenceSet, rows: Iterable[int] | None = None) -> Itera
                 if row is not None and pair.row > row:
                     raise _missing(pairs, row)
                 expected = "nothing more" if row is None else f"row {row}, which was asked for"
-                raise _refuse(pairs, f"the pair of row {pair.row}", expected)
+                raise refused(pairs, f"the pair of row {pair.row}", expected)
         yield pair
     left = asked.popleft() if asked else next(wanted or iter(()), None)
     if left is not None:
@@ -319,23 +322,23 @@ def _missing(pairs: PreferenceSet, row: int) -> BenchError:
 
 def _check_pair(pairs: PreferenceSet, pair: object) -> None:
     if not isinstance(pair, PreferencePair) or not _is_whole(pair.row):
-        raise _refuse(pairs, _shown(pair), "a bench.PreferencePair whose row is its position")
+        raise refused(pairs, _typed(pair), "a bench.PreferencePair whose row is its position")
     for name in ("caption", "model_0", "model_1", "problem"):
         if not _is_text(getattr(pair, name)):
-            raise _refuse(
-                pairs, f"{_shown(getattr(pair, name))} as the {name} of row {pair.row}", _TEXT
+            raise refused(
+                pairs, f"{_typed(getattr(pair, name))} as the {name} of row {pair.row}", _TEXT
             )
     if not _is_share(pair.human):
-        raise _refuse(
+        raise refused(
             pairs,
-            f"{_shown(pair.human)} as the human label of row {pair.row}",
+            f"{_typed(pair.human)} as the human label of row {pair.row}",
             "the share of people who prefer image 0, a number from 0 to 1",
         )
     for name in ("image_0", "image_1"):
         if not isinstance(getattr(pair, name), bytes):
-            raise _refuse(
+            raise refused(
                 pairs,
-                f"{_shown(getattr(pair, name))} as {name} of row {pair.row}",
+                f"{_typed(getattr(pair, name))} as {name} of row {pair.row}",
                 "the encoded image (bytes)",
             )
 
@@ -373,20 +376,20 @@ def checked_labels(plugin: Plugin | str, labels: object, pairs: int) -> Labels:
     import numpy as np
 
     if not isinstance(labels, Labels):
-        raise _refuse(plugin, _shown(labels), "bench.Labels(p=..., kept=...)")
+        raise refused(plugin, _typed(labels), "bench.Labels(p=..., kept=...)")
     for name, kinds, expected in (
         ("p", "f", f"a float array of shape ({pairs},), one chance a pair"),
         ("kept", "b", f"a boolean array of shape ({pairs},), False for pairs to drop"),
     ):
         array = getattr(labels, name)
         if not isinstance(array, np.ndarray):
-            raise _refuse(plugin, f"{_shown(array)} as `{name}`", expected)
+            raise refused(plugin, f"{_typed(array)} as `{name}`", expected)
         if array.shape != (pairs,) or array.dtype.kind not in kinds:
-            raise _refuse(plugin, f"{array.dtype} {array.shape} as `{name}`", expected)
+            raise refused(plugin, f"{array.dtype} {array.shape} as `{name}`", expected)
     wrong = labels.kept & ~((labels.p >= 0) & (labels.p <= 1))
     if wrong.any():
         pair = int(np.flatnonzero(wrong)[0])
-        raise _refuse(
+        raise refused(
             plugin,
             f"p = {labels.p[pair]} for pair {pair} ({int(wrong.sum())} of {pairs} are such)",
             "a chance from 0 to 1 for every pair that is kept",
@@ -408,11 +411,11 @@ def noised(trajectory: Trajectory, request: NoiseRequest, *, untouched: bool) ->
     with asking(trajectory):
         found = trajectory.noise(request)
     if not isinstance(found, NoisedPairs):
-        raise _refuse(trajectory, _shown(found), "bench.api.noising.NoisedPairs")
+        raise refused(trajectory, _typed(found), "bench.api.noising.NoisedPairs")
     for name in ("latents", "epsilon"):
         _check_tensor(trajectory, name, getattr(found, name), request.clean.shape)
         if untouched and not bool(getattr(found, name).isfinite().all()):
-            raise _refuse(trajectory, f"`{name}` with NaN or infinity", "finite numbers")
+            raise refused(trajectory, f"`{name}` with NaN or infinity", "finite numbers")
     return found
 
 
@@ -422,7 +425,7 @@ def pair_losses(loss: Loss, errors: PairErrors, p: torch.Tensor, beta: float) ->
         losses = loss(errors, p, beta)
     _check_tensor(loss, "loss", losses, p.shape)
     if not losses.requires_grad:
-        raise _refuse(
+        raise refused(
             loss,
             "a loss without gradient",
             "one computed from `policy_0` and `policy_1` without detaching them",
@@ -435,21 +438,22 @@ def _check_tensor(plugin: Plugin, name: str, value: object, shape: Sequence[int]
 
     expected = f"a floating-point tensor of shape {tuple(shape)}"
     if not isinstance(value, torch.Tensor):
-        raise _refuse(plugin, f"{_shown(value)} as `{name}`", expected)
+        raise refused(plugin, f"{_typed(value)} as `{name}`", expected)
     if tuple(value.shape) != tuple(shape) or not value.is_floating_point():
         kind = str(value.dtype).removeprefix("torch.")
-        raise _refuse(plugin, f"{kind} {tuple(value.shape)} as `{name}`", expected)
+        raise refused(plugin, f"{kind} {tuple(value.shape)} as `{name}`", expected)
 
 
 def reference_decay(reference: Reference, step: int) -> float:
     """Which share of itself the reference keeps after a step."""
-    with asking(reference):
-        keep = reference.decay_at(step)
-    if not _is_share(keep):
-        raise _refuse(
-            reference, f"{_shown(keep)} as `decay_at({step})`", "a share, a number from 0 to 1"
-        )
-    return float(keep)
+    decay = _answer(
+        reference,
+        f"decay_at({step})",
+        lambda: reference.decay_at(step),
+        _is_share,
+        "a share, a number from 0 to 1",
+    )
+    return float(decay)
 
 
 def trained(method: Method, setup: TrainingSetup) -> TrainingOutcome:
@@ -459,12 +463,12 @@ def trained(method: Method, setup: TrainingSetup) -> TrainingOutcome:
     with asking(method):
         outcome = method.train(setup)
     if not isinstance(outcome, TrainingOutcome):
-        raise _refuse(method, _shown(outcome), "bench.api.training.TrainingOutcome")
+        raise refused(method, _typed(outcome), "bench.api.training.TrainingOutcome")
     steps, budget = outcome.steps, setup.budget
     if not isinstance(steps, tuple) or not all(isinstance(step, StepReport) for step in steps):
-        raise _refuse(method, f"{_shown(steps)} as `steps`", "a tuple of StepReport")
+        raise refused(method, f"{_typed(steps)} as `steps`", "a tuple of StepReport")
     if [step.step for step in steps] != [*range(1, len(steps) + 1)] or len(steps) > budget.steps:
-        raise _refuse(
+        raise refused(
             method,
             f"{len(steps)} steps, the last of them number {steps[-1].step}",
             f"reports of the steps 1, 2, ... up to the budget's {budget.steps}",
@@ -478,29 +482,30 @@ def trained(method: Method, setup: TrainingSetup) -> TrainingOutcome:
     for name, limit in most.items():
         count = getattr(outcome, name)
         if not _is_whole(count) or count > limit:
-            raise _refuse(method, f"{_shown(count)} as `{name}`", f"a whole number, 0 to {limit}")
+            raise refused(method, f"{_typed(count)} as `{name}`", f"a whole number, 0 to {limit}")
     return outcome
 
 
 def loaded(backbone: Backbone, device: str) -> Policy:
     """The untouched backbone on a device."""
-    with asking(backbone):
-        policy = backbone.load(device)
-    return _checked_policy(backbone, "load", policy)
+    return _policy(backbone, "load", lambda: backbone.load(device))
 
 
 def model_of(method: Method, backbone: Policy) -> Policy:
     """The model that stands for a method without training."""
-    with asking(method):
-        policy = method.model(backbone)
-    return _checked_policy(method, "model", policy)
+    return _policy(method, "model", lambda: method.model(backbone))
 
 
-def _checked_policy(plugin: Plugin, function: str, policy: object) -> Policy:
+def _policy(plugin: Plugin, function: str, ask: Callable[[], object]) -> Policy:
     from bench.api.policy import Policy
 
-    if not isinstance(policy, Policy):
-        raise _refuse(plugin, f"{_shown(policy)} as `{function}`", "a bench.api.policy.Policy")
+    policy: Policy = _answer(
+        plugin,
+        function,
+        ask,
+        lambda value: isinstance(value, Policy),
+        "a bench.api.policy.Policy",
+    )
     return policy
 
 
@@ -509,11 +514,11 @@ def checked_images(plugin: Plugin, images: object, count: int) -> list[Image]:
     from PIL.Image import Image
 
     if not isinstance(images, list) or len(images) != count:
-        number = len(images) if isinstance(images, list) else _shown(images)
-        raise _refuse(plugin, f"{number} images for {count} prompts", "a list of one a prompt")
+        number = len(images) if isinstance(images, list) else _typed(images)
+        raise refused(plugin, f"{number} images for {count} prompts", "a list of one a prompt")
     for image in images:
         if not isinstance(image, Image) or image.mode != "RGB":
-            raise _refuse(plugin, f"the image {_shown(image)}", "a Pillow image of mode RGB")
+            raise refused(plugin, f"the image {_typed(image)}", "a Pillow image of mode RGB")
     return images
 
 
@@ -524,9 +529,9 @@ class CheckedScorer:
         """`name` is the scorer's spec; raises `PluginError` if it cannot score."""
         self._called, self._scorer = f"scorer {name!r}", scorer
         if not callable(getattr(scorer, "score", None)):
-            raise _refuse(
+            raise refused(
                 self._called,
-                f"{_shown(scorer)} as `load`",
+                f"{_typed(scorer)} as `load`",
                 "an object with `score(images, prompts)`",
             )
 
@@ -550,5 +555,5 @@ def checked_scores(name: str, scores: Any, count: int) -> np.ndarray:
     if found.shape != (count,):
         raise PluginError(f"{who} gave shape {found.shape} for {count} images, expected ({count},)")
     if found.dtype.kind not in "fiu":
-        raise _refuse(who, f"{found.dtype} for {count} images", "real numbers (float64)")
+        raise refused(who, f"{found.dtype} for {count} images", "real numbers (float64)")
     return found.astype(np.float64)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from bench.api import scorer_loads
+from bench.lib.distributed import ALONE, World
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     import typer
     from PIL.Image import Image
 
+    from bench.api.encoded_pairs import EncodedPairs
     from bench.api.noising import NoisedPairs, NoiseRequest
     from bench.api.policy import Policy
-    from bench.api.training import TrainingOutcome, TrainingSetup
+    from bench.api.training import StepReport, TrainingBudget, TrainingOutcome
 
 Kind: TypeAlias = Literal[
     "scorers",
@@ -255,6 +257,43 @@ class Reference(Plugin):
     def decay_at(self, step: int) -> float:
         """rho in `reference <- rho * reference + (1 - rho) * policy` after `step` (from 1)."""
         raise NotImplementedError
+
+
+class PairTrainer(Protocol):
+    """The training loop over labelled pairs, which the core gives to every method."""
+
+    def __call__(
+        self,
+        setup: TrainingSetup,
+        *,
+        labels: Labels,
+        trajectory: Trajectory,
+        loss: Loss,
+        reference: Reference,
+        beta: float,
+        learning_rate: float,
+    ) -> TrainingOutcome:
+        """Train `setup.policy.denoiser` in place: see `bench.training.loop.train_pairs`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSetup:
+    """Everything that a method trains from."""
+
+    policy: Policy
+    pairs: EncodedPairs
+    rewards: PairRewards
+    budget: TrainingBudget
+    seed: int
+    workspace: Path
+    """A folder that outlives an interruption; the same call goes on from what lies in it."""
+    report: Callable[[StepReport], None]
+    """Called after every optimiser step."""
+    train_pairs: PairTrainer
+    """Trains on labelled pairs; call it with this setup."""
+    world: World = ALONE
+    """The processes that share each batch."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,8 @@ from bench.lib.errors import BenchError
 if TYPE_CHECKING:
     import torch
 
-    from bench.api.kinds import PairErrors
-    from bench.api.training import TrainingOutcome, TrainingSetup
+    from bench.api.kinds import PairErrors, TrainingSetup
+    from bench.api.training import TrainingOutcome
 
 
 def beta_to_sum_convention(beta: float, latent_size: int) -> float:

@@ -1,46 +1,61 @@
-"""The records that training is given and returns."""
+"""What every method is given to train with, and what it reports; imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal
 
-from bench.api.encoded_pairs import EncodedPairs
-from bench.api.kinds import Labels, Loss, PairRewards, Reference, Trajectory
-from bench.api.policy import Policy
-from bench.lib.distributed import ALONE, World
+from pydantic import Field
+
+from bench.lib.strict import Count, Flag, Number, StrictModel
+
+_SPEED_ONLY = {"micro_batch_size", "gradient_checkpointing", "compile", "checkpoint_every"}
+"""What changes no number beyond float error."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingBudget:
-    """What every method gets alike: the recipe's `training` block."""
+class TrainingBudget(StrictModel):
+    """What every trained method gets alike: the recipe's `training` block."""
 
-    steps: int
-    """Optimiser steps."""
-    batch_size: int
-    """Pairs an optimiser step."""
-    micro_batch_size: int
-    """Pairs held in memory at a time; changes no number beyond float error."""
-    warmup_steps: int
-    """Steps of linear learning-rate warm-up, then constant."""
-    max_grad_norm: float
-    prompt_dropout: float
-    """Share of pairs whose prompt is emptied, for classifier-free guidance."""
-    weight_decay: float
-    optimizer: Literal["adamw", "adamw8bit", "adafactor"]
-    lora_rank: int | None
-    """None: all weights are trained."""
-    lora_alpha: float | None
-    """None: the rank."""
-    precision: Literal["fp32", "bf16", "fp16"]
-    """Of the passes; trained weights, their gradients and the optimiser are float32."""
-    tf32: bool
-    gradient_checkpointing: bool
-    compile: bool
-    checkpoint_every: int
-    """Steps between the states that an interrupted training goes on from."""
+    steps: Count = Field(description="optimiser steps")
+    batch_size: Count = Field(description="pairs an optimiser step")
+    micro_batch_size: Count | None = Field(
+        default=None, description="pairs in memory at a time; none: the whole batch"
+    )
+    warmup_steps: int = Field(
+        default=0, strict=True, ge=0, le=10**9, description="linear learning-rate warm-up"
+    )
+    max_grad_norm: Number = Field(default=1.0, gt=0, description="gradient clipping")
+    weight_decay: Number = Field(default=0.01, ge=0, description="AdamW's weight decay")
+    prompt_dropout: Number = Field(
+        default=0.1, ge=0, le=1, description="share of pairs trained without their prompt"
+    )
+    optimizer: Literal["adamw", "adamw8bit", "adafactor"] = Field(
+        default="adamw", description="adamw8bit needs bitsandbytes; Adafactor without scaling"
+    )
+    lora_rank: Count | None = Field(
+        default=None, description="train a LoRA of this rank; none: all weights"
+    )
+    lora_alpha: Number | None = Field(default=None, gt=0, description="none: the rank")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="of the passes (autocast); trained weights are float32"
+    )
+    tf32: Flag = Field(default=False, description="TF32 matrix products on GPUs that have them")
+    gradient_checkpointing: Flag = Field(
+        default=False, description="compute activations again instead of holding them"
+    )
+    compile: Flag = Field(default=False, description="torch.compile the denoiser's blocks")
+    checkpoint_every: Count = Field(
+        default=25, description="steps between states that an interrupted training resumes"
+    )
+
+    def affecting_results(self) -> dict[str, Any]:
+        """The options but those that are a matter of speed and memory alone."""
+        return self.model_dump(exclude=_SPEED_ONLY)
+
+    def micro_batch(self, processes: int) -> int:
+        """Pairs that one of the processes holds at a time: at most its share of the batch."""
+        share = -(-self.batch_size // processes)
+        return min(self.micro_batch_size or share, share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,40 +83,3 @@ class TrainingOutcome:
     pairs_kept: int
     pairs_dropped: int
     pairs_seen: int
-
-
-class PairTrainer(Protocol):
-    """The training loop over labelled pairs, which the core gives to every method."""
-
-    def __call__(
-        self,
-        setup: TrainingSetup,
-        *,
-        labels: Labels,
-        trajectory: Trajectory,
-        loss: Loss,
-        reference: Reference,
-        beta: float,
-        learning_rate: float,
-    ) -> TrainingOutcome:
-        """Train `setup.policy.denoiser` in place: see `bench.training.loop.train_pairs`."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSetup:
-    """Everything that a method trains from."""
-
-    policy: Policy
-    pairs: EncodedPairs
-    rewards: PairRewards
-    budget: TrainingBudget
-    seed: int
-    workspace: Path
-    """A folder that outlives an interruption; the same call goes on from what lies in it."""
-    report: Callable[[StepReport], None]
-    """Called after every optimiser step."""
-    train_pairs: PairTrainer
-    """Trains on labelled pairs; call it with this setup."""
-    world: World = ALONE
-    """The processes that share each batch."""

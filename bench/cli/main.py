@@ -20,6 +20,7 @@ from bench.cli.store import store_app
 from bench.lib import interrupts
 from bench.lib.distributed import World
 from bench.lib.errors import BenchError
+from bench.lib.wording import shown
 from bench.run.launch import join_launch
 
 app = typer.Typer(
@@ -121,16 +122,20 @@ def _add_plugin_commands() -> None:
     groups = {group.name for group in app.registered_groups}
     if words and words[0] in own | groups:
         return
+    from bench.api.contracts import asking, refused
     from bench.registry.registry import default_registry
 
     registry = default_registry()
     for entry in registry.entries("commands"):
         name = entry.cls.name
         try:
-            with registry.asking(entry.cls, "`app`"):
+            who = registry.called(entry.cls)
+            with asking(who, "`app`"):
                 group = registry.build("commands", name).app()
             if not isinstance(group, typer.Typer):
-                raise registry.wrong(entry.cls, "`app` gave no typer.Typer")
+                raise refused(
+                    registry.called(entry.cls), f"{shown(group)} as `app`", "a typer.Typer"
+                )
         except BenchError:
             # In nobody's way but of who asks for it.
             if words[:1] == [name]:

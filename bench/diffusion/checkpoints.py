@@ -31,6 +31,7 @@ from bench.diffusion import lora
 from bench.diffusion.checkpoint_files import LORA_FILE, PEFT_CONFIG, Checkpoint, find
 from bench.diffusion.files import Files, Weights, read_json
 from bench.lib.errors import BenchError
+from bench.lib.wording import one_line
 
 # diffusers 0.40 renamed the option, and later ones warn of the old name.
 _RENAMED = tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 40)
@@ -414,5 +415,5 @@ def _some(names: Iterable[str]) -> str:
 
 def _line(error: BaseException) -> str:
     """What a library says, without its lists of names."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error) or type(error).__name__
     return text if len(text) <= 200 else text[:200] + "..."

@@ -19,6 +19,7 @@ from bench.api.schedule import NoiseSchedule
 from bench.diffusion import checkpoints
 from bench.diffusion.files import DENOISER, SCHEDULER, VAE, Files, PipelineFiles, read_json
 from bench.lib.errors import BenchError, DivergedError
+from bench.lib.wording import one_line
 
 PROMPTS_AT_ONCE = 64
 IMAGES_AT_ONCE = 8
@@ -314,7 +315,7 @@ def _ddim(config: dict[str, Any], files: PipelineFiles) -> DDIMScheduler:
         # NotImplementedError is a RuntimeError.
         raise BenchError(
             f"{files.pipeline.where}: {SCHEDULER} gives no noise schedule "
-            f"({' '.join(str(error).split())}); restore the file"
+            f"({one_line(error)}); restore the file"
         ) from error
     return scheduler
 

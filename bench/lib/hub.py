@@ -22,7 +22,7 @@ from bench.lib import checksums
 from bench.lib.errors import BenchError
 from bench.lib.files import file_sha256, write_atomic
 from bench.lib.reading import exists, expanded, refuse_special
-from bench.lib.wording import quoted
+from bench.lib.wording import one_line, quoted
 
 RepoType: TypeAlias = Literal["model", "dataset"]
 
@@ -366,13 +366,13 @@ def clear_errors(source: str, revision: str, repo_type: RepoType) -> Iterator[No
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise BenchError(_unreachable(where)) from error
     except errors.EntryNotFoundError as error:
-        raise BenchError(f"{where}: {_line(error)}") from error
+        raise BenchError(f"{where}: {one_line(error)}") from error
     except Exception as error:
         # The client's transport library differs between its versions.
         transport = type(error).__module__.partition(".")[0] in _TRANSPORTS
         if not (transport or isinstance(error, errors.HfHubHTTPError | OSError)):
             raise
-        raise BenchError(f"{_unreachable(where)} ({_line(error)})") from error
+        raise BenchError(f"{_unreachable(where)} ({one_line(error)})") from error
 
 
 def _unreachable(where: str) -> str:
@@ -381,7 +381,3 @@ def _unreachable(where: str) -> str:
         f"the network (and HF_ENDPOINT, HF_HUB_OFFLINE), or give the path of a local copy (a "
         f"relative one as ./folder)"
     )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

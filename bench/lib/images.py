@@ -7,6 +7,8 @@ import threading
 from functools import cache
 from typing import TYPE_CHECKING
 
+from bench.lib.wording import one_line
+
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
@@ -62,7 +64,7 @@ def decode(data: bytes) -> Image:
         raise
     except Exception as error:
         # Pillow's readers raise whatever broken bytes make them run into.
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+        raise ValueError(one_line(error) or type(error).__name__) from error
 
 
 @cache

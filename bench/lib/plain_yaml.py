@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from bench.lib.wording import quoted
+from bench.lib.wording import one_line, quoted
 
 MOST_BYTES = 1 << 18
 """Of a file of YAML; recipes have a few thousand."""
@@ -51,7 +51,7 @@ def load(text: str) -> Any:
         where = f"line {mark.line + 1}: " if mark else ""
         raise YamlError(f"{where}{error.problem or error.context}") from error
     except yaml.YAMLError as error:
-        raise YamlError(" ".join(str(error).split())) from error
+        raise YamlError(one_line(error)) from error
     except RecursionError as error:
         raise YamlError("nested too deeply") from error
 

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from bench.lib.errors import BenchError
 from bench.lib.reading import json_value, read_text, require_regular
-from bench.lib.wording import quoted
+from bench.lib.wording import one_line, quoted
 
 DIALECTS: Mapping[str, Mapping[str, Any]] = {
     ".csv": {"delimiter": ","},
@@ -117,8 +117,7 @@ def parquet_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException, UnicodeError) as error:
-        reason = " ".join(str(error).split())
-        raise BenchError(f"{path}: not a readable Parquet file ({reason})") from error
+        raise BenchError(f"{path}: not a readable Parquet file ({one_line(error)})") from error
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -13,6 +14,9 @@ _UNPRINTABLE = re.compile(
 _CONTROL = re.compile(f"[\t\n]|{_UNPRINTABLE.pattern}")
 _LONGEST = 4_000
 """Characters of a whole message."""
+
+_LONGEST_FAILURE = 300
+"""Characters of somebody else's own message that are repeated."""
 
 _ENDLESS = re.compile(r"\S{300,}")
 
@@ -23,6 +27,25 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 200, 200
 def quoted(value: object) -> str:
     """Any value as messages show it: its `repr`, cut to a sensible length."""
     return _SHORT.repr(value)
+
+
+def one_line(value: object, words: Callable[[Any], str] = str) -> str:
+    """What `words` says of a value, on one line that UTF-8 can write, whatever its class does."""
+    try:
+        return " ".join(words(value).split()).encode("utf-8", "backslashreplace").decode()
+    except Exception:
+        return "what cannot be shown"
+
+
+def shown(value: object, longest: int = 80) -> str:
+    """Any value, a plugin's own too, in one short line."""
+    text = one_line(value, repr)
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def failure(error: BaseException) -> str:
+    """`ValueError: no such thing`."""
+    return f"{type(error).__name__}: {one_line(error)[:_LONGEST_FAILURE]}".rstrip(": ")
 
 
 def cut(text: str, longest: int = 200) -> str:

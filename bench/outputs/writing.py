@@ -26,7 +26,6 @@ from bench.run.walk import RunOutcome
 from bench.stages.sample import PREPARING
 from bench.stages.score import read_scores
 from bench.stages.stage import Stage
-from bench.stages.train import SPEED_ONLY
 from bench.store.store import Artefact, Store
 
 SHEET_ROWS = 8
@@ -220,7 +219,7 @@ def _identity(plan: Plan, cell: Cell) -> dict[str, Any]:
             pairs=described["pairs"],
             filters=recipe.filters.model_dump(mode="json"),
             framing=recipe.framing.model_dump(mode="json"),
-            options=recipe.training.model_dump(mode="json", exclude=set(SPEED_ONLY)),
+            options=recipe.training.affecting_results(),
         )
     sampling = recipe.sampling.model_dump(
         mode="json", exclude={"batch_size", "compile", "image_seeds"}

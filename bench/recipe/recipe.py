@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 
+from bench.api.training import TrainingBudget
 from bench.lib import plain_yaml
 from bench.lib.errors import BenchError, UnknownNameError
 from bench.lib.reading import exists, expanded, read_text
+from bench.lib.strict import Count, Flag, Number, StrictModel
 from bench.lib.wording import listed, quoted
 from bench.registry.registry import Registry
-from bench.registry.spec_language import Spec, check_text, parse, split_list
+from bench.registry.spec_language import canonical, canonical_list, check_text
 
 _MOST_EXTENDED = 10
 """Recipes that extend one another."""
@@ -29,11 +31,6 @@ def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
-# Bounds here are all that a field has: pydantic takes the last of two.
-# A boolean is no number, a text is none either, and nothing is infinite.
-Count: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=10**9)]
-Number: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Flag: TypeAlias = Annotated[bool, Field(strict=True)]
 Seeds: TypeAlias = Annotated[
     tuple[Annotated[int, Field(strict=True, ge=0, lt=2**63)], ...],
     Field(min_length=1),
@@ -41,11 +38,7 @@ Seeds: TypeAlias = Annotated[
 ]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PairFilters(_Strict):
+class PairFilters(StrictModel):
     """Which pairs of the preference set are used; all by default."""
 
     ties: Literal["keep", "drop"] = Field(
@@ -65,7 +58,7 @@ class PairFilters(_Strict):
     )
 
 
-class Framing(_Strict):
+class Framing(StrictModel):
     """How a pair's image becomes a training image: scaled to the shorter side, then cropped."""
 
     crop: Literal["center", "random"] = Field(
@@ -76,7 +69,7 @@ class Framing(_Strict):
     )
 
 
-class GenerateConfig(_Strict):
+class GenerateConfig(StrictModel):
     """Preference pairs made from a model's own images, for `pairs: generated`.
 
     The images are sampled as `sampling` says and labelled by `label_with` from the rewards of
@@ -101,48 +94,7 @@ class GenerateConfig(_Strict):
     )
 
 
-class TrainingConfig(_Strict):
-    """What every trained method gets alike."""
-
-    steps: Count = Field(description="optimiser steps")
-    batch_size: Count = Field(description="pairs an optimiser step")
-    micro_batch_size: Count | None = Field(
-        default=None, description="pairs in memory at a time; none: the whole batch"
-    )
-    warmup_steps: int = Field(
-        default=0, strict=True, ge=0, le=10**9, description="linear learning-rate warm-up"
-    )
-    max_grad_norm: Number = Field(default=1.0, gt=0, description="gradient clipping")
-    weight_decay: Number = Field(default=0.01, ge=0, description="AdamW's weight decay")
-    prompt_dropout: Number = Field(
-        default=0.1, ge=0, le=1, description="share of pairs trained without their prompt"
-    )
-    optimizer: Literal["adamw", "adamw8bit", "adafactor"] = Field(
-        default="adamw", description="adamw8bit needs bitsandbytes; Adafactor without scaling"
-    )
-    lora_rank: Count | None = Field(
-        default=None, description="train a LoRA of this rank; none: all weights"
-    )
-    lora_alpha: Number | None = Field(default=None, gt=0, description="none: the rank")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        default="fp32", description="of the passes (autocast); trained weights are float32"
-    )
-    tf32: Flag = Field(default=False, description="TF32 matrix products on GPUs that have them")
-    gradient_checkpointing: Flag = Field(
-        default=False, description="compute activations again instead of holding them"
-    )
-    compile: Flag = Field(default=False, description="torch.compile the denoiser's blocks")
-    checkpoint_every: Count = Field(
-        default=25, description="steps between states that an interrupted training resumes"
-    )
-
-    def micro_batch(self, processes: int) -> int:
-        """Pairs that one of the processes holds at a time: at most its share of the batch."""
-        share = -(-self.batch_size // processes)
-        return min(self.micro_batch_size or share, share)
-
-
-class SamplingConfig(_Strict):
+class SamplingConfig(StrictModel):
     """How evaluation images are made."""
 
     scheduler: Literal["ddim", "euler", "dpm++"] = Field(default="ddim", description="solver")
@@ -153,7 +105,7 @@ class SamplingConfig(_Strict):
     compile: Flag = Field(default=False, description="torch.compile the denoiser's blocks")
 
 
-class Recipe(_Strict):
+class Recipe(StrictModel):
     """One comparison. Plugins are named by specs: `name[option=value,...]`."""
 
     name: str = Field(min_length=1, max_length=100, description="names the output folder")
@@ -171,7 +123,7 @@ class Recipe(_Strict):
     )
     filters: PairFilters = PairFilters()
     framing: Framing = Framing()
-    training: TrainingConfig
+    training: TrainingBudget
     sampling: SamplingConfig
     limit: Count | None = Field(
         default=None, description="prompts a set, stratified by group; none: all"
@@ -319,10 +271,13 @@ def _with_spec_texts(data: Mapping[str, object], where: str) -> dict[str, object
     """The data with every spec in its text form."""
     prepared = dict(data)
     for key, value in data.items():
-        if key in _SINGLE:
-            prepared[key] = spec_to_text(_spec(value, f"{where}: {key}"))
-        elif key in _LISTS:
-            prepared[key] = _spec_list(value, f"{where}: {key}")
+        try:
+            if key in _SINGLE:
+                prepared[key] = canonical(value)
+            elif key in _LISTS:
+                prepared[key] = canonical_list(value)
+        except BenchError as error:
+            raise BenchError(f"{where}: {key}: {error}") from error
     return prepared
 
 
@@ -330,7 +285,7 @@ BLOCKS: Mapping[str, type[BaseModel]] = {
     "generate": GenerateConfig,
     "filters": PairFilters,
     "framing": Framing,
-    "training": TrainingConfig,
+    "training": TrainingBudget,
     "sampling": SamplingConfig,
 }
 """The keys of a recipe that have keys of their own."""
@@ -351,41 +306,3 @@ def _override(data: dict[str, Any], key: str, value: object) -> None:
         if not isinstance(data, dict):
             raise BenchError(f"--set {key}: {quoted(parent)} holds no keys of its own")
     data[last] = value
-
-
-def _spec_list(value: object, where: str) -> list[str]:
-    """Texts of the specs in a list or a comma-separated string, each once."""
-    items = split_list(value) if isinstance(value, str) else value
-    if not isinstance(items, list | tuple):
-        raise BenchError(f"{where}: expected a list, not {quoted(value)}")
-    return list(dict.fromkeys(spec_to_text(_spec(item, where)) for item in items))
-
-
-def _spec(item: object, where: str) -> Spec | str:
-    if isinstance(item, str):
-        return item
-    if isinstance(item, Mapping):
-        try:
-            return parse(item)
-        except BenchError as error:
-            raise BenchError(f"{where}: {error}") from error
-    raise BenchError(f"{where}: {quoted(item)} is not a plugin's name")
-
-
-def spec_to_text(spec: Spec | str) -> str:
-    """A spec in its text form."""
-    if isinstance(spec, str):
-        return spec
-    options = ",".join(
-        f"{k}={'+'.join(map(str, v)) if isinstance(v, list) else _text(v)}"
-        for k, v in spec.options.items()
-    )
-    return f"{spec.name}[{options}]" if options else spec.name
-
-
-def _text(value: object) -> str:
-    if isinstance(value, Spec):
-        return spec_to_text(value)
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    return str(value)

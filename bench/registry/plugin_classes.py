@@ -10,6 +10,7 @@ from functools import cache
 from typing import Annotated, Any
 
 from bench.api.kinds import Plugin
+from bench.lib.wording import failure, shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _PLAIN = (bool, int, float, str)
@@ -37,19 +38,6 @@ def adapter(hint: object, field: dataclasses.Field[Any]) -> Any:
 
     bounded = Annotated[hint, pydantic.Field(**field.metadata.get("bounds", {}))]  # type: ignore[valid-type]
     return pydantic.TypeAdapter(bounded, config=pydantic.ConfigDict(allow_inf_nan=False))
-
-
-def one_line(error: object) -> str:
-    """A message without line breaks; an error that cannot even be shown says so."""
-    try:
-        return " ".join(str(error).split())
-    except Exception:
-        return "its message cannot be shown"
-
-
-def as_words(error: BaseException) -> str:
-    """`ValueError: no such thing`."""
-    return f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
 
 
 def name_of(cls: object) -> str:
@@ -104,7 +92,7 @@ def _declaration(cls: type[Plugin], base: type[Plugin]) -> str:
         hints(cls)
     except Exception as error:
         return (
-            f"an annotation cannot be resolved ({as_words(error)}): import what it names outside "
+            f"an annotation cannot be resolved ({failure(error)}): import what it names outside "
             f"of `if TYPE_CHECKING`"
         )
     return ""
@@ -158,21 +146,12 @@ def _type_problem(where: str, hint: object, field: dataclasses.Field[Any]) -> st
     try:
         checked.validate_python(field.default)
     except pydantic.ValidationError as error:
-        said = error.errors()[0]["msg"]
-        return f"{where}: its default {shown(field.default)} is not allowed: {said}"
+        reason = error.errors()[0]["msg"]
+        return f"{where}: its default {shown(field.default)} is not allowed: {reason}"
     except Exception as error:
-        return f"{where}: its default or bounds cannot be checked ({as_words(error)})"
+        return f"{where}: its default or bounds cannot be checked ({failure(error)})"
     return ""
 
 
 def _kind_of(value: object) -> str:
     return "text" if isinstance(value, str) else f"an instance of {type(value).__name__}"
-
-
-def shown(value: object) -> str:
-    """A value in one short line, whatever its own `__repr__` does."""
-    try:
-        text = one_line(repr(value))
-    except Exception:
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 80 else f"{text[:77]}..."

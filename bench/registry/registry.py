@@ -13,7 +13,6 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -23,12 +22,13 @@ import pluggy
 
 from bench.api import hookspecs, scorer_loads
 from bench.api import kinds as protocols
+from bench.api.contracts import asking, label_scorers, refused
 from bench.api.kinds import BASES, Kind, Plugin, noun
 from bench.lib.errors import BenchError, UnknownNameError
-from bench.lib.wording import cut
+from bench.lib.wording import cut, failure, shown
 from bench.registry import source_code as code
-from bench.registry.plugin_classes import adapter, as_words, hints, name_of, options, problem, shown
-from bench.registry.spec_language import REQUIRED, Spec, parse
+from bench.registry.plugin_classes import adapter, hints, name_of, options, problem
+from bench.registry.spec_language import REQUIRED, RawValue, Spec, parse, text_of, value_text
 
 GROUP = "bench"
 DISABLED_VARIABLE = "BENCH_DISABLED_PLUGINS"
@@ -163,33 +163,13 @@ class Registry:
         for one in broken:
             raise BenchError(f"plugin could not be loaded: {one}")
 
-    @contextmanager
-    def asking(self, plugin: Plugin | type[Plugin], what: str) -> Iterator[None]:
-        """Make one sentence of whatever a plugin raises while it is asked for something.
-
-        Args:
-            plugin: an instance or a class.
-            what: what is asked for: "`fingerprint`".
-
-        Raises:
-            BenchError: what the plugin raised itself, if it was one; else names the plugin, its
-                package and what it raised.
-        """
-        try:
-            yield
-        except (BenchError, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            # A plugin's SystemExit is as little reason to end as its ValueError.
-            raise self.wrong(plugin, f"{what} failed: {as_words(error)}") from error
-
-    def wrong(self, plugin: Plugin | type[Plugin], what: str) -> BenchError:
-        """The error of a plugin that does not keep to its part, with whom to ask."""
+    def called(self, plugin: Plugin | type[Plugin]) -> str:
+        """A plugin for people, with whom to ask: "loss 'hinge' of zoo 1.0 (zoo.losses)"."""
         cls = plugin if isinstance(plugin, type) else type(plugin)
         entry = next((e for e in self.entries() if e.cls is cls), None)
-        who = f"{noun(entry.kind)} {entry.cls.name!r}" if entry else f"plugin {name_of(cls)!r}"
-        origin = _origin(entry) if entry else cls.__module__
-        return BenchError(f"{who} of {origin}: {what}; mend the plugin, or choose another")
+        if entry is None:
+            return f"plugin {name_of(cls)!r} of {cls.__module__}"
+        return f"{noun(entry.kind)} {entry.cls.name!r} of {_origin(entry)}"
 
     def build(self, kind: Kind, spec: str | Spec | Mapping[str, object]) -> Any:
         """An instance with typed, checked options; options that name plugins are built too."""
@@ -205,7 +185,7 @@ class Registry:
         values = {
             name: self._value(entry, field, types[name], spec) for name, field in fields.items()
         }
-        with self.asking(entry.cls, "building it"):
+        with asking(self.called(entry.cls), "building it"):
             plugin = entry.cls(**values)
             named = type(plugin) is entry.cls and plugin.name == entry.cls.name
         if not named:
@@ -233,7 +213,7 @@ class Registry:
             return self.build(field.metadata["kind"], raw)
         if not given:
             return raw
-        return _typed(f"{spec.name}[{field.name}={cut(_shown(raw))}]", hint, field, raw)
+        return _typed(f"{spec.name}[{field.name}={cut(value_text(raw))}]", hint, field, raw)
 
     def options(self, entry: Entry) -> list[OptionInfo]:
         """The options of a plugin, in the order that its class declares them."""
@@ -246,7 +226,7 @@ class Registry:
                 OptionInfo(
                     name=field.name,
                     type=noun(kind) if kind else _type_name(types[field.name]),
-                    default="required" if missing else _shown(field.default),
+                    default="required" if missing else value_text(field.default),
                     doc=_with_bounds(field),
                 )
             )
@@ -272,9 +252,7 @@ class Registry:
                     option = f"{name}.{found.option}".rstrip(".")
                     yield dataclasses.replace(found, option=option)
         if isinstance(plugin, protocols.Aggregation):
-            with self.asking(plugin, "`needs`"):
-                needs = tuple(plugin.needs(pool))
-            for text in needs:
+            for text in label_scorers(plugin, pool):
                 try:
                     needed = self.get("scorers", parse(text).name).cls
                 except UnknownNameError as error:
@@ -329,17 +307,18 @@ class Registry:
         return described
 
     def _fingerprint(self, plugin: Plugin) -> str:
-        with self.asking(plugin, "`fingerprint`"):
-            found = plugin.fingerprint()
-        if not isinstance(found, str):
-            raise self.wrong(plugin, f"`fingerprint` gave a {type(found).__name__}, not text")
-        if len(found) > _LONGEST_FINGERPRINT:
-            raise self.wrong(
-                plugin,
-                f"`fingerprint` gave {len(found):,} characters, more than the "
-                f"{_LONGEST_FINGERPRINT:,} allowed (a hash of what it gives would do)",
+        who = self.called(plugin)
+        with asking(who, "`fingerprint`"):
+            text = plugin.fingerprint()
+        if not isinstance(text, str):
+            raise refused(who, f"a {type(text).__name__} as `fingerprint`", "text")
+        if len(text) > _LONGEST_FINGERPRINT:
+            raise refused(
+                who,
+                f"{len(text):,} characters as `fingerprint`",
+                f"at most {_LONGEST_FINGERPRINT:,} (a hash of what it gives would do)",
             )
-        return found
+        return text
 
     def code(self, cls: type[Plugin]) -> str:
         """What changes when the code of a plugin class does: see `bench.registry.source_code`."""
@@ -374,19 +353,23 @@ def classes_affecting_results(plugin: Plugin) -> Iterator[type[Plugin]]:
 
 def spec_text(plugin: Plugin) -> str:
     """The shortest spec that builds the plugin: its name and the options that differ."""
-    parts = []
+    return text_of(_spec_of(plugin))
+
+
+def _spec_of(plugin: Plugin) -> Spec:
+    given: dict[str, RawValue] = {}
     for field in options(type(plugin)):
         if not field.metadata.get("affects_identity", True):
             continue
         value = getattr(plugin, field.name)
         if isinstance(value, Plugin):
-            text = spec_text(value)
-            same = text == field.default
+            value = _spec_of(value)
+            same = text_of(value) == field.default
         else:
-            text, same = _shown(value), value == field.default
+            same = value == field.default
         if not same:
-            parts.append(f"{field.name}={text}")
-    return f"{plugin.name}[{','.join(parts)}]" if parts else plugin.name
+            given[field.name] = value
+    return Spec(plugin.name, given)
 
 
 def _load(points: Sequence[EntryPoint]) -> Registry:
@@ -410,7 +393,7 @@ def _collect(points: Sequence[EntryPoint]) -> Registry:
             # Whatever a plugin raises while it is imported is its own affair.
             if manager.has_plugin(plugin_name):
                 manager.unregister(name=plugin_name)
-            broken.append(_broken(point, as_words(error)))
+            broken.append(_broken(point, failure(error)))
             continue
         origins[plugin_name] = point
     broken += [_broken(origins[name], reason) for name, reason in _unknown_hooks(manager)]
@@ -437,7 +420,7 @@ def _classes(
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        return [], [_broken(point, f"hook bench_{kind} failed: {as_words(error)}")]
+        return [], [_broken(point, f"hook bench_{kind} failed: {failure(error)}")]
     entries, broken = [], []
     for cls in classes:
         reason = problem(cls, BASES[kind], BASES)
@@ -561,15 +544,3 @@ def _with_bounds(field: dataclasses.Field[Any]) -> str:
     bounds = [f"{signs[k]} {v:g}" for k, v in field.metadata.get("bounds", {}).items()]
     doc = str(field.metadata.get("doc", ""))
     return f"{doc} ({', '.join(bounds)})" if bounds else doc
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return "+".join(map(str, value))
-    if isinstance(value, float):
-        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    return str(value)

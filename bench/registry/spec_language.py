@@ -1,4 +1,4 @@
-"""The little language of plugin specs: `name[option=value,other=name[option=value]]`.
+"""The little language of plugin specs, read and written: `name[option=value,other=name[...]]`.
 
 `name:value` is short for a plugin with one required option: `pretrained:owner/model`.
 """
@@ -79,6 +79,44 @@ def parse(value: str | Mapping[str, object]) -> Spec:
             raise BenchError(f"{quoted(value)}: option {quoted(key)} is given twice")
         options[key] = parse(raw) if raw.endswith("]") and "[" in raw else raw
     return Spec(name.strip(), options)
+
+
+def text_of(spec: Spec) -> str:
+    """The text that `parse` reads the spec from; the value of `name:value` stays short."""
+    if REQUIRED in spec.options:
+        return f"{spec.name}:{value_text(spec.options[REQUIRED])}"
+    options = ",".join(f"{name}={value_text(value)}" for name, value in spec.options.items())
+    return f"{spec.name}[{options}]" if options else spec.name
+
+
+def value_text(value: object) -> str:
+    """An option's value as specs have it."""
+    if isinstance(value, Spec):
+        return text_of(value)
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "+".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return str(value)
+
+
+def canonical(given: object) -> str:
+    """The text of a spec as a recipe gives it: a text already, or the mapping form."""
+    if isinstance(given, str):
+        return given
+    if isinstance(given, Mapping):
+        return text_of(parse(given))
+    raise BenchError(f"{quoted(given)} is not a plugin's name")
+
+
+def canonical_list(given: object) -> list[str]:
+    """The texts of the specs in a list or in a comma-separated text, each once."""
+    items = split_list(given) if isinstance(given, str) else given
+    if not isinstance(items, list | tuple):
+        raise BenchError(f"expected a list, not {quoted(given)}")
+    return list(dict.fromkeys(map(canonical, items)))
 
 
 def check_text(text: str) -> None:

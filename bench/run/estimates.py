@@ -12,8 +12,8 @@ from typing import Any
 
 from bench.api.kinds import Method
 from bench.api.pair_method import PairMethod
+from bench.api.training import TrainingBudget
 from bench.lib.errors import DamagedArtefactError
-from bench.recipe.recipe import TrainingConfig
 from bench.run.plan import Plan
 from bench.stages.encode import EncodeStage
 from bench.stages.generated import GeneratedPairs
@@ -160,7 +160,7 @@ def facts(plan: Plan, processes: int) -> list[tuple[str, str]]:
     return told
 
 
-def split(training: TrainingConfig, processes: int) -> str:
+def split(training: TrainingBudget, processes: int) -> str:
     """How the effective batch comes about, in words."""
     micro = training.micro_batch(processes)
     turns = -(-training.batch_size // (micro * processes))

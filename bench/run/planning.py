@@ -7,7 +7,6 @@ chosen for speed, paths and devices are left out.
 
 from __future__ import annotations
 
-import math
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,6 @@ from bench.api.kinds import (
     Backbone,
     Kind,
     Method,
-    ModelSize,
     Plugin,
     PreferenceSet,
     Prompt,
@@ -37,7 +35,6 @@ from bench.lib.errors import BenchError, PluginError
 from bench.lib.reading import exists, refuse_special
 from bench.lib.wording import listed, quoted
 from bench.recipe.recipe import Recipe
-from bench.registry.plugin_classes import shown
 from bench.registry.registry import (
     DISABLED_VARIABLE,
     OWN_PACKAGE,
@@ -145,7 +142,8 @@ class _Builder:
         self.recipe, self.registry, self.download = recipe, registry, download
         self.absent: set[str] = set()
         self.backbone: Backbone = named_or_path(registry, "backbones", recipe.backbone)
-        self._check_backbone()
+        for name in ("family", "resolution", "seconds_per_evaluation", "size"):
+            contracts.fact(self.backbone, name, registry.called(self.backbone))
         label_scorers = [registry.build("scorers", text) for text in recipe.label_scorers]
         self._label_scorers: dict[str, Scorer] = {spec_text(s): s for s in label_scorers}
         self.pool = tuple(self._label_scorers)
@@ -186,7 +184,7 @@ class _Builder:
         if not known:
             known |= self.registry.describe(plugin)
             if isinstance(plugin, Scorer):
-                self._check_seconds(plugin, "seconds_per_image")
+                contracts.fact(plugin, "seconds_per_image", self.registry.called(plugin))
         return known
 
     def _key_data(self, plugin: Plugin) -> dict[str, Any]:
@@ -196,32 +194,6 @@ class _Builder:
             if cls not in self._code:
                 self._code[cls] = self.registry.code(cls)
         return {"plugin": self._describe(plugin), "code": [self._code[cls] for cls in classes]}
-
-    def _check_backbone(self) -> None:
-        """What plans and estimates read of it, before they do."""
-        backbone, asking = self.backbone, self.registry.asking
-        with asking(backbone, "`family`"):
-            family: object = backbone.family
-        if not isinstance(family, str):
-            raise self.registry.wrong(backbone, f"`family` is {shown(family)}, not text")
-        with asking(backbone, "`resolution`"):
-            resolution: object = backbone.resolution
-        if not isinstance(resolution, int) or resolution < 1:
-            raise self.registry.wrong(
-                backbone, f"`resolution` is {shown(resolution)}, not a number of pixels"
-            )
-        self._check_seconds(backbone, "seconds_per_evaluation")
-        with asking(backbone, "`size`"):
-            size: object = backbone.size
-        if not isinstance(size, ModelSize | None):
-            raise self.registry.wrong(backbone, f"`size` is {shown(size)}, not a bench.ModelSize")
-
-    def _check_seconds(self, plugin: Plugin, name: str) -> None:
-        with self.registry.asking(plugin, f"`{name}`"):
-            seconds: object = getattr(plugin, name)
-        good = isinstance(seconds, int | float) and 0 <= seconds < math.inf
-        if not good:
-            raise self.registry.wrong(plugin, f"`{name}` is {shown(seconds)}, not seconds from 0")
 
     def prompt_tables(self, texts: Sequence[str], limit: int | None) -> tuple[PromptTable, ...]:
         """The prompts of several sets, each cut to `limit`."""
@@ -387,7 +359,7 @@ class _Builder:
                     f"method {name!r} says that it is the untouched backbone, but is trained"
                 )
             else:
-                resolved = contracts.resolved(method, contracts.family_of(self.backbone))
+                resolved = contracts.resolved(method, contracts.fact(self.backbone, "family"))
                 for seed in sorted(set(self.recipe.seeds)):
                     yield self._cell(name, resolved, seed)
 
@@ -693,7 +665,7 @@ def _reader(registry: Registry, kind: Kind, path: Path) -> Any:
         if not issubclass(entry.cls, Backbone | PromptSet | PreferenceSet):
             continue
         try:
-            with registry.asking(entry.cls, "`reads`"):
+            with contracts.asking(registry.called(entry.cls), "`reads`"):
                 reads = bool(entry.cls.reads(path))
         except BenchError as error:
             # It may have failed at a file that is another plugin's.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.api import contracts
 from bench.api.kinds import Backbone, LoadedScorer, Scorer
@@ -15,11 +15,24 @@ from bench.lib.distributed import ALONE, World
 from bench.preferences.pair_table import PairTable
 from bench.preferences.pair_table import read as read_table
 from bench.scoring.isolation.scorer import load
-from bench.stages.stage import Stage
 from bench.store.store import Artefact, Store
 
 if TYPE_CHECKING:
     from bench.api.policy import Policy
+
+
+class Keyed(Protocol):
+    """What has a place in the store: a stage."""
+
+    @property
+    def name(self) -> str:
+        """Its kind."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """Of its artefact."""
+        ...
 
 
 class Context:
@@ -32,15 +45,15 @@ class Context:
         self._policy: tuple[Any, tuple[Policy, int]] | None = None
         self._table = lru_cache(maxsize=1)(read_table)
 
-    def artefact(self, stage: Stage) -> Artefact:
+    def artefact(self, stage: Keyed) -> Artefact:
         """What a finished stage left."""
         return Artefact(self.store.path(stage.name, stage.key))
 
-    def folder(self, stage: Stage) -> Path:
+    def folder(self, stage: Keyed) -> Path:
         """Where it lies."""
         return self.store.path(stage.name, stage.key)
 
-    def table(self, inspect: Stage) -> PairTable:
+    def table(self, inspect: Keyed) -> PairTable:
         """The usable pairs of an inspection; read once for all cells."""
         return self._table(self.folder(inspect))
 

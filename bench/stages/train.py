@@ -16,24 +16,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bench.api import contracts, scorer_loads
 from bench.api.kinds import Backbone, Method, PairRewards
 from bench.api.pair_method import PairMethod
+from bench.api.training import TrainingBudget
 from bench.lib.files import write_atomic
 from bench.lib.io_errors import clear_io_errors
-from bench.recipe.recipe import TrainingConfig
 from bench.stages import encode as encoding
 from bench.stages.encode import EncodeStage
 from bench.stages.rewards import RewardsStage, read_rewards
 from bench.stages.stage import Made, Stage
 
 if TYPE_CHECKING:
-    from bench.api.training import StepReport, TrainingBudget
+    from bench.api.training import StepReport
     from bench.lib.progress import Task
     from bench.stages.context import Context
     from bench.store.store import Partial
-
-SPEED_ONLY = frozenset(
-    {"micro_batch_size", "gradient_checkpointing", "compile", "checkpoint_every"}
-)
-"""Keys of the recipe's `training` block that change no number beyond float error."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,7 +45,7 @@ class TrainStage(Stage):
     encode: EncodeStage
     rewards: Mapping[str, RewardsStage]
     """Scorer spec -> its rewards."""
-    training: TrainingConfig
+    training: TrainingBudget
     expected_nfe: int
     reads: tuple[str, ...]
     """Names of the scorers, without options, that the method declares."""
@@ -64,7 +59,7 @@ class TrainStage(Stage):
             "seed": self.seed,
             "encode": self.encode.key,
             "rewards": {name: stage.key for name, stage in sorted(self.rewards.items())},
-            "budget": self.training.model_dump(exclude=set(SPEED_ONLY)),
+            "budget": self.training.affecting_results(),
         }
 
     @property
@@ -101,7 +96,7 @@ class TrainStage(Stage):
         return f"out of memory; try {open_ones} (the first two change no result)"
 
     def run(self, context: Context, partial: Partial, task: Task) -> Made:  # noqa: D102
-        from bench.api.training import TrainingSetup
+        from bench.api.kinds import TrainingSetup
         from bench.lib.evaluations import counting
         from bench.training.loop import train_pairs
 
@@ -111,7 +106,7 @@ class TrainStage(Stage):
                 policy=policy,
                 pairs=encoding.read(context.folder(self.encode)),
                 rewards=self._rewards(context),
-                budget=self._budget(world.size),
+                budget=self.training,
                 seed=self.seed,
                 workspace=partial.work,
                 report=_StepTask(task),
@@ -138,13 +133,6 @@ class TrainStage(Stage):
         table = context.table(self.encode.inspect)
         rewards = {name: read_rewards(context.folder(s)) for name, s in self.rewards.items()}
         return contracts.read_only(PairRewards(human=table.human.copy(), rewards=rewards))
-
-    def _budget(self, processes: int) -> TrainingBudget:
-        from bench.api.training import TrainingBudget
-
-        options = self.training.model_dump()
-        options["micro_batch_size"] = self.training.micro_batch(processes)
-        return TrainingBudget(**options)
 
 
 class _StepTask:

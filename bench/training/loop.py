@@ -22,11 +22,11 @@ from typing import Any
 import torch
 
 from bench.api import contracts
-from bench.api.kinds import Labels, Loss, PairErrors, Reference, Trajectory
+from bench.api.kinds import Labels, Loss, PairErrors, Reference, TrainingSetup, Trajectory
 from bench.api.noising import NoiseRequest
 from bench.api.pair_method import implicit_logit
 from bench.api.policy import Condition
-from bench.api.training import StepReport, TrainingOutcome, TrainingSetup
+from bench.api.training import StepReport, TrainingOutcome
 from bench.diffusion.compiling import compiled
 from bench.diffusion.lora import LoraSettings
 from bench.lib.errors import BenchError, DivergedError
@@ -311,7 +311,7 @@ class _Training:
         """Micro-batches of this process's share of the batch; shares differ by one pair at most."""
         size, world = self.setup.budget.batch_size, self.setup.world
         start, stop = (size * rank // world.size for rank in (world.rank, world.rank + 1))
-        micro = self.setup.budget.micro_batch_size
+        micro = self.setup.budget.micro_batch(world.size)
         for first in range(start, stop, micro):
             yield slice(first, min(first + micro, stop))
 
@@ -388,13 +388,7 @@ class _Training:
 
     def _call_id(self, labels: Labels) -> str:
         """What a saved state must agree on to be gone on from; what is only speed may change."""
-        budget = dataclasses.replace(
-            self.setup.budget,
-            micro_batch_size=1,
-            gradient_checkpointing=False,
-            compile=False,
-            checkpoint_every=1,
-        )
+        budget = self.setup.budget.affecting_results()
         shapes = [(name, tuple(w.shape)) for name, w in self.denoiser.named_parameters()]
         told = (self.trajectory, self.loss, self.follows, self.beta, self.learning_rate, budget)
         labelled = hashlib.sha256(labels.p.tobytes() + labels.kept.tobytes()).hexdigest()

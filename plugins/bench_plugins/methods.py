@@ -25,7 +25,8 @@ from bench import (
 )
 
 if TYPE_CHECKING:
-    from bench.api.training import TrainingOutcome, TrainingSetup
+    from bench.api.kinds import TrainingSetup
+    from bench.api.training import TrainingOutcome
 
 
 @dataclass(frozen=True, kw_only=True)

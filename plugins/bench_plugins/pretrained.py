@@ -20,8 +20,9 @@ from bench.lib import hub
 from bench_plugins.backbones import family_of, unsupported
 
 if TYPE_CHECKING:
+    from bench.api.kinds import TrainingSetup
     from bench.api.policy import Policy
-    from bench.api.training import TrainingOutcome, TrainingSetup
+    from bench.api.training import TrainingOutcome
 
 _LORA = "pytorch_lora_weights.*"
 

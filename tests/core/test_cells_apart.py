@@ -46,8 +46,9 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+    from bench.api.kinds import TrainingSetup
     from bench.api.policy import Policy
-    from bench.api.training import TrainingOutcome, TrainingSetup
+    from bench.api.training import TrainingOutcome
 
 
 def _fail(how: str) -> None:

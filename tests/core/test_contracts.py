@@ -454,7 +454,7 @@ def test_a_backbone_or_scorer_that_says_nonsense_of_itself() -> None:
         "scorer 'odd' gave None (NoneType) as `load`; expected is an object with `score(",
     )
     odd = _plugin(Backbone, family=property(lambda self: 3))
-    _refused(lambda: contracts.family_of(odd), "backbone 'odd' gave 3 (int) as `family`")
+    _refused(lambda: contracts.fact(odd, "family"), "backbone 'odd' gave 3 (int) as `family`")
     _refused(
         lambda: contracts.unavailable_reason(_plugin(Scorer, unavailable_reason=None)),
         "scorer 'odd' gave None (NoneType) as `unavailable_reason`; expected is text",

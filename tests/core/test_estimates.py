@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from bench import Prompt, PromptSet
-from bench.recipe.recipe import TrainingConfig, validate
+from bench.api.training import TrainingBudget
+from bench.recipe.recipe import validate
 from bench.registry.registry import Entry, Registry
 from bench.run import planning
 from bench.run.estimates import (
@@ -85,7 +86,7 @@ def _seconds(found: Estimate, name: str) -> float:
     ],
 )
 def test_the_effective_batch_in_words(micro: int | None, processes: int, words: str) -> None:
-    training = TrainingConfig(steps=1, batch_size=10, micro_batch_size=micro)
+    training = TrainingBudget(steps=1, batch_size=10, micro_batch_size=micro)
     assert split(training, processes) == words
 
 

@@ -28,10 +28,10 @@ from bench import (
     Trajectory,
 )
 from bench.api.encoded_pairs import EncodedPairs
-from bench.api.kinds import PairRewards
+from bench.api.kinds import PairRewards, TrainingSetup
 from bench.api.policy import Condition, Moments, Policy
 from bench.api.schedule import NoiseSchedule
-from bench.api.training import StepReport, TrainingBudget, TrainingOutcome, TrainingSetup
+from bench.api.training import StepReport, TrainingBudget, TrainingOutcome
 from bench.diffusion.stable_diffusion import StableDiffusionPolicy
 from bench.lib.distributed import ALONE
 from bench.training.loop import train_pairs
@@ -116,16 +116,7 @@ BUDGET = TrainingBudget(
     batch_size=8,
     micro_batch_size=8,
     warmup_steps=2,
-    max_grad_norm=1.0,
     prompt_dropout=0.25,
-    weight_decay=0.01,
-    optimizer="adamw",
-    lora_rank=None,
-    lora_alpha=None,
-    precision="fp32",
-    tf32=False,
-    gradient_checkpointing=False,
-    compile=False,
     checkpoint_every=2,
 )
 
@@ -150,7 +141,7 @@ def toy_setup(
             conditions={"text": np.eye(3, dtype=np.float32)},
         ),
         rewards=PairRewards(human=human, rewards={"mean": np.stack([human, 1 - human], axis=1)}),
-        budget=dataclasses.replace(BUDGET, **changes),
+        budget=BUDGET.model_copy(update=changes),
         seed=seed,
         workspace=workspace,
         report=report,
@@ -249,7 +240,7 @@ def tiny_setup(
             conditions={"prompt": source.normal(size=(3, TOKENS, WIDTH)).astype(np.float32)},
         ),
         rewards=PairRewards(human=human, rewards={}),
-        budget=dataclasses.replace(BUDGET, **options),
+        budget=BUDGET.model_copy(update=options),
         seed=seed,
         workspace=workspace,
         report=report,

@@ -21,7 +21,8 @@ from bench import (
     Reference,
     Trajectory,
 )
-from bench.api.training import StepReport, TrainingSetup
+from bench.api.kinds import TrainingSetup
+from bench.api.training import StepReport
 from bench.lib.errors import DivergedError
 from bench.training.loop import STATE_FILE, draw, pair_order
 from tests.training.conftest import SHAPE, Broken, labels_of, toy_setup, train

@@ -13,7 +13,8 @@ from bench_plugins.references import Ema, Frozen, HardCopy, NoReference
 from bench_plugins.trajectories import Forward, Renoise
 
 from bench import Labels, Loss, Reference
-from bench.api.training import StepReport, TrainingOutcome, TrainingSetup
+from bench.api.kinds import TrainingSetup
+from bench.api.training import StepReport, TrainingOutcome
 from bench.diffusion import lora
 from bench.diffusion.lora import LoraSettings
 from bench.lib.seeding import derive_seed

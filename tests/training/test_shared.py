@@ -10,7 +10,7 @@ import pytest
 import torch
 from bench_plugins.references import Ema, HardCopy
 
-from bench.api.training import TrainingSetup
+from bench.api.kinds import TrainingSetup
 from bench.lib.distributed import ALONE, World
 from bench.run.launch import meeting_point
 from bench.training import gradients

@@ -11,7 +11,8 @@ import torch
 from bench_plugins.references import HardCopy
 
 from bench import BenchError
-from bench.api.training import StepReport, TrainingSetup
+from bench.api.kinds import TrainingSetup
+from bench.api.training import StepReport
 from bench.diffusion.compiling import compiled
 from bench.lib.errors import DivergedError
 from bench.training import speed

@@ -27,8 +27,9 @@ from bench import (
     option,
     uses,
 )
+from bench.api.kinds import TrainingSetup
 from bench.api.policy import Condition, Moments, Policy
-from bench.api.training import TrainingOutcome, TrainingSetup
+from bench.api.training import TrainingOutcome
 from bench.diffusion.sampling import denoise, initial_latent
 from bench.registry.registry import Entry, Registry
 from bench.scoring.isolation import scorer as isolated
