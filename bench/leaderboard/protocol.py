@@ -13,10 +13,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from bench.leaderboard.canonical import plain, sha256
-
-# Read by pydantic, which is imported only where files are loaded.
-STRICT: dict[str, object] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+from bench.lib.canonical_json import STRICT, plain, sha256
 
 _NAMED = 3
 """So many differences are named in a heading; a note has all."""

@@ -9,48 +9,21 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
-from bench.api.kinds import Prompt
-from bench.leaderboard.canonical import compact, sha256, to_json
-from bench.leaderboard.protocol import STRICT, EvaluationProtocol, Protocol, TrainingProtocol
+from bench.leaderboard.protocol import EvaluationProtocol, Protocol, TrainingProtocol
+from bench.lib.canonical_json import STRICT, compact, sha256, to_json
 from bench.lib.errors import BenchError
 from bench.lib.files import write_atomic
 from bench.lib.reading import json_value, read_text
+from bench.recipe.prompt_table import PromptTable
 
 SCHEMA = 2
 """Version of the file format; raise it when old files can no longer be read as they are."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptTable:
-    """The prompts of one prompt set, with the groups that break-downs are made by."""
-
-    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
-    name: str
-    texts: tuple[str, ...]
-    groups: tuple[Mapping[str, str], ...]
-    """One mapping a prompt, e.g. {"category": "Animals"}."""
-
-    def __post_init__(self) -> None:
-        """Raise `BenchError` unless every prompt has its groups."""
-        _require(bool(self.texts), "texts", "is empty")
-        _require(len(self.groups) == len(self.texts), "groups", "needs one entry a prompt")
-
-    @classmethod
-    def of(cls, name: str, prompts: Sequence[Prompt]) -> PromptTable:
-        """The table of a loaded prompt set."""
-        texts = tuple(prompt.text for prompt in prompts)
-        return cls(name=name, texts=texts, groups=tuple(dict(p.groups) for p in prompts))
-
-    @property
-    def sha256(self) -> str:
-        """Hash of texts and groups in order; the name does not count."""
-        return sha256({"texts": self.texts, "groups": self.groups})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from bench.leaderboard import results
 from bench.lib.errors import BenchError
 from bench.lib.files import file_sha256, write_atomic
 from bench.lib.reading import json_value, read_text
+from bench.recipe.prompt_table import PromptTable
 
 MARK = ".bench-run.json"
 LOCK = ".bench-run.lock"
@@ -158,7 +159,7 @@ class HeldFolder:
         self._files = dict(mark.files)
         self._checkpoints = dict(mark.checkpoints)
 
-    def board(self) -> tuple[dict[Path, results.Cell], dict[str, results.PromptTable]]:
+    def board(self) -> tuple[dict[Path, results.Cell], dict[str, PromptTable]]:
         """The cells and prompts that are here already."""
         empty = not any((self.path / "results").glob("*.json"))
         return {} if empty else results.load_cells(self.path), results.load_prompts(self.path)

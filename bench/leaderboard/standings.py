@@ -21,11 +21,11 @@ from bench.leaderboard.results import (
     CellResult,
     Cost,
     PromptSetScores,
-    PromptTable,
     load_cells,
     load_prompts,
 )
 from bench.lib.errors import BenchError
+from bench.recipe.prompt_table import PromptTable
 from bench.statistics import intervals as statistics
 from bench.statistics.intervals import Floats, WinRate
 

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.leaderboard.canonical import to_json
 from bench.leaderboard.names import LINE, wrapped
 from bench.leaderboard.results import Budget, Cost, write_text
 from bench.leaderboard.run_folder import MARK, RunFolder
 from bench.leaderboard.standings import HELD_OUT, Row, Section, Tables, build, compare
 from bench.lib import escaping
+from bench.lib.canonical_json import to_json
 from bench.lib.errors import BenchError
 from bench.statistics import intervals as statistics
 from bench.statistics.intervals import WinRate

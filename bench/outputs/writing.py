@@ -21,6 +21,7 @@ from bench.lib.errors import BenchError
 from bench.lib.escaping import printable
 from bench.outputs import cards
 from bench.outputs.checkpoint_folders import is_adapter, write_checkpoint
+from bench.recipe.prompt_table import PromptTable
 from bench.run.planning import SPEED_ONLY
 from bench.run.walk import RunOutcome
 from bench.run.work import PREPARING
@@ -290,9 +291,7 @@ def _cost(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -> 
     )
 
 
-def _scores_table(
-    cells: Mapping[Path, results.Cell], prompts: Mapping[str, results.PromptTable]
-) -> bytes:
+def _scores_table(cells: Mapping[Path, results.Cell], prompts: Mapping[str, PromptTable]) -> bytes:
     """Every score of the board's result files as Parquet, a row an image and scorer."""
     import pandas as pd
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bench.api.kinds import Aggregation, Backbone, Method, PreferenceSet, Scorer, is_baseline
-from bench.leaderboard.results import PromptTable
+from bench.recipe.prompt_table import PromptTable
 from bench.recipe.recipe import Recipe
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.leaderboard.results import PromptTable
 from bench.lib.errors import BenchError
+from bench.recipe.prompt_table import PromptTable, stratified
 from bench.run import planning
-from bench.run.planning import stratified
 from bench.stages.records import Plan
 from tests import toy
 

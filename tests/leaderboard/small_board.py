@@ -15,10 +15,10 @@ from bench.leaderboard.results import (
     CellResult,
     Cost,
     PromptSetScores,
-    PromptTable,
     save_cell,
     save_prompts,
 )
+from bench.recipe.prompt_table import PromptTable
 
 PARTI = PromptTable(
     name="parti",

@@ -16,6 +16,7 @@ import pytest
 from bench.api.kinds import Prompt
 from bench.leaderboard import results
 from bench.lib.errors import BenchError
+from bench.recipe.prompt_table import PromptTable
 from tests.leaderboard import small_board
 
 
@@ -42,7 +43,7 @@ def test_records_survive_the_round_trip_and_files_are_stable(tmp_path: Path) -> 
 
 
 def test_prompts_survive_the_round_trip(tmp_path: Path) -> None:
-    table = results.PromptTable.of("näme", [Prompt("a ‘red’ fox", {"category": "Animals"})])
+    table = PromptTable.of("näme", [Prompt("a ‘red’ fox", {"category": "Animals"})])
     path = results.save_prompts(tmp_path, table)
     assert path.name == f"n-me-{table.sha256[:12]}.json"
     assert results.load_prompts(tmp_path) == {table.sha256: table}

@@ -17,12 +17,12 @@ from bench.leaderboard import tables
 from bench.leaderboard.results import (
     CellResult,
     PromptSetScores,
-    PromptTable,
     save_cell,
     save_prompts,
 )
 from bench.lib.errors import BenchError
 from bench.lib.escaping import from_csv_cell, printable
+from bench.recipe.prompt_table import PromptTable
 from tests.leaderboard import small_board
 
 GOLDEN = Path(__file__).parent / "golden"
