@@ -70,8 +70,8 @@ def write(
         new = _new_cells(out, before, records.values(), say)
         cells, prompts = {**before, **new}, {**known, **prompts}
         built = tables.compare(cells, prompts)
-        files = {results.prompts_path(out, t): results.prompts_text(t) for t in plan.prompts}
-        files |= {path: results.cell_text(cell) for path, cell in new.items()}
+        files = {results.record_path(out, t): results.record_text(t) for t in plan.prompts}
+        files |= {path: results.record_text(cell) for path, cell in new.items()}
         kept = folder.replace(
             {
                 **{str(path.relative_to(out)): text.encode() for path, text in files.items()},
@@ -107,7 +107,7 @@ def _new_cells(
     places = {cell.identity: path for path, cell in before.items()}
     new = {}
     for record in records:
-        path = places.get(record.identity, results.result_path(out, record))
+        path = places.get(record.identity, results.record_path(out, record))
         if path in before and _images_scored(before[path]) > _images_scored(record):
             say(f"kept {path}: an earlier run of the same cell scored more images")
         else:
