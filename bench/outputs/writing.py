@@ -15,7 +15,7 @@ from bench.api.kinds import StartModel, is_held_out
 from bench.leaderboard import results, tables
 from bench.leaderboard.names import shortened
 from bench.leaderboard.protocol import EvaluationProtocol, TrainingProtocol
-from bench.leaderboard.run_folder import RunFolder
+from bench.leaderboard.run_folder import RunFolder, card
 from bench.lib import contact_sheet, provenance
 from bench.lib.errors import BenchError
 from bench.lib.escaping import printable
@@ -89,11 +89,9 @@ def write(
         checkpoints = checkpoint_names(records.values())
         folder.make_room(checkpoints)
         made = dict(_checkpoints(plan, store, records, mine))
-        texts = {name: text for name, (_, text) in made.items()}
-        folder.expect(texts)
-        for name, (artefact, text) in made.items():
-            write_checkpoint(out / "checkpoints" / name, artefact, text)
-        folder.settle(texts)
+        with folder.becoming({card(name): text.encode() for name, (_, text) in made.items()}):
+            for name, (artefact, text) in made.items():
+                write_checkpoint(out / "checkpoints" / name, artefact, text)
     return _shown(built, records.values(), say)
 
 
@@ -332,14 +330,14 @@ def _checkpoints(
         if not cell.train or not isinstance(record, results.CellResult):
             continue
         artefact = store.path("train", cell.train.key)
-        card = cards.model_card(
+        text = cards.model_card(
             record,
             rows[record.method, (record.seed,)],
             start,
             plan.backbone.licence,
             adapter=is_adapter(artefact),
         )
-        yield names[record.identity], (artefact, card)
+        yield names[record.identity], (artefact, text)
 
 
 def _start_model(plan: Plan) -> StartModel | None:

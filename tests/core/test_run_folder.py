@@ -253,8 +253,9 @@ def test_checkpoints_of_other_cells_are_renamed_and_those_of_others_stay(tmp_pat
         place.mkdir(parents=True)
         (place / "weights").write_text(text)
         (place / "README.md").write_text(f"the card of {text}")
-        with RunFolder(tmp_path).held() as held:
-            held.settle({name: f"the card of {text}"})
+        card = {run_folder.card(name): f"the card of {text}".encode()}
+        with RunFolder(tmp_path).held() as held, held.becoming(card):
+            pass
 
     make("dpo-seed0", "1" * 64, "3 steps")
     make("dpo-seed0", "2" * 64, "10 steps")
