@@ -11,12 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
-from bench.leaderboard.canonical import plain, sha256
-
-# Read by pydantic, which is imported only where files are loaded.
-STRICT: dict[str, object] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+from bench.lib.canonical_json import plain, sha256
 
 _NAMED = 3
 """So many differences are named in a heading; a note has all."""
@@ -26,7 +23,6 @@ _NAMED = 3
 class EvaluationProtocol:
     """What must be equal for two cells' images and scores to be compared at all."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
     backbone: Mapping[str, Any]
     """The start model, described."""
     sampling: Mapping[str, Any]
@@ -47,7 +43,6 @@ class EvaluationProtocol:
 class TrainingProtocol:
     """What must be equal besides for two trained methods to be ranked together."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
     pairs: Mapping[str, Any]
     """The preference set, described."""
     filters: Mapping[str, Any]

@@ -9,55 +9,27 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
-from bench.api.kinds import Prompt
-from bench.leaderboard.canonical import compact, sha256, to_json
-from bench.leaderboard.protocol import STRICT, EvaluationProtocol, Protocol, TrainingProtocol
+from bench.leaderboard.protocol import EvaluationProtocol, Protocol, TrainingProtocol
+from bench.lib.canonical_json import STRICT, compact, sha256, to_json
 from bench.lib.errors import BenchError
 from bench.lib.files import write_atomic
 from bench.lib.reading import json_value, read_text
+from bench.recipe.prompt_table import PromptTable
 
 SCHEMA = 2
 """Version of the file format; raise it when old files can no longer be read as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptTable:
-    """The prompts of one prompt set, with the groups that break-downs are made by."""
-
-    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
-    name: str
-    texts: tuple[str, ...]
-    groups: tuple[Mapping[str, str], ...]
-    """One mapping a prompt, e.g. {"category": "Animals"}."""
-
-    def __post_init__(self) -> None:
-        """Raise `BenchError` unless every prompt has its groups."""
-        _require(bool(self.texts), "texts", "is empty")
-        _require(len(self.groups) == len(self.texts), "groups", "needs one entry a prompt")
-
-    @classmethod
-    def of(cls, name: str, prompts: Sequence[Prompt]) -> PromptTable:
-        """The table of a loaded prompt set."""
-        texts = tuple(prompt.text for prompt in prompts)
-        return cls(name=name, texts=texts, groups=tuple(dict(p.groups) for p in prompts))
-
-    @property
-    def sha256(self) -> str:
-        """Hash of texts and groups in order; the name does not count."""
-        return sha256({"texts": self.texts, "groups": self.groups})
-
-
-@dataclass(frozen=True, kw_only=True)
 class PromptSetScores:
     """What every scorer said about one cell's images of one prompt set."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
     prompt_set: str
     prompts_sha256: str
     """`PromptTable.sha256` of the prompts."""
@@ -83,7 +55,6 @@ class PromptSetScores:
 class Budget:
     """What training was allowed and shown; all zero for the untouched backbone."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
     steps: int
     """Optimiser steps."""
     pairs_seen: int
@@ -97,7 +68,6 @@ class Budget:
 class Cost:
     """What a cell took; seconds of one device (wall clock times processes)."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
     label_seconds: float
     """Scoring and labelling the preference pairs."""
     train_seconds: float
@@ -200,38 +170,30 @@ class CellFailure(_CellIdentity):
 
 
 Cell: TypeAlias = CellResult | CellFailure
-_Record = TypeVar("_Record", CellResult, CellFailure, PromptTable)
+Record: TypeAlias = Cell | PromptTable
+"""What one file holds."""
+_Loaded = TypeVar("_Loaded")
+_CELLS: dict[str, type[Cell]] = {"result": CellResult, "failure": CellFailure}
+_PROMPTS: dict[str, type[PromptTable]] = {"prompts": PromptTable}
 
 
-def result_path(board: Path, cell: Cell) -> Path:
-    """Where the cell's file lies; a failure and a later result share the place."""
-    name = f"{safe_name(cell.method)}--seed{cell.seed}-{cell.identity[:12]}.json"
+def record_path(board: Path, record: Record) -> Path:
+    """Where the record's file lies; a failure and a later result share the place."""
+    if isinstance(record, PromptTable):
+        return board / "prompts" / f"{safe_name(record.name)}-{record.sha256[:12]}.json"
+    name = f"{safe_name(record.method)}--seed{record.seed}-{record.identity[:12]}.json"
     return board / "results" / name
 
 
-def prompts_path(board: Path, table: PromptTable) -> Path:
-    """Where the prompt table's file lies."""
-    return board / "prompts" / f"{safe_name(table.name)}-{table.sha256[:12]}.json"
+def record_text(record: Record) -> str:
+    """The record's file."""
+    kind = next(kind for kind, of in {**_CELLS, **_PROMPTS}.items() if isinstance(record, of))
+    return to_json({"schema": SCHEMA, "kind": kind, "record": record, "sha256": sha256(record)})
 
 
-def cell_text(cell: Cell) -> str:
-    """The cell's result file."""
-    return _document_text("result" if isinstance(cell, CellResult) else "failure", cell)
-
-
-def prompts_text(table: PromptTable) -> str:
-    """The prompt table's file."""
-    return _document_text("prompts", table)
-
-
-def save_cell(board: Path, cell: Cell) -> Path:
-    """Write the cell's result file, replacing an older one whole."""
-    return write_text(result_path(board, cell), cell_text(cell))
-
-
-def save_prompts(board: Path, table: PromptTable) -> Path:
-    """Write the prompt table's file."""
-    return write_text(prompts_path(board, table), prompts_text(table))
+def save_record(board: Path, record: Record) -> Path:
+    """Write the record's file, replacing an older one whole."""
+    return write_text(record_path(board, record), record_text(record))
 
 
 def load_cell(path: Path) -> Cell:
@@ -240,9 +202,7 @@ def load_cell(path: Path) -> Cell:
     Raises:
         BenchError: The file is no valid result file; the message names file and field.
     """
-    if _document(path)["kind"] == "failure":
-        return _load(path, "failure", CellFailure)
-    return _load(path, "result", CellResult)
+    return _load(path, _CELLS)
 
 
 def load_cells(board: Path) -> dict[Path, Cell]:
@@ -253,20 +213,18 @@ def load_cells(board: Path) -> dict[Path, Cell]:
     """
     cells = {path: load_cell(path) for path in _files(board / "results")}
     if not cells:
-        msg = f"{board / 'results'}: holds no result files (*.json)"
-        raise BenchError(msg)
+        raise BenchError(f"{board / 'results'}: holds no result files (*.json)")
     seen: dict[Path, Path] = {}
     for path, cell in cells.items():
-        other = seen.setdefault(result_path(board, cell), path)
+        other = seen.setdefault(record_path(board, cell), path)
         if other != path:
-            msg = f"{other} and {path} describe the same cell; remove one"
-            raise BenchError(msg)
+            raise BenchError(f"{other} and {path} describe the same cell; remove one")
     return {seen[place]: cells[seen[place]] for place in sorted(seen)}
 
 
 def load_prompts(board: Path) -> dict[str, PromptTable]:
     """Read all prompt tables of a board, by hash of their prompts."""
-    tables = [_load(path, "prompts", PromptTable) for path in _files(board / "prompts")]
+    tables = [_load(path, _PROMPTS) for path in _files(board / "prompts")]
     return {table.sha256: table for table in tables}
 
 
@@ -277,6 +235,11 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
+def safe_name(name: str) -> str:
+    """The name as part of a file name: other characters become "-", at most 60 are kept."""
+    return re.sub(r"[^A-Za-z0-9._=+]+", "-", name).strip("-.")[:60]
+
+
 def _files(folder: Path) -> list[Path]:
     """The JSON files of a board's folder.
 
@@ -285,11 +248,10 @@ def _files(folder: Path) -> list[Path]:
             board.
     """
     if folder.is_symlink():
-        msg = (
+        raise BenchError(
             f"{folder} is a link to {os.readlink(folder)}; a board holds its own files, so put a "
             f"copy of the folder there"
         )
-        raise BenchError(msg)
     paths = sorted(folder.glob("*.json"))
     for path in paths:
         if path.is_symlink() or not path.is_file():
@@ -299,57 +261,44 @@ def _files(folder: Path) -> list[Path]:
 
 def _require(holds: bool, field: str, problem: str) -> None:
     if not holds:
-        msg = f"{field} {problem}"
-        raise BenchError(msg)
+        raise BenchError(f"{field} {problem}")
 
 
-def safe_name(name: str) -> str:
-    """The name as part of a file name: other characters become "-", at most 60 are kept."""
-    return re.sub(r"[^A-Za-z0-9._=+]+", "-", name).strip("-.")[:60]
+def _load(path: Path, kinds: Mapping[str, type[_Loaded]]) -> _Loaded:
+    """The record of a file, which must be of one of the kinds."""
+    from pydantic import TypeAdapter, ValidationError
 
-
-def _document_text(kind: str, record: Any) -> str:
-    return to_json({"schema": SCHEMA, "kind": kind, "record": record, "sha256": sha256(record)})
+    document = _document(path)
+    if document["kind"] not in list(kinds):
+        raise BenchError(f"{path}: kind is {document['kind']!r}, not {' or '.join(kinds)}")
+    try:
+        record = TypeAdapter(kinds[document["kind"]]).validate_json(compact(document["record"]))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise BenchError(f"{path}: record.{field}: {first['msg']}") from error
+    except RecursionError as error:
+        raise BenchError(f"{path}: record is nested too deeply") from error
+    except BenchError as error:
+        raise BenchError(f"{path}: {error}") from error
+    if document["sha256"] != sha256(document["record"]):
+        raise BenchError(
+            f"{path}: sha256 does not match the record; the file was changed after it was written"
+        )
+    return record
 
 
 def _document(path: Path) -> dict[str, Any]:
     """The outer layer of a file, checked."""
     try:
         document = json_value(read_text(path), finite=True)
-    except ValueError as exc:
-        msg = f"{path}: cannot be read as JSON ({exc})"
-        raise BenchError(msg) from exc
+    except ValueError as error:
+        raise BenchError(f"{path}: cannot be read as JSON ({error})") from error
     keys = {"schema", "kind", "record", "sha256"}
     if not isinstance(document, dict) or set(document) != keys:
-        msg = f"{path}: is no result file; it must hold exactly {', '.join(sorted(keys))}"
-        raise BenchError(msg)
+        raise BenchError(
+            f"{path}: is no result file; it must hold exactly {', '.join(sorted(keys))}"
+        )
     if type(document["schema"]) is not int or document["schema"] != SCHEMA:
-        msg = f"{path}: schema is {document['schema']!r}, this version reads {SCHEMA}"
-        raise BenchError(msg)
+        raise BenchError(f"{path}: schema is {document['schema']!r}, this version reads {SCHEMA}")
     return document
-
-
-def _load(path: Path, kind: str, record: type[_Record]) -> _Record:
-    from pydantic import TypeAdapter, ValidationError
-
-    document = _document(path)
-    if document["kind"] != kind:
-        msg = f"{path}: kind is {document['kind']!r}, not {kind!r}"
-        raise BenchError(msg)
-    try:
-        loaded = TypeAdapter(record).validate_json(compact(document["record"]))
-    except ValidationError as exc:
-        first = exc.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        msg = f"{path}: record.{field}: {first['msg']}"
-        raise BenchError(msg) from exc
-    except RecursionError as exc:
-        msg = f"{path}: record is nested too deeply"
-        raise BenchError(msg) from exc
-    except BenchError as exc:
-        msg = f"{path}: {exc}"
-        raise BenchError(msg) from exc
-    if document["sha256"] != sha256(document["record"]):
-        msg = f"{path}: sha256 does not match the record; the file was changed after it was written"
-        raise BenchError(msg)
-    return loaded

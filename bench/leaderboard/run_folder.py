@@ -25,23 +25,24 @@ from bench.leaderboard import results
 from bench.lib.errors import BenchError
 from bench.lib.files import file_sha256, write_atomic
 from bench.lib.reading import json_value, read_text
+from bench.recipe.prompt_table import PromptTable
 
 MARK = ".bench-run.json"
 LOCK = ".bench-run.lock"
-_BOARD = ("results", "prompts")
-"""Folders whose files are figures: nobody else may have changed them."""
-_FOLDERS = (*_BOARD, "checkpoints")
+_FIGURES = ("results", "prompts")
+"""Folders whose files nobody else may have changed."""
 _TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp")
 """What a killed `write_atomic` leaves."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Mark:
     """What runs have written into a folder."""
 
-    files: Mapping[str, list[str]] = field(default_factory=dict)
+    written_by: str = f"bench run {version('diffusion-preference-bench')}"
+    files: dict[str, list[str]] = field(default_factory=dict)
     """Path below the folder -> sha256; two while it is being replaced."""
-    checkpoints: Mapping[str, str] = field(default_factory=dict)
+    checkpoints: dict[str, str] = field(default_factory=dict)
     """Name of a checkpoint's folder -> identity of the cell."""
 
 
@@ -59,10 +60,8 @@ class RunFolder:
             BenchError: it is somebody else's folder, or figures in it were changed.
         """
         with _clear_errors(self.path):
-            self._check()
-            if any((self.path / "results").glob("*.json")):
-                results.load_cells(self.path)
-            results.load_prompts(self.path)
+            _mark(self.path)
+            _board(self.path)
 
     def claim(self) -> None:
         """Mark the folder as a run's, so that nobody is refused after hours of work.
@@ -81,72 +80,19 @@ class RunFolder:
             BenchError: as `check`, or the folder cannot be written.
         """
         with _clear_errors(self.path):
-            self._check()
+            _mark(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             lock = os.open(self.path / LOCK, flags, 0o666)
         try:
             with _clear_errors(self.path):
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                self._check()
-                held = HeldFolder(self.path, self._mark())
+                held = HeldFolder(self.path, _mark(self.path))
                 held.save()
                 held.sweep()
             yield held
         finally:
             os.close(lock)
-
-    def _check(self) -> None:
-        path = self.path
-        if path.is_symlink():
-            raise BenchError(f"--out {path} is a link to {os.readlink(path)}; name that folder")
-        if not path.exists():
-            return
-        if not path.is_dir():
-            raise BenchError(f"--out {path} is a file; name a folder")
-        mark = self._mark()
-        for name in _FOLDERS:
-            if (path / name).is_symlink():
-                raise BenchError(
-                    f"{path / name} is a link to {os.readlink(path / name)}, which no run has "
-                    f"made; put the folder itself there, or choose another --out"
-                )
-        for name, known in mark.files.items():
-            file = path / name
-            if name.startswith(_BOARD) and file.exists() and file_sha256(file) not in known:
-                raise BenchError(
-                    f"{file} was changed after a run wrote it; put it back, or move it away to "
-                    f"have it written again"
-                )
-
-    def _mark(self) -> _Mark:
-        """What earlier runs have written.
-
-        Raises:
-            BenchError: something is here, but not by a run.
-        """
-        file = self.path / MARK
-        if not os.path.lexists(file):
-            names = sorted(entry.name for entry in self.path.iterdir())
-            others = [name for name in names if name != LOCK and not _is_temporary(name, {MARK})]
-            if others:
-                raise BenchError(
-                    f"--out {self.path} holds {others[0]!r} and was not made by `bench run` (it "
-                    f"has no {MARK}); name a new or an empty folder"
-                )
-            return _Mark()
-        try:
-            if file.is_symlink() or not file.is_file():
-                raise ValueError("it is no regular file")
-            found = json_value(read_text(file), finite=True)
-            files = {str(k): [str(s) for s in v] for k, v in found["files"].items()}
-            checkpoints = {str(k): str(v) for k, v in found["checkpoints"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BenchError(
-                f"{file}, which says what runs have written, cannot be read ({error}); choose "
-                f"another --out"
-            ) from error
-        return _Mark(files=files, checkpoints=checkpoints)
 
 
 class HeldFolder:
@@ -154,14 +100,11 @@ class HeldFolder:
 
     def __init__(self, path: Path, mark: _Mark) -> None:
         """Made by `RunFolder.held`."""
-        self.path = path
-        self._files = dict(mark.files)
-        self._checkpoints = dict(mark.checkpoints)
+        self.path, self._mark = path, mark
 
-    def board(self) -> tuple[dict[Path, results.Cell], dict[str, results.PromptTable]]:
+    def board(self) -> tuple[dict[Path, results.Cell], dict[str, PromptTable]]:
         """The cells and prompts that are here already."""
-        empty = not any((self.path / "results").glob("*.json"))
-        return {} if empty else results.load_cells(self.path), results.load_prompts(self.path)
+        return _board(self.path)
 
     def replace(self, files: Mapping[str, bytes]) -> list[Path]:
         """Write files, each whole, in their order.
@@ -175,19 +118,30 @@ class HeldFolder:
         Returns:
             Where those lie now that somebody else had put or changed in their places.
         """
-        shall = {name: sha256(data).hexdigest() for name, data in files.items()}
         with _clear_errors(self.path):
-            changed = {name: digest for name, digest in shall.items() if self._is(name) != digest}
-            kept = [self._keep(name) for name in changed if self._edited(name)]
-            for name, digest in shall.items():
-                self._files[name] = [*self._files.get(name, ()), digest]
-            self.save()
-            for name in changed:
-                (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-                write_atomic(self.path / name, files[name])
-            self._files |= {name: [digest] for name, digest in shall.items()}
-            self.save()
+            changed = [name for name, data in files.items() if self._digest(name) != _sha256(data)]
+            edited = [self.path / name for name in changed if self._is_edited(name)]
+            kept = [_move_aside(path, f"{path.name}.kept") for path in edited]
+            with self.becoming(files):
+                for name in changed:
+                    (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+                    write_atomic(self.path / name, files[name])
         return kept
+
+    @contextmanager
+    def becoming(self, files: Mapping[str, bytes]) -> Iterator[None]:
+        """Know files as a run's own, both as they are and as they shall be, while they change.
+
+        Args:
+            files: path below the folder -> what it shall hold at the end of the block.
+        """
+        known = self._mark.files
+        for name, data in files.items():
+            known[name] = [*known.get(name, ()), _sha256(data)]
+        self.save()
+        yield
+        known |= {name: [_sha256(data)] for name, data in files.items()}
+        self.save()
 
     def make_room(self, checkpoints: Mapping[str, str]) -> None:
         """Give every checkpoint its name; one of another cell that has it is renamed.
@@ -197,71 +151,45 @@ class HeldFolder:
         Args:
             checkpoints: name of the folder below checkpoints/ -> identity of the cell.
         """
+        identities = self._mark.checkpoints
         with _clear_errors(self.path):
             for name, identity in checkpoints.items():
-                place, known = self.path / "checkpoints" / name, self._checkpoints.get(name)
-                if os.path.lexists(place) and known not in (None, identity):
-                    aside = _free(place.with_name(f"{name}-{known[:8]}"))
-                    os.rename(place, aside)
-                    self._checkpoints[aside.name] = known
-                elif os.path.lexists(place) and (known is None or self._edited(card(name))):
-                    os.rename(place, _free(place.with_name(f"{name}.kept")))
-                self._checkpoints[name] = identity
+                place, known = self.path / "checkpoints" / name, identities.get(name)
+                if os.path.lexists(place):
+                    if known not in (None, identity):
+                        aside = _move_aside(place, f"{name}-{known[:8]}")
+                        identities[aside.name] = known
+                    elif known is None or self._is_edited(card(name)):
+                        _move_aside(place, f"{name}.kept")
+                identities[name] = identity
             self.save()
-
-    def expect(self, cards: Mapping[str, str]) -> None:
-        """Know what the cards of checkpoints are about to become as a run's own, too.
-
-        Args:
-            cards: name of the checkpoint -> text of its card.
-        """
-        for name, text in cards.items():
-            digest = sha256(text.encode()).hexdigest()
-            self._files[card(name)] = [*self._files.get(card(name), ()), digest]
-        self.save()
-
-    def settle(self, cards: Mapping[str, str]) -> None:
-        """Know nothing else than what was expected, now that it is there."""
-        for name, text in cards.items():
-            self._files[card(name)] = [sha256(text.encode()).hexdigest()]
-        self.save()
 
     def save(self) -> None:
         """Write the mark."""
         mark = _Mark(
-            files=dict(sorted(self._files.items())),
-            checkpoints=dict(sorted(self._checkpoints.items())),
+            files=dict(sorted(self._mark.files.items())),
+            checkpoints=dict(sorted(self._mark.checkpoints.items())),
         )
-        made_by = {"written_by": f"bench run {version('diffusion-preference-bench')}"}
-        text = json.dumps({**made_by, **asdict(mark)}, indent=1) + "\n"
-        write_atomic(self.path / MARK, text.encode())
+        write_atomic(self.path / MARK, (json.dumps(asdict(mark), indent=1) + "\n").encode())
 
     def sweep(self) -> None:
         """Remove what a run that was killed has left half written."""
-        own = {MARK, *(Path(name).name for name in self._files)}
-        for folder in (self.path, *(self.path / name for name in _BOARD)):
+        own = {MARK, *(Path(name).name for name in self._mark.files)}
+        for folder in (self.path, *(self.path / name for name in _FIGURES)):
             for file in folder.glob(".*.tmp"):
                 if _is_temporary(file.name, own):
                     file.unlink(missing_ok=True)
 
-    def _is(self, name: str) -> str:
+    def _digest(self, name: str) -> str:
         """The digest of what is there; '' if nothing is, and no digest for what is no file."""
         path = self.path / name
         if path.is_symlink() or path.is_dir():
             return "no file"
         return file_sha256(path) if path.exists() else ""
 
-    def _own(self, name: str) -> bool:
-        return self._is(name) in self._files.get(name, ())
-
-    def _edited(self, name: str) -> bool:
-        return self._is(name) != "" and not self._own(name)
-
-    def _keep(self, name: str) -> Path:
-        path = self.path / name
-        aside = _free(path.with_name(f"{path.name}.kept"))
-        os.rename(path, aside)
-        return aside
+    def _is_edited(self, name: str) -> bool:
+        """Whether something is there that no run has written."""
+        return self._digest(name) not in ("", *self._mark.files.get(name, ()))
 
 
 def card(checkpoint: str) -> str:
@@ -269,18 +197,83 @@ def card(checkpoint: str) -> str:
     return f"checkpoints/{checkpoint}/README.md"
 
 
+def _mark(path: Path) -> _Mark:
+    """What runs have written into a folder that a run may write to.
+
+    Raises:
+        BenchError: it is no folder, somebody else's, or figures in it were changed.
+    """
+    if path.is_symlink():
+        raise BenchError(f"--out {path} is a link to {os.readlink(path)}; name that folder")
+    if not path.exists():
+        return _Mark()
+    if not path.is_dir():
+        raise BenchError(f"--out {path} is a file; name a folder")
+    mark = _read_mark(path)
+    for name in (*_FIGURES, "checkpoints"):
+        if (path / name).is_symlink():
+            raise BenchError(
+                f"{path / name} is a link to {os.readlink(path / name)}, which no run has "
+                f"made; put the folder itself there, or choose another --out"
+            )
+    for name, known in mark.files.items():
+        file = path / name
+        if name.startswith(_FIGURES) and file.exists() and file_sha256(file) not in known:
+            raise BenchError(
+                f"{file} was changed after a run wrote it; put it back, or move it away to "
+                f"have it written again"
+            )
+    return mark
+
+
+def _read_mark(path: Path) -> _Mark:
+    """The mark of a folder; an empty one where nothing else is there."""
+    file = path / MARK
+    if not os.path.lexists(file):
+        names = sorted(entry.name for entry in path.iterdir())
+        others = [name for name in names if name != LOCK and not _is_temporary(name, {MARK})]
+        if others:
+            raise BenchError(
+                f"--out {path} holds {others[0]!r} and was not made by `bench run` (it "
+                f"has no {MARK}); name a new or an empty folder"
+            )
+        return _Mark()
+    try:
+        if file.is_symlink() or not file.is_file():
+            raise ValueError("it is no regular file")
+        data = json_value(read_text(file), finite=True)
+        files = {str(k): [str(s) for s in v] for k, v in data["files"].items()}
+        checkpoints = {str(k): str(v) for k, v in data["checkpoints"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BenchError(
+            f"{file}, which says what runs have written, cannot be read ({error}); choose "
+            f"another --out"
+        ) from error
+    return _Mark(files=files, checkpoints=checkpoints)
+
+
+def _board(path: Path) -> tuple[dict[Path, results.Cell], dict[str, PromptTable]]:
+    empty = not any((path / "results").glob("*.json"))
+    return {} if empty else results.load_cells(path), results.load_prompts(path)
+
+
+def _sha256(data: bytes) -> str:
+    return sha256(data).hexdigest()
+
+
 def _is_temporary(name: str, of: set[str]) -> bool:
-    found = _TEMPORARY.fullmatch(name)
-    return found is not None and found[1] in of
+    match = _TEMPORARY.fullmatch(name)
+    return match is not None and match[1] in of
 
 
-def _free(path: Path) -> Path:
-    """The path, or where something is there one beside it."""
-    found, number = path, 1
-    while os.path.lexists(found):
+def _move_aside(path: Path, name: str) -> Path:
+    """Rename what is there, with a number behind the name where that is taken."""
+    aside, number = path.with_name(name), 1
+    while os.path.lexists(aside):
         number += 1
-        found = path.with_name(f"{path.name}-{number}")
-    return found
+        aside = path.with_name(f"{name}-{number}")
+    os.rename(path, aside)
+    return aside
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,11 +21,11 @@ from bench.leaderboard.results import (
     CellResult,
     Cost,
     PromptSetScores,
-    PromptTable,
     load_cells,
     load_prompts,
 )
 from bench.lib.errors import BenchError
+from bench.recipe.prompt_table import PromptTable
 from bench.statistics import intervals as statistics
 from bench.statistics.intervals import Floats, WinRate
 
@@ -41,28 +41,28 @@ class Row:
 
     method: str
     """Its whole spec."""
-    variant: str
+    variant: str = ""
     """Tells methods of one spec apart that were not made of the same; '' where there is one."""
     shown: str
     """What tables call it: the spec with long paths cut, and the variant."""
     label: str
-    base: bool
+    base: bool = False
     """True: the untouched backbone; it stands at 50% by definition and has no win rates."""
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...] = ()
     """Train seeds that finished; () where all failed."""
-    in_loop: tuple[str, ...]
-    scores: Mapping[str, WinRate]
+    in_loop: tuple[str, ...] = ()
+    scores: Mapping[str, WinRate] = field(default_factory=dict)
     """scorer -> win rate; a scorer missing here is a gap."""
-    held_out: WinRate | None
+    held_out: WinRate | None = None
     """Mean over `held_out_scorers`; None where there are none."""
-    held_out_scorers: tuple[str, ...]
+    held_out_scorers: tuple[str, ...] = ()
     budget: Budget | None
     """Steps and pairs of one seed (kept and dropped: of the lowest seed)."""
     cost: Cost | None
     """Means over seeds; memory is the maximum."""
     provenance: Mapping[str, tuple[str, ...]]
     """"device", "torch", ... -> on what its seeds were made."""
-    failures: tuple[str, ...]
+    failures: tuple[str, ...] = ()
     """Why seeds are missing."""
 
     @property
@@ -131,17 +131,19 @@ class Tables:
 
 @dataclass(frozen=True, order=True)
 class _Name:
-    """What tells one method of a section from the others."""
+    """What tells one method of a section from the others, and what tables call it."""
 
     method: str
-    variant: str = ""
+    variant: str
+    shown: str
 
 
 @dataclass(frozen=True)
 class _Compared:
-    """The finished cells of one method and their outcomes against the base."""
+    """The cells of one method, in order of train seed, and their outcomes against the base."""
 
     cells: tuple[CellResult, ...]
+    failures: tuple[CellFailure, ...]
     outcomes: Mapping[str, Floats]
     """scorer -> [train seeds, prompts, images]."""
 
@@ -240,26 +242,27 @@ def _section(
     base_path, base = _base(cells, board)
     tables = _prompt_tables(base_path, base, prompts)
     texts = [text for table in tables for text in table.texts]
-    methods: dict[_Name, dict[Path, Cell]] = {}
+    methods: dict[tuple[str, str], dict[Path, Cell]] = {}
     for path, cell in cells.items():
         if not cell.base:
-            methods.setdefault(_Name(cell.method, cell.variant), {})[path] = cell
-    rows, seed_rows = [_base_row(base)], [_base_row(base)]
-    compared: dict[_Name, _Compared] = {}
-    called = _called(methods)
-    for key, mine in methods.items():
-        name = called[key]
-        results = {path: cell for path, cell in mine.items() if isinstance(cell, CellResult)}
-        failures = [cell for cell in mine.values() if isinstance(cell, CellFailure)]
-        if results:
-            compared[name] = _compare(results, base)
-        rows.append(_row(name, compared.get(name), failures, texts))
-        seed_rows += [
-            _row(name, _compare({path: cell}, base), [], texts) for path, cell in results.items()
-        ]
-        seed_rows += [_row(name, None, [failure], texts) for failure in failures]
-    short = shortened(row.method for row in rows)
-    rows, seed_rows = (_called_short(of, short) for of in (rows, seed_rows))
+            methods.setdefault((cell.method, cell.variant), {})[path] = cell
+    short = shortened(cell.method for cell in cells.values())
+    called = _called(methods, short)
+    compared = {called[key]: _compare(mine, base) for key, mine in methods.items()}
+    by_seed = (
+        (called[key], _compare({path: cell}, base))
+        for key, mine in methods.items()
+        for path, cell in mine.items()
+    )
+    first = Row(
+        method=base.method,
+        shown=short[base.method],
+        label=base.label,
+        base=True,
+        budget=base.budget,
+        cost=base.cost,
+        provenance=_provenance([base]),
+    )
     shown = [base, *(cell for entry in compared.values() for cell in entry.cells)]
     declared = tuple(sorted({scorer for cell in shown for scorer in cell.held_out}))
     scorers = {s for cell in shown for part in cell.evaluations for s in part.scores}
@@ -274,8 +277,8 @@ def _section(
         recipes=tuple(sorted({cell.recipe for cell in cells.values()})),
         scorers=tuple(sorted(scorers, key=lambda scorer: (scorer in declared, scorer))),
         declared=declared,
-        rows=_ranked(rows),
-        seed_rows=_ranked(seed_rows),
+        rows=_ranked([first, *(_row(name, entry, texts) for name, entry in compared.items())]),
+        seed_rows=_ranked([first, *(_row(name, entry, texts) for name, entry in by_seed)]),
         groups=tuple(_group_rows(compared, base, tables)),
         prompt_sets={part.prompt_set: part.prompts for part in _parts(base)},
         images=len(base.evaluation.image_seeds),
@@ -284,34 +287,32 @@ def _section(
     )
 
 
-def _called(methods: Iterable[_Name]) -> dict[_Name, _Name]:
-    """The variant shortened, or left out where its spec is the only one."""
-    often = Counter(name.method for name in methods)
-    return {
-        name: _Name(name.method, name.variant[:8] if often[name.method] > 1 else "")
-        for name in methods
-    }
+def _called(
+    methods: Iterable[tuple[str, str]], short: Mapping[str, str]
+) -> dict[tuple[str, str], _Name]:
+    """Names of methods, with the start of the variant's digest where a spec has several."""
+    often = Counter(method for method, _ in methods)
 
+    def name(method: str, digest: str) -> _Name:
+        variant = digest[:8] if often[method] > 1 else ""
+        return _Name(method, variant, f"{short[method]} #{variant}".removesuffix(" #"))
 
-def _called_short(rows: Iterable[Row], names: Mapping[str, str]) -> list[Row]:
-    """Rows under their short names, with the variant where there are several of a spec."""
-    return [
-        replace(row, shown=f"{names[row.method]} #{row.variant}".removesuffix(" #")) for row in rows
-    ]
+    return {key: name(*key) for key in methods}
 
 
 def _variants(
-    methods: Mapping[_Name, Mapping[Path, Cell]], called: Mapping[_Name, _Name]
+    methods: Mapping[tuple[str, str], Mapping[Path, Cell]],
+    called: Mapping[tuple[str, str], _Name],
 ) -> Iterator[str]:
     """What two methods of one spec do not share, each compared with the first."""
-    first: dict[str, _Name] = {}
-    for name in sorted(methods):
-        other = first.setdefault(name.method, name)
-        if other != name:
-            ours, theirs = (next(iter(methods[key].values())) for key in (name, other))
+    first: dict[str, tuple[str, str]] = {}
+    for key in sorted(methods):
+        other = first.setdefault(key[0], key)
+        if other != key:
+            ours, theirs = (next(iter(methods[of].values())) for of in (key, other))
             what = differences(_made_of(ours), _made_of(theirs))
-            both = f"#{called[name].variant} and #{called[other].variant}"
-            yield f"Of the spec {name.method}, {both} differ in {', '.join(what)}"
+            both = f"#{called[key].variant} and #{called[other].variant}"
+            yield f"Of the spec {key[0]}, {both} differ in {', '.join(what)}"
 
 
 def _made_of(cell: Cell) -> dict[str, Any]:
@@ -330,11 +331,10 @@ def _base(cells: _Cells, board: _Cells) -> tuple[Path, CellResult]:
     for other, base in sorted(others.items())[:1] if not why else ():
         what = differences(cell.evaluation, base.evaluation)
         why = f"; {other} was made differently: {', '.join(what)}"
-    msg = (
+    raise BenchError(
         f"{path}: there is no result of the untouched backbone {cell.backbone!r} that was "
         f"evaluated in the same way{why}"
     )
-    raise BenchError(msg)
 
 
 def _parts(cell: CellResult) -> list[PromptSetScores]:
@@ -349,38 +349,39 @@ def _prompt_tables(
     for part in _parts(base):
         table = prompts.get(part.prompts_sha256)
         if table is None or len(table.texts) != part.prompts:
-            msg = (
+            raise BenchError(
                 f"{path}: no file in prompts/ holds the {part.prompts} prompts of "
                 f"{part.prompt_set!r} with hash {part.prompts_sha256[:12]}"
             )
-            raise BenchError(msg)
         tables.append(table)
     return tables
 
 
-def _compare(results: Mapping[Path, CellResult], base: CellResult) -> _Compared:
-    """Outcomes of one method's cells, in order of train seed.
+def _compare(cells: _Cells, base: CellResult) -> _Compared:
+    """Outcomes of one method's cells.
 
     A scorer is compared only where every cell and the base have it for every prompt set.
     """
-    ordered = sorted(results, key=lambda path: results[path].seed)
-    first = results[ordered[0]].budget
-    for path in ordered:
-        budget = results[path].budget
+    ordered = sorted(cells.items(), key=lambda item: item[1].seed)
+    finished = [(path, cell) for path, cell in ordered if isinstance(cell, CellResult)]
+    for path, cell in finished:
+        first, budget = finished[0][1].budget, cell.budget
         if (budget.steps, budget.pairs_seen) != (first.steps, first.pairs_seen):
-            msg = f"{ordered[0]} and {path} are seeds of one method but differ in budget"
-            raise BenchError(msg)
-    cells = tuple(results[path] for path in ordered)
+            raise BenchError(
+                f"{finished[0][0]} and {path} are seeds of one method but differ in budget"
+            )
+    results = tuple(cell for _, cell in finished)
     everywhere = set.intersection(
-        *(set(part.scores) for cell in (base, *cells) for part in cell.evaluations)
+        *(set(part.scores) for cell in (base, *results) for part in cell.evaluations)
     )
     outcomes = {
         scorer: np.stack(
-            [statistics.outcomes(_scores(cell, scorer), _scores(base, scorer)) for cell in cells]
+            [statistics.outcomes(_scores(cell, scorer), _scores(base, scorer)) for cell in results]
         )
-        for scorer in sorted(everywhere)
+        for scorer in sorted(everywhere if results else ())
     }
-    return _Compared(cells, outcomes)
+    failures = tuple(cell for _, cell in ordered if isinstance(cell, CellFailure))
+    return _Compared(results, failures, outcomes)
 
 
 def _scores(cell: CellResult, scorer: str) -> Floats:
@@ -389,49 +390,24 @@ def _scores(cell: CellResult, scorer: str) -> Floats:
     return np.concatenate(parts)
 
 
-def _base_row(base: CellResult) -> Row:
-    return Row(
-        method=base.method,
-        variant="",
-        shown=base.method,
-        label=base.label,
-        base=True,
-        seeds=(),
-        in_loop=(),
-        scores={},
-        held_out=None,
-        held_out_scorers=(),
-        budget=base.budget,
-        cost=base.cost,
-        provenance=_provenance([base]),
-        failures=(),
-    )
-
-
-def _row(
-    name: _Name, compared: _Compared | None, failures: Sequence[CellFailure], texts: list[str]
-) -> Row:
-    cells: Sequence[Cell] = compared.cells if compared else failures
-    rates = {s: statistics.win_rate(o, texts) for s, o in compared.columns()} if compared else {}
+def _row(name: _Name, compared: _Compared, texts: list[str]) -> Row:
+    cells, failures = compared.cells, compared.failures
+    rates = {s: statistics.win_rate(outcomes, texts) for s, outcomes in compared.columns()}
     held_out = rates.pop(HELD_OUT, None)
     return Row(
         method=name.method,
         variant=name.variant,
-        shown=name.method,
-        label=cells[0].label,
-        base=False,
-        seeds=tuple(cell.seed for cell in compared.cells) if compared else (),
-        in_loop=compared.in_loop if compared else (),
+        shown=name.shown,
+        label=next(cell.label for cell in (*cells, *failures)),
+        seeds=tuple(cell.seed for cell in cells),
+        in_loop=compared.in_loop,
         scores=rates,
         held_out=held_out,
-        held_out_scorers=compared.held_out_scorers if compared else (),
-        budget=compared.cells[0].budget if compared else None,
-        cost=_mean_cost([cell.cost for cell in compared.cells]) if compared else None,
-        provenance=_provenance(compared.cells if compared else ()),
-        failures=tuple(
-            f"train seed {failure.seed}: {_line(failure.reason)}"
-            for failure in sorted(failures, key=lambda failure: failure.seed)
-        ),
+        held_out_scorers=compared.held_out_scorers,
+        budget=cells[0].budget if cells else None,
+        cost=_mean_cost([cell.cost for cell in cells]) if cells else None,
+        provenance=_provenance(cells),
+        failures=tuple(f"train seed {cell.seed}: {_line(cell.reason)}" for cell in failures),
     )
 
 
@@ -444,16 +420,11 @@ def _provenance(cells: Sequence[CellResult]) -> dict[str, tuple[str, ...]]:
 
 
 def _mean_cost(costs: Sequence[Cost]) -> Cost:
-    n = len(costs)
-    return Cost(
-        label_seconds=sum(cost.label_seconds for cost in costs) / n,
-        train_seconds=sum(cost.train_seconds for cost in costs) / n,
-        sample_seconds=sum(cost.sample_seconds for cost in costs) / n,
-        score_seconds=sum(cost.score_seconds for cost in costs) / n,
-        train_nfe=round(sum(cost.train_nfe for cost in costs) / n),
-        sample_nfe=round(sum(cost.sample_nfe for cost in costs) / n),
-        peak_memory_mb=max(cost.peak_memory_mb for cost in costs),
-    )
+    mean: dict[str, Any] = {
+        of.name: sum(getattr(cost, of.name) for cost in costs) / len(costs) for of in fields(Cost)
+    }
+    mean |= {name: round(mean[name]) for name in ("train_nfe", "sample_nfe")}
+    return Cost(**{**mean, "peak_memory_mb": max(cost.peak_memory_mb for cost in costs)})
 
 
 def _ranked(rows: Iterable[Row]) -> tuple[Row, ...]:
@@ -490,20 +461,17 @@ def _group_rows(
 
 def _masks(
     names: Sequence[str], tables: Sequence[PromptTable]
-) -> Iterator[tuple[tuple[str, str, str], Mask]]:
+) -> list[tuple[tuple[str, str, str], Mask]]:
     """Every prompt set, then each of its groups, as a mask over the prompts of all sets."""
-    total = sum(len(table.texts) for table in tables)
-    start = 0
-    for name, table in zip(names, tables, strict=True):
-        members: dict[tuple[str, str], list[int]] = {("", ""): list(range(len(table.texts)))}
-        for index, groups in enumerate(table.groups):
-            for item in groups.items():
-                members.setdefault(item, []).append(index)
-        for (dimension, group), indices in sorted(members.items()):
-            mask = np.zeros(total, dtype=np.bool_)
-            mask[[start + index for index in indices]] = True
-            yield (name, dimension, group), mask
-        start += len(table.texts)
+    prompts = [
+        (name, groups) for name, table in zip(names, tables, strict=True) for groups in table.groups
+    ]
+    masks: dict[tuple[str, str, str], Mask] = {}
+    for index, (name, groups) in enumerate(prompts):
+        for dimension, group in (("", ""), *groups.items()):
+            mask = masks.setdefault((name, dimension, group), np.zeros(len(prompts), np.bool_))
+            mask[index] = True
+    return [(group, masks[group]) for group in sorted(masks)]
 
 
 def _line(text: str) -> str:

@@ -11,15 +11,16 @@ import dataclasses
 import io
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from bench.leaderboard.canonical import to_json
 from bench.leaderboard.names import LINE, wrapped
 from bench.leaderboard.results import Budget, Cost, write_text
 from bench.leaderboard.run_folder import MARK, RunFolder
 from bench.leaderboard.standings import HELD_OUT, Row, Section, Tables, build, compare
 from bench.lib import escaping
+from bench.lib.canonical_json import to_json
 from bench.lib.errors import BenchError
 from bench.statistics import intervals as statistics
 from bench.statistics.intervals import WinRate
@@ -43,6 +44,27 @@ __all__ = [
 
 GAP = "–"
 _WRITTEN_BY = "Written by `bench leaderboard build`"
+_KEY = "Win rate against the base [95%]; ties count one half. *: in-loop, not in the held-out mean."
+_GENERAL_NOTES = (
+    "A win rate is the share of prompts whose image a scorer rates strictly above the "
+    "untouched backbone's for the same prompt and noise. Ties count 0.5; where there are any, "
+    "their share is given (`leaderboard.csv` has the rate without ties too).",
+    f"[low, high]: {statistics.LEVEL:.0%} percentile bootstrap, {statistics.DRAWS:,} draws "
+    f"with seed {statistics.SEED}, resampling prompts, equal texts together, and, with several "
+    "train seeds, seeds as a crossed second level (two or three seeds show less than "
+    "their true spread). Where every prompt came out alike, the exact Clopper-Pearson bound.",
+    "\\*: in-loop, the scorer's rewards labelled the method's training pairs, or the method "
+    "reads the scorer otherwise; kept out of its held-out mean.",
+    "p: exact two-sided sign test of the held-out outcomes over distinct prompts, given "
+    "these train seeds; not adjusted for the number of methods.",
+    "seconds: labelling and training, with encoding and inversion (mean over seeds). "
+    "NFE: denoiser evaluations (number of function evaluations, one latent through the "
+    "denoiser once), counted where the denoiser is asked: of training, inversion and "
+    "references included, and of sampling all images, guidance and a method's own inference "
+    "included. memory: peak of training.",
+    "Rows are compared with the base, not with each other. Scorers that share a backbone "
+    "agree more than independent judges would.",
+)
 
 
 def write(board: Path) -> Tables:
@@ -96,58 +118,101 @@ def render_markdown(tables: Tables) -> str:
     lines += [f"{_WRITTEN_BY} from `results/`; do not edit by hand.", ""]
     for section in tables.sections:
         lines += _markdown_section(section)
-    lines += ["## How to read this", "", *(f"- {note}" for note in _general_notes()), ""]
+    lines += ["## How to read this", "", *(f"- {note}" for note in _GENERAL_NOTES), ""]
     return "\n".join(lines)
 
 
 def _markdown_section(section: Section) -> list[str]:
-    header = ["method", *(_scorer_heading(section, s, MARKDOWN) for s in section.scorers)]
-    header += ["held-out mean", "p", "seconds", "train NFE", "sample NFE", "memory (MB)"]
-    body = [
-        [
-            _method_name(row, MARKDOWN),
-            *(_score(row, row.scores.get(s), starred=s in row.in_loop) for s in section.scorers),
-            _score(row, row.held_out),
-            f"{row.held_out.p_value:.2g}" if row.held_out else GAP,
-            *_costs(row),
-        ]
-        for row in section.rows
-    ]
-    title = f"## {escaping.markdown(section.heading)}"
-    lines = [title, "", *_markdown_table(header, body), ""]
+    columns = _columns(section, MARKDOWN)
+    lines = [f"## {escaping.markdown(section.heading)}", "", *_markdown_table(columns), ""]
     if len(section.prompt_sets) > 1:
-        lines += ["Held-out mean by prompt set:", "", *_prompt_set_table(section), ""]
+        sets = _prompt_set_columns(section)
+        lines += ["Held-out mean by prompt set:", "", *_markdown_table(sets), ""]
     return [*lines, *(f"- {note}" for note in _notes(section, MARKDOWN)), ""]
 
 
-def _prompt_set_table(section: Section) -> list[str]:
+def _markdown_table(columns: Iterable[_Column]) -> list[str]:
+    header, cells = zip(*columns, strict=True)
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return [f"| {' | '.join(line)} |" for line in (header, rule, *zip(*cells, strict=True))]
+
+
+_Column: TypeAlias = tuple[str, Sequence[str]]
+"""A heading, and what stands under it for each row."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Style:
+    """How a form of the table writes names that people chose, and win rates."""
+
+    text: Callable[[str], str]
+    code: Callable[[str], str]
+    rate: Callable[[WinRate, bool], str]
+    """A win rate; True: of a scorer that is in-loop."""
+    beside: tuple[str, Callable[[Row], str]]
+    """The column beside the held-out mean."""
+
+
+def _columns(section: Section, style: _Style) -> Iterator[_Column]:
+    """The table of a section: methods, win rates and costs."""
+    rows = section.rows
+    yield "method", [_method_name(row, style) for row in rows]
+    for scorer in section.scorers:
+        heading = f"{style.text(scorer)} †" if scorer in section.declared else style.text(scorer)
+        yield heading, [_rate(row, row.scores.get(scorer), style, scorer) for row in rows]
+    yield "held-out mean", [_rate(row, row.held_out, style) for row in rows]
+    heading, value = style.beside
+    yield heading, [value(row) for row in rows]
+    headings = ("seconds", "train NFE", "sample NFE", "memory (MB)")
+    yield from zip(headings, zip(*map(_costs, rows), strict=True), strict=True)
+
+
+def _prompt_set_columns(section: Section) -> Iterator[_Column]:
+    """The table of a section's held-out means by prompt set."""
     rates = {
         (row.method, row.variant, row.prompt_set): row.result
         for row in section.groups
         if row.scorer == HELD_OUT and not row.dimension
     }
-    sets = section.prompt_sets
-    header = ["method", *(f"{escaping.markdown(name)} (n={n})" for name, n in sets.items())]
-    body = [
-        [
-            _method_name(row, MARKDOWN),
-            *(_score(row, rates.get((row.method, row.variant, name))) for name in sets),
-        ]
-        for row in section.rows
-    ]
-    return _markdown_table(header, body)
+    yield "method", [_method_name(row, MARKDOWN) for row in section.rows]
+    for name, n in section.prompt_sets.items():
+        of = ((row, rates.get((row.method, row.variant, name))) for row in section.rows)
+        yield f"{escaping.markdown(name)} (n={n})", [_rate(*each, MARKDOWN) for each in of]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Style:
-    """How names that people chose are written."""
-
-    text: Callable[[str], str]
-    code: Callable[[str], str]
+def _rate(row: Row, rate: WinRate | None, style: _Style, scorer: str = "") -> str:
+    if row.base:
+        return "50%"
+    return style.rate(rate, scorer in row.in_loop) if rate else GAP
 
 
-MARKDOWN = _Style(escaping.markdown, escaping.code)
-PLAIN = _Style(escaping.printable, escaping.printable)
+def _in_line(rate: WinRate, in_loop: bool) -> str:
+    """A win rate as Markdown has it, with its ties where there are any."""
+    ties = f", {100 * rate.tie_share:.1f}% ties" if rate.ties else ""
+    bounds = f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+    star = "\\*" if in_loop else ""
+    return f"{100 * rate.win_rate:.1f}%{star} {bounds}{ties}"
+
+
+def _stacked(rate: WinRate, in_loop: bool) -> str:
+    """The interval under the win rate, so that five scorers fit into a terminal."""
+    star = "*" if in_loop else ""
+    return f"{100 * rate.win_rate:.1f}%{star}\n[{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
+
+
+def _p_value(row: Row) -> str:
+    return f"{row.held_out.p_value:.2g}" if row.held_out else GAP
+
+
+def _tie_share(row: Row) -> str:
+    """Over all scorers of a row."""
+    comparisons = sum(rate.comparisons for rate in row.scores.values())
+    ties = sum(rate.ties for rate in row.scores.values())
+    return f"{100 * ties / comparisons:.1f}%" if comparisons else GAP
+
+
+MARKDOWN = _Style(escaping.markdown, escaping.code, _in_line, ("p", _p_value))
+PLAIN = _Style(escaping.printable, escaping.printable, _stacked, ("ties", _tie_share))
 
 
 def _notes(section: Section, style: _Style) -> list[str]:
@@ -170,59 +235,46 @@ def _notes(section: Section, style: _Style) -> list[str]:
         "of 50% is found less than 80% of the time (two-sided 5% test)."
     )
     done = [row for row in section.rows if row.seeds]
-
-    def by_value(what: str, rows: Sequence[Row], value: Callable[[Row], str]) -> list[str]:
-        return _by_value(what, rows, value, style)
-
-    notes += by_value("Budget", done, _budget)
-    notes += by_value("Train seeds", done, lambda row: ", ".join(map(str, row.seeds)))
-    sets_of_scorers = {row.held_out_scorers for row in done}
-    notes += by_value(
-        "Held-out mean over", done, lambda row: text(", ".join(row.held_out_scorers)) or "no scorer"
+    notes += _by_value("Budget", done, _budget, style)
+    notes += _by_value("Train seeds", done, lambda row: ", ".join(map(str, row.seeds)), style)
+    notes += _by_value(
+        "Held-out mean over",
+        done,
+        lambda row: text(", ".join(row.held_out_scorers) or "no scorer"),
+        style,
     )
-    if len(sets_of_scorers) > 1:
-        common = sorted(set.intersection(*map(set, sets_of_scorers)))
-        through = (
-            f"{text(', '.join(common))}, in-loop for none" if common else "single columns only"
-        )
+    if len({row.held_out_scorers for row in done}) > 1:
+        common = text(", ".join(sorted(set.intersection(*(set(r.held_out_scorers) for r in done)))))
         notes.append(
             "The held-out means are over different scorers; compare those methods through "
-            f"{through}."
+            + (f"{common}, in-loop for none." if common else "single columns only.")
         )
-    if section.declared:
-        declared = text(", ".join(section.declared))
+    if declared := text(", ".join(section.declared)):
         notes.append(f"†: declared held out ({declared}), never used to label.")
-    for what, of in _places(section):
-        notes += by_value(what, [row for row in section.rows if of(row)], of)
+    for key in sorted({key for row in section.rows for key in row.provenance}):
+        made_with = partial(_made_with, key)
+        made = [row for row in section.rows if made_with(row)]
+        if len(set(map(made_with, made))) > 1:
+            notes += _by_value(f"Not all made alike, {key}", made, made_with, style)
     notes += [f"{text(sentence)}." for sentence in section.variants]
+    notes += [
+        f"{style.code(row.shown)} is {style.code(row.method)}."
+        for row in section.rows
+        if not row.shown.startswith(row.method)
+    ]
     for row in section.rows:
-        if not row.shown.startswith(row.method):
-            notes.append(f"{style.code(row.shown)} is {style.code(row.method)}.")
-    for row in section.rows:
-        missing = [s for s in section.scorers if row.seeds and s not in row.scores]
-        if missing:
-            notes.append(
-                f"{GAP} {_method_name(row, style)}: {text(', '.join(missing))} did not score every "
-                "image of it or of the base."
-            )
-        notes += [f"{GAP} {_method_name(row, style)}: {text(why)}." for why in row.failures]
+        gaps = list(row.failures)
+        if missing := [s for s in section.scorers if row.seeds and s not in row.scores]:
+            every = "every image of it or of the base"
+            gaps.insert(0, f"{', '.join(missing)} did not score {every}")
+        notes += [f"{GAP} {_method_name(row, style)}: {text(gap)}." for gap in gaps]
     return notes
 
 
-def _places(section: Section) -> list[tuple[str, Callable[[Row], str]]]:
-    """Devices and libraries that not all rows of a section were made on."""
-    keys = sorted({key for row in section.rows for key in row.provenance})
-
-    def value(key: str) -> Callable[[Row], str]:
-        def of(row: Row) -> str:
-            # Two GPUs of a machine are alike.
-            found = (text.split(":")[0] for text in row.provenance.get(key, ()))
-            return ", ".join(sorted(set(found)))
-
-        return of
-
-    columns = ((f"Not all made alike, {key}", value(key)) for key in keys)
-    return [(what, of) for what, of in columns if len({of(row) for row in section.rows} - {""}) > 1]
+def _made_with(key: str, row: Row) -> str:
+    """The devices, or the versions of a library, that the seeds of a row were made with."""
+    # Two GPUs of a machine are alike.
+    return ", ".join(sorted({text.split(":")[0] for text in row.provenance.get(key, ())}))
 
 
 def _by_value(
@@ -245,50 +297,9 @@ def _budget(row: Row) -> str:
     return f"{text} of {budget.pairs_kept:,} kept and {budget.pairs_dropped:,} dropped"
 
 
-def _general_notes() -> list[str]:
-    return [
-        "A win rate is the share of prompts whose image a scorer rates strictly above the "
-        "untouched backbone's for the same prompt and noise. Ties count 0.5; where there are any, "
-        "their share is given (`leaderboard.csv` has the rate without ties too).",
-        f"[low, high]: {statistics.LEVEL:.0%} percentile bootstrap, {statistics.DRAWS:,} draws "
-        f"with seed {statistics.SEED}, resampling prompts, equal texts together, and, with several "
-        "train seeds, seeds as a crossed second level (two or three seeds show less than "
-        "their true spread). Where every prompt came out alike, the exact Clopper-Pearson bound.",
-        "\\*: in-loop, the scorer's rewards labelled the method's training pairs, or the method "
-        "reads the scorer otherwise; kept out of its held-out mean.",
-        "p: exact two-sided sign test of the held-out outcomes over distinct prompts, given "
-        "these train seeds; not adjusted for the number of methods.",
-        "seconds: labelling and training, with encoding and inversion (mean over seeds). "
-        "NFE: denoiser evaluations (number of function evaluations, one latent through the "
-        "denoiser once), counted where the denoiser is asked: of training, inversion and "
-        "references included, and of sampling all images, guidance and a method's own inference "
-        "included. memory: peak of training.",
-        "Rows are compared with the base, not with each other. Scorers that share a backbone "
-        "agree more than independent judges would.",
-    ]
-
-
 def _method_name(row: Row, style: _Style) -> str:
     spec = style.code(row.shown)
     return f"{style.text(row.label)} {spec}" if row.label else spec
-
-
-def _scorer_heading(section: Section, scorer: str, style: _Style) -> str:
-    return f"{style.text(scorer)} †" if scorer in section.declared else style.text(scorer)
-
-
-def _score(row: Row, rate: WinRate | None, *, starred: bool = False) -> str:
-    if row.base:
-        return "50%"
-    if rate is None:
-        return GAP
-    ties = f", {100 * rate.tie_share:.1f}% ties" if rate.ties else ""
-    star = "\\*" if starred else ""
-    return f"{100 * rate.win_rate:.1f}%{star} {_bounds(rate)}{ties}"
-
-
-def _bounds(rate: WinRate) -> str:
-    return f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
 
 
 def _costs(row: Row) -> tuple[str, str, str, str]:
@@ -305,11 +316,6 @@ def _costs(row: Row) -> tuple[str, str, str, str]:
         sampled,
         f"{row.cost.peak_memory_mb:,.0f}",
     )
-
-
-def _markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return [f"| {' | '.join(cells)} |" for cells in (header, rule, *body)]
 
 
 _RATE_FIELDS = (*(field.name for field in dataclasses.fields(WinRate)), "without_ties")
@@ -351,27 +357,23 @@ def _rounded(value: float | None) -> float | None:
 
 def render_csv(tables: Tables) -> str:
     """One line a method, train seeds ("all" or one) and scorer; empty cells are gaps."""
-    lines = []
-    for section in tables.sections:
-        for pooled, rows in ((True, section.rows), (False, section.seed_rows)):
-            for rank, row in enumerate(rows, start=1):
-                about = _row_fields(row)
-                about["failures"] = "; ".join(row.failures)
-                about["train_seeds"] = " ".join(map(str, row.seeds))
-                for scorer in (*section.scorers, HELD_OUT):
-                    rate = row.held_out if scorer == HELD_OUT else row.scores.get(scorer)
-                    lines.append(
-                        {
-                            **_section_fields(section),
-                            "pooled": pooled,
-                            "rank": rank if pooled else None,
-                            "scorer": scorer,
-                            "in_loop": scorer in row.in_loop,
-                            **_rate_fields(rate),
-                            **about,
-                        }
-                    )
-    return _csv(lines)
+    return _csv(
+        {
+            **_section_fields(section),
+            "pooled": pooled,
+            "rank": rank if pooled else None,
+            "scorer": scorer,
+            "in_loop": scorer in row.in_loop,
+            **_rate_fields(row.held_out if scorer == HELD_OUT else row.scores.get(scorer)),
+            **_row_fields(row),
+            "train_seeds": " ".join(map(str, row.seeds)),
+            "failures": "; ".join(row.failures),
+        }
+        for section in tables.sections
+        for pooled, rows in ((True, section.rows), (False, section.seed_rows))
+        for rank, row in enumerate(rows, start=1)
+        for scorer in (*section.scorers, HELD_OUT)
+    )
 
 
 def render_groups_csv(tables: Tables) -> str:
@@ -395,12 +397,11 @@ def render_groups_csv(tables: Tables) -> str:
 
 def _csv(lines: Iterable[Mapping[str, Any]]) -> str:
     stream = io.StringIO()
-    writer: csv.DictWriter[str] | None = None
-    for line in lines:
-        if writer is None:
-            writer = csv.DictWriter(stream, list(line), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow({key: _csv_cell(value) for key, value in line.items()})
+    cells = [{key: _csv_cell(value) for key, value in line.items()} for line in lines]
+    if cells:
+        writer = csv.DictWriter(stream, list(cells[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(cells)
     return stream.getvalue()
 
 
@@ -473,37 +474,9 @@ def console_table(tables: Tables) -> Group:
     return Group(*parts)
 
 
-_KEY = "Win rate against the base [95%]; ties count one half. *: in-loop, not in the held-out mean."
-
-
 def _console_section(section: Section) -> _Fitted:
-    """Intervals under the win rates, so that five scorers fit."""
-
-    def stacked(row: Row, rate: WinRate | None, *, starred: bool = False) -> str:
-        if row.base or rate is None:
-            return "50%" if row.base else GAP
-        star = "*" if starred else ""
-        return f"{100 * rate.win_rate:.1f}%{star}\n[{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
-
-    def ties(row: Row) -> str:
-        comparisons = sum(rate.comparisons for rate in row.scores.values())
-        tied = sum(rate.ties for rate in row.scores.values())
-        return f"{100 * tied / comparisons:.1f}%" if comparisons else GAP
-
-    rows = section.rows
-    columns = [
-        (
-            # Headings may break at underscores, so that win rates keep their line.
-            _scorer_heading(section, scorer, PLAIN).replace("_", "_ "),
-            [stacked(row, row.scores.get(scorer), starred=scorer in row.in_loop) for row in rows],
-        )
-        for scorer in section.scorers
-    ]
-    columns.append(("held-out", [stacked(row, row.held_out) for row in rows]))
-    columns.append(("ties", [ties(row) for row in rows]))
-    costs = zip(*(_costs(row) for row in rows), strict=True)
-    columns += zip(("seconds", "train NFE", "sample NFE", "MB"), map(list, costs), strict=True)
-    names = ["\n".join(wrapped(escaping.printable(row.label or row.shown))) for row in rows]
+    names = ["\n".join(wrapped(escaping.printable(row.label or row.shown))) for row in section.rows]
+    _, *columns = _columns(section, PLAIN)
     return _Fitted(names, columns)
 
 
@@ -515,24 +488,24 @@ class _Fitted:
     """
 
     names: Sequence[str]
-    columns: Sequence[tuple[str, Sequence[str]]]
+    columns: Sequence[_Column]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
         from rich.measure import Measurement
 
         unbounded = options.update(max_width=10_000)
-        start = 0
-        while start < len(self.columns):
-            end = len(self.columns)
-            while end > start + 1:
-                width = Measurement.get(console, unbounded, self._table(start, end)).minimum
-                if width <= options.max_width:
+        columns = list(self.columns)
+        while columns:
+            count = len(columns)
+            while count > 1:
+                needed = Measurement.get(console, unbounded, self._table(columns[:count])).minimum
+                if needed <= options.max_width:
                     break
-                end -= 1
-            yield self._table(start, end)
-            start = end
+                count -= 1
+            yield self._table(columns[:count])
+            del columns[:count]
 
-    def _table(self, start: int, end: int) -> Table:
+    def _table(self, columns: Sequence[_Column]) -> Table:
         from rich import box
         from rich.table import Table
         from rich.text import Text
@@ -542,12 +515,13 @@ class _Fitted:
 
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("method", overflow="fold", min_width=min(widest(self.names), LINE))
-        chosen = self.columns[start:end]
-        for heading, cells in chosen:
-            width = widest((*cells, *heading.split()))
-            # Broken here: rich narrows a neighbour below its figures before it breaks a heading.
-            title = Text("\n".join(textwrap.wrap(heading, width)))
+        for heading, cells in columns:
+            # They may break at underscores, so that win rates keep their line; broken here, as
+            # rich narrows a neighbour below its figures before it breaks a heading.
+            words = heading.replace("_", "_ ")
+            width = widest((*cells, *words.split()))
+            title = Text("\n".join(textwrap.wrap(words, width)))
             table.add_column(title, justify="right", min_width=width, overflow="fold")
-        for name, *figures in zip(self.names, *(cells for _, cells in chosen), strict=True):
-            table.add_row(Text(name), *map(Text, figures))
+        for line in zip(self.names, *(cells for _, cells in columns), strict=True):
+            table.add_row(*map(Text, line))
         return table

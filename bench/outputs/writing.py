@@ -15,12 +15,13 @@ from bench.api.kinds import StartModel, is_held_out
 from bench.leaderboard import results, tables
 from bench.leaderboard.names import shortened
 from bench.leaderboard.protocol import EvaluationProtocol, TrainingProtocol
-from bench.leaderboard.run_folder import RunFolder
+from bench.leaderboard.run_folder import RunFolder, card
 from bench.lib import contact_sheet, provenance
 from bench.lib.errors import BenchError
 from bench.lib.escaping import printable
 from bench.outputs import cards
 from bench.outputs.checkpoint_folders import is_adapter, write_checkpoint
+from bench.recipe.prompt_table import PromptTable
 from bench.run.plan import Cell, Plan
 from bench.run.walk import RunOutcome
 from bench.stages.sample import PREPARING
@@ -70,8 +71,8 @@ def write(
         new = _new_cells(out, before, records.values(), say)
         cells, prompts = {**before, **new}, {**known, **prompts}
         built = tables.compare(cells, prompts)
-        files = {results.prompts_path(out, t): results.prompts_text(t) for t in plan.prompts}
-        files |= {path: results.cell_text(cell) for path, cell in new.items()}
+        files = {results.record_path(out, t): results.record_text(t) for t in plan.prompts}
+        files |= {path: results.record_text(cell) for path, cell in new.items()}
         kept = folder.replace(
             {
                 **{str(path.relative_to(out)): text.encode() for path, text in files.items()},
@@ -89,11 +90,9 @@ def write(
         checkpoints = checkpoint_names(records.values())
         folder.make_room(checkpoints)
         made = dict(_checkpoints(plan, store, records, mine))
-        texts = {name: text for name, (_, text) in made.items()}
-        folder.expect(texts)
-        for name, (artefact, text) in made.items():
-            write_checkpoint(out / "checkpoints" / name, artefact, text)
-        folder.settle(texts)
+        with folder.becoming({card(name): text.encode() for name, (_, text) in made.items()}):
+            for name, (artefact, text) in made.items():
+                write_checkpoint(out / "checkpoints" / name, artefact, text)
     return _shown(built, records.values(), say)
 
 
@@ -107,7 +106,7 @@ def _new_cells(
     places = {cell.identity: path for path, cell in before.items()}
     new = {}
     for record in records:
-        path = places.get(record.identity, results.result_path(out, record))
+        path = places.get(record.identity, results.record_path(out, record))
         if path in before and _images_scored(before[path]) > _images_scored(record):
             say(f"kept {path}: an earlier run of the same cell scored more images")
         else:
@@ -287,9 +286,7 @@ def _cost(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -> 
     )
 
 
-def _scores_table(
-    cells: Mapping[Path, results.Cell], prompts: Mapping[str, results.PromptTable]
-) -> bytes:
+def _scores_table(cells: Mapping[Path, results.Cell], prompts: Mapping[str, PromptTable]) -> bytes:
     """Every score of the board's result files as Parquet, a row an image and scorer."""
     import pandas as pd
 
@@ -330,14 +327,14 @@ def _checkpoints(
         if not cell.train or not isinstance(record, results.CellResult):
             continue
         artefact = store.path("train", cell.train.key)
-        card = cards.model_card(
+        text = cards.model_card(
             record,
             rows[record.method, (record.seed,)],
             start,
             plan.backbone.licence,
             adapter=is_adapter(artefact),
         )
-        yield names[record.identity], (artefact, card)
+        yield names[record.identity], (artefact, text)
 
 
 def _start_model(plan: Plan) -> StartModel | None:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from bench.api.kinds import Backbone, Method, Scorer, is_baseline
-from bench.leaderboard.results import PromptTable
+from bench.recipe.prompt_table import PromptTable
 from bench.recipe.recipe import Recipe
 from bench.stages.sample import SampleStage
 from bench.stages.score import ScoreStage

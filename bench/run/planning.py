@@ -7,7 +7,6 @@ chosen for speed, paths and devices are left out.
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -30,10 +29,10 @@ from bench.api.kinds import (
     is_held_out,
     noun,
 )
-from bench.leaderboard.results import PromptTable
 from bench.lib.errors import BenchError, PluginError
 from bench.lib.reading import exists, refuse_special
 from bench.lib.wording import listed, quoted
+from bench.recipe.prompt_table import PromptTable, merged, stratified
 from bench.recipe.recipe import Recipe
 from bench.registry.registry import (
     DISABLED_VARIABLE,
@@ -246,7 +245,7 @@ class _Builder:
                 "the pairs are to be generated, but the recipe has no `generate` block that says "
                 "from which prompts (generate.prompts)"
             )
-        table = _merged(self.prompt_tables(config.prompts, config.limit))
+        table = merged(self.prompt_tables(config.prompts, config.limit))
         aggregation: Aggregation = self.registry.build("aggregations", config.label_with)
         scorers = {
             name: self._label_scorer(name)
@@ -601,46 +600,11 @@ def _placeholders(name: str, count: int) -> tuple[Prompt, ...]:
     return tuple(Prompt(f"prompt {i} of {name}", {}) for i in range(count))
 
 
-def _merged(tables: Sequence[PromptTable]) -> PromptTable:
-    """The distinct prompts of several sets as one."""
-    groups = {text: table.groups[i] for table in tables for i, text in enumerate(table.texts)}
-    return PromptTable(
-        name="+".join(table.name for table in tables),
-        texts=tuple(groups),
-        groups=tuple(groups.values()),
-    )
-
-
 def _short(text: str) -> str:
     """What a named or located set is called in tables: of every path its last part."""
     if exists(Path(text)):
         return Path(text).name
     return re.sub(r"(?<==)[^,\[\]]*/(?=[^/,\[\]]+)", "", text)
-
-
-def stratified(table: PromptTable, limit: int) -> PromptTable:
-    """At most `limit` prompts, each group (first group key) in its share, drawn by a fixed seed.
-
-    Largest remainders decide who gets the last places; file order is kept.
-    """
-    total = len(table.texts)
-    if limit >= total:
-        return table
-    strata: dict[str, list[int]] = {}
-    for i, groups in enumerate(table.groups):
-        strata.setdefault(next(iter(groups.values()), ""), []).append(i)
-    exact = {name: limit * len(rows) / total for name, rows in strata.items()}
-    taken = {name: int(share) for name, share in exact.items()}
-    by_remainder = sorted(strata, key=lambda n: (taken[n] - exact[n], n))
-    for name in by_remainder[: limit - sum(taken.values())]:
-        taken[name] += 1
-    rng = random.Random(f"{table.sha256} {limit}")
-    chosen = sorted(i for name, rows in strata.items() for i in rng.sample(rows, taken[name]))
-    return PromptTable(
-        name=table.name,
-        texts=tuple(table.texts[i] for i in chosen),
-        groups=tuple(table.groups[i] for i in chosen),
-    )
 
 
 def named_or_path(registry: Registry, kind: Kind, text: str) -> Any:

@@ -13,8 +13,8 @@ import numpy as np
 
 from bench.api import scorer_loads
 from bench.api.kinds import Aggregation
-from bench.leaderboard.results import PromptTable
 from bench.preferences import generating
+from bench.recipe.prompt_table import PromptTable
 from bench.recipe.recipe import SamplingConfig
 from bench.stages.sample import SampleStage
 from bench.stages.score import ScoreStage, read_scores

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.api import contracts, scorer_loads
 from bench.api.kinds import Backbone, Method, is_baseline
-from bench.leaderboard.results import PromptTable
 from bench.lib import images as image_files
 from bench.lib.files import content_key, write_atomic
+from bench.recipe.prompt_table import PromptTable
 from bench.recipe.recipe import SamplingConfig
 from bench.stages.stage import Made, Stage
 from bench.stages.train import TrainStage

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.leaderboard.results import PromptTable
 from bench.lib.errors import BenchError
+from bench.recipe.prompt_table import PromptTable, stratified
 from bench.run import planning
 from bench.run.plan import Plan
-from bench.run.planning import stratified
 from tests import toy
 
 

@@ -167,8 +167,8 @@ def test_linked_folders_are_refused(tmp_path: Path, name: str) -> None:
 
 def test_a_result_that_somebody_changed_is_refused_by_name(tmp_path: Path) -> None:
     cell = small_board.cell("base")
-    text = run_folder.results.cell_text(cell)
-    name = str(run_folder.results.result_path(tmp_path, cell).relative_to(tmp_path))
+    text = run_folder.results.record_text(cell)
+    name = str(run_folder.results.record_path(tmp_path, cell).relative_to(tmp_path))
     with RunFolder(tmp_path).held() as held:
         held.replace({name: text.encode()})
     RunFolder(tmp_path).check()
@@ -253,8 +253,9 @@ def test_checkpoints_of_other_cells_are_renamed_and_those_of_others_stay(tmp_pat
         place.mkdir(parents=True)
         (place / "weights").write_text(text)
         (place / "README.md").write_text(f"the card of {text}")
-        with RunFolder(tmp_path).held() as held:
-            held.settle({name: f"the card of {text}"})
+        card = {run_folder.card(name): f"the card of {text}".encode()}
+        with RunFolder(tmp_path).held() as held, held.becoming(card):
+            pass
 
     make("dpo-seed0", "1" * 64, "3 steps")
     make("dpo-seed0", "2" * 64, "10 steps")

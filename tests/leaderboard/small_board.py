@@ -15,10 +15,9 @@ from bench.leaderboard.results import (
     CellResult,
     Cost,
     PromptSetScores,
-    PromptTable,
-    save_cell,
-    save_prompts,
+    save_record,
 )
+from bench.recipe.prompt_table import PromptTable
 
 PARTI = PromptTable(
     name="parti",
@@ -136,7 +135,7 @@ def cells() -> list[CellResult | CellFailure]:
 
 def save(board: Path, records: list[CellResult | CellFailure]) -> Path:
     for table in TABLES:
-        save_prompts(board, table)
+        save_record(board, table)
     for record in records:
-        save_cell(board, record)
+        save_record(board, record)
     return board

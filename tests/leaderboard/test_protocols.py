@@ -10,7 +10,7 @@ import pytest
 
 from bench.leaderboard import tables
 from bench.leaderboard.names import shortened, wrapped
-from bench.leaderboard.results import CellResult, result_path
+from bench.leaderboard.results import CellResult, record_path
 from tests.leaderboard import small_board
 from tests.leaderboard.small_board import EVALUATION, TRAINING, cell
 
@@ -54,7 +54,7 @@ OTHERWISE: list[dict[str, Any]] = [
 def test_whatever_makes_a_cell_names_its_file(number: int) -> None:
     ours, theirs = cell("dpo"), dataclasses.replace(cell("dpo"), **OTHERWISE[number])
     assert ours.identity != theirs.identity
-    assert result_path(Path(), ours) != result_path(Path(), theirs)
+    assert record_path(Path(), ours) != record_path(Path(), theirs)
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_names_and_machines_make_no_other_cell(changes: dict[str, Any]) -> None:
 
 
 def test_what_was_not_read_from_a_file_yet_is_the_same_cell(tmp_path: Path) -> None:
-    from bench.leaderboard.results import load_cell, save_cell
+    from bench.leaderboard.results import load_cell, save_record
 
     ours = cell("dpo", seed=3)
-    loaded = load_cell(save_cell(tmp_path, ours))
+    loaded = load_cell(save_record(tmp_path, ours))
     assert loaded.identity == ours.identity
     assert loaded.protocol.digest == ours.protocol.digest
 

@@ -16,6 +16,7 @@ import pytest
 from bench.api.kinds import Prompt
 from bench.leaderboard import results
 from bench.lib.errors import BenchError
+from bench.recipe.prompt_table import PromptTable
 from tests.leaderboard import small_board
 
 
@@ -31,10 +32,10 @@ def edit(path: Path, change: Any, *, sign: bool = True) -> None:
 
 def test_records_survive_the_round_trip_and_files_are_stable(tmp_path: Path) -> None:
     for cell in small_board.cells():
-        path = results.save_cell(tmp_path, cell)
+        path = results.save_record(tmp_path, cell)
         text = path.read_bytes()
         loaded = results.load_cell(path)
-        assert results.save_cell(tmp_path, loaded).read_bytes() == text
+        assert results.save_record(tmp_path, loaded).read_bytes() == text
         assert text.endswith(b"}\n")
         if isinstance(cell, results.CellResult) and isinstance(loaded, results.CellResult):
             assert loaded.evaluations == cell.evaluations
@@ -42,8 +43,8 @@ def test_records_survive_the_round_trip_and_files_are_stable(tmp_path: Path) -> 
 
 
 def test_prompts_survive_the_round_trip(tmp_path: Path) -> None:
-    table = results.PromptTable.of("näme", [Prompt("a ‘red’ fox", {"category": "Animals"})])
-    path = results.save_prompts(tmp_path, table)
+    table = PromptTable.of("näme", [Prompt("a ‘red’ fox", {"category": "Animals"})])
+    path = results.save_record(tmp_path, table)
     assert path.name == f"n-me-{table.sha256[:12]}.json"
     assert results.load_prompts(tmp_path) == {table.sha256: table}
 
@@ -58,13 +59,13 @@ def test_prompt_hash_knows_texts_and_groups_but_not_the_name() -> None:
 def test_a_later_result_replaces_the_failure(tmp_path: Path) -> None:
     cell = small_board.cell("dpo")
     failure = small_board.failure("dpo")
-    assert results.save_cell(tmp_path, failure) == results.save_cell(tmp_path, cell)
+    assert results.save_record(tmp_path, failure) == results.save_record(tmp_path, cell)
     assert next(iter(results.load_cells(tmp_path).values())).method == "dpo"
 
 
 def test_different_specs_never_share_a_file(tmp_path: Path) -> None:
     specs = ("a[b=1]", "a[b:1]", "a" * 70, "a" * 71)
-    assert len({results.result_path(tmp_path, small_board.cell(spec)) for spec in specs}) == 4
+    assert len({results.record_path(tmp_path, small_board.cell(spec)) for spec in specs}) == 4
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,9 @@ def test_different_specs_never_share_a_file(tmp_path: Path) -> None:
         (lambda r: r["budget"].update(steps="ten"), r"record\.budget\.steps: .*integer"),
         (lambda r: r["evaluation"].pop("sampling"), r"record\.evaluation\.sampling: .*required"),
         (lambda r: r.update(colour=1), r"record\.colour: "),
+        (lambda r: r["budget"].update(colour=1), r"record\.budget\.colour: .*keyword"),
+        (lambda r: r["evaluation"].update(colour=1), r"record\.evaluation\.colour: .*keyword"),
+        (lambda r: r["budget"].update(steps=10.0), r"record\.budget\.steps: .*integer"),
         (
             lambda r: r["evaluations"][0]["scores"]["gold"].__setitem__(3, math.nan),
             "cannot be read as JSON .NaN is no number",
@@ -96,7 +100,7 @@ def test_different_specs_never_share_a_file(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_field_is_named_with_its_file(tmp_path: Path, change: Any, message: str) -> None:
-    path = results.save_cell(tmp_path, small_board.cell("dpo"))
+    path = results.save_record(tmp_path, small_board.cell("dpo"))
     edit(path, change)
     with pytest.raises(BenchError, match=message) as caught:
         results.load_cell(path)
@@ -104,7 +108,7 @@ def test_a_bad_field_is_named_with_its_file(tmp_path: Path, change: Any, message
 
 
 def test_a_score_changed_by_hand_is_noticed(tmp_path: Path) -> None:
-    path = results.save_cell(tmp_path, small_board.cell("dpo"))
+    path = results.save_record(tmp_path, small_board.cell("dpo"))
     edit(path, lambda r: r["evaluations"][0]["scores"]["gold"].__setitem__(0, 9.0), sign=False)
     with pytest.raises(BenchError, match="sha256 does not match"):
         results.load_cell(path)
@@ -144,7 +148,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str, message: s
 def test_an_empty_board_and_a_cell_twice_are_errors(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="holds no result files"):
         results.load_cells(tmp_path)
-    path = results.save_cell(tmp_path, small_board.cell("dpo"))
+    path = results.save_record(tmp_path, small_board.cell("dpo"))
     copy = path.with_name("copy.json")
     copy.write_bytes(path.read_bytes())
     with pytest.raises(BenchError, match="describe the same cell") as caught:

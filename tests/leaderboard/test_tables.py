@@ -17,12 +17,11 @@ from bench.leaderboard import tables
 from bench.leaderboard.results import (
     CellResult,
     PromptSetScores,
-    PromptTable,
-    save_cell,
-    save_prompts,
+    save_record,
 )
 from bench.lib.errors import BenchError
 from bench.lib.escaping import from_csv_cell, printable
+from bench.recipe.prompt_table import PromptTable
 from tests.leaderboard import small_board
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -189,19 +188,19 @@ def test_a_cell_that_was_evaluated_otherwise_needs_a_base_of_its_own(
     board: Path, changes: Any, message: str
 ) -> None:
     evaluation = dataclasses.replace(small_board.EVALUATION, **changes)
-    path = save_cell(board, small_board.cell("dpo", evaluation=evaluation))
+    path = save_record(board, small_board.cell("dpo", evaluation=evaluation))
     with pytest.raises(BenchError, match=message) as caught:
         tables.build(board)
     assert str(path) in str(caught.value)
     assert "base--seed0" in str(caught.value)
-    save_cell(board, small_board.cell("base", evaluation=evaluation))
+    save_record(board, small_board.cell("base", evaluation=evaluation))
     assert len(tables.build(board).sections) == 2
 
 
 def test_seeds_with_different_budgets_are_not_pooled(board: Path) -> None:
     longer = small_board.cell("dpo", seed=1)
     longer = dataclasses.replace(longer, budget=dataclasses.replace(longer.budget, steps=11))
-    save_cell(board, longer)
+    save_record(board, longer)
     with pytest.raises(BenchError, match="differ in budget"):
         tables.build(board)
 
@@ -211,7 +210,7 @@ def test_a_missing_or_failed_base_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="no result of the untouched backbone 'tiny'"):
         tables.build(tmp_path)
     failure = small_board.failure("base", "loss is not finite\nat step 3")
-    save_cell(tmp_path, failure)
+    save_record(tmp_path, failure)
     with pytest.raises(BenchError, match="loss is not finite at step 3"):
         tables.build(tmp_path)
 
@@ -318,9 +317,9 @@ def test_hostile_names_are_shown_as_they_are(tmp_path: Path, name: str) -> None:
         small_board.failure("sft", name, pairs=name, recipe=name, backbone=name),
     ]
     cells[2] = dataclasses.replace(cells[2], evaluation=evaluation)
-    save_prompts(tmp_path, table)
+    save_record(tmp_path, table)
     for cell in cells:
-        save_cell(tmp_path, cell)
+        save_record(tmp_path, cell)
     built = tables.build(tmp_path)
     files = tables.render(built)
     for row in csv.DictReader(io.StringIO(files["leaderboard.csv"])):

@@ -8,6 +8,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+STRICT: dict[str, object] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+"""`__pydantic_config__` of a record that is read back; what it holds is read as strictly."""
+
 
 def plain(value: Any) -> Any:
     """Dataclasses and mappings as dicts, sequences as lists."""
