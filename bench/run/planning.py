@@ -63,7 +63,7 @@ from bench.stages.records import (
 )
 
 VERSIONS = {
-    "pairs": 1,
+    "pairs": 2,
     "inspect": 2,
     "encode": 2,
     "rewards": 1,

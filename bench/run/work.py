@@ -145,7 +145,8 @@ class Worker:
 
     def _form_pairs(self, stage: PairsStage, partial: Partial, task: Task) -> dict[str, Any]:
         """Pair the images of each prompt by their rewards, in the schema of Pick-a-Pic."""
-        samples = [self._artefact(self._stage(key)).path / "images" for key in stage.samples]
+        sampled = [self._stage(key) for key in stage.samples]
+        samples = [self._artefact(sample).path / "images" for sample in sampled]
         rewards = {
             name: np.stack([_read_scores(self._artefact(self._stage(k)).path) for k in keys], 1)
             for name, keys in stage.rewards.items()
@@ -159,6 +160,7 @@ class Worker:
                     prompts=stage.prompts.texts,
                     image=lambda prompt, i: (samples[i] / f"{prompt:05d}.png").read_bytes(),
                     models=stage.models,
+                    seeds=[s.image_seed for s in sampled if isinstance(s, SampleStage)],
                     rewards=rewards,
                     label_with=stage.label_with,
                     form=stage.form,
@@ -199,7 +201,7 @@ class Worker:
             for i in positions:
                 sides[int(usable.rows[i // 2])].append(i % 2)
             encoded = (
-                (pair.image_0, pair.image_1)[side]
+                pair.images[side].data
                 for pair in contracts.read_pairs(pairs, wanted)
                 for side in sides[pair.row]
             )

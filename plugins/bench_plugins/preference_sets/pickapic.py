@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,13 +10,14 @@ from typing import ClassVar
 
 from bench import PreferencePair, PreferenceSet, option
 from bench.lib import hub
-from bench_plugins.preference_sets.mapping import Columns, pairs_of
+from bench.lib.tables import Table, require
+from bench_plugins.preference_sets.mapping import Columns, ImageColumns, pairs_of
 from bench_plugins.preference_sets.records import (
-    ParquetRecords,
-    Records,
+    fingerprint,
     is_tabular,
-    open_records,
-    require,
+    open_table,
+    provenance,
+    root_of,
 )
 from bench_plugins.preference_sets.table import is_table
 
@@ -38,7 +39,8 @@ class PickAPic(PreferenceSet):
     """Pick-a-Pic v2's schema: Parquet file or shards, a `datasets` folder, or the Hub.
 
     Columns read: caption, jpg_0, jpg_1 (encoded images), label_0 (share of people who prefer
-    image 0; 0.5 is a tie), and model_0, model_1 if there. The image URL columns of the original
+    image 0; 0.5 is a tie), and if there model_0, model_1, and seed_0, seed_1, reward_0.SCORER,
+    reward_1.SCORER of the suite's own files. The image URL columns of the original
     are dead and never used. `has_label` and `are_different` are not read: Diffusion-DPO and its
     followers train on whatever has label_0 0 or 1, and PickScore's code filters by `has_label`
     outside the training split only.
@@ -60,16 +62,16 @@ class PickAPic(PreferenceSet):
     @property
     def source(self) -> str:
         """The file, folder or Hub id."""
-        return self._records.source
+        return self._table.source
 
     def fingerprint(self) -> str:
         """A hash of the content, or the Hub commit."""
-        return self._records.fingerprint()
+        return fingerprint(self._table)
 
     def count(self) -> int:
         """Rows by metadata."""
-        require(self._records, _NEEDED, _HINT)
-        return self._records.count()
+        require(self._table, _NEEDED, _HINT)
+        return self._table.count()
 
     def published_count(self) -> int | None:
         """Of the original on the Hub, what its card said."""
@@ -78,25 +80,27 @@ class PickAPic(PreferenceSet):
 
     def labelled_by(self) -> tuple[str, ...]:
         """The scorers that made the labels, as the provenance of the suite's own files says."""
-        records = self._records
-        named = records.provenance().get("scorers") if isinstance(records, ParquetRecords) else ()
-        return tuple(map(str, named or ()))
+        return tuple(map(str, provenance(self._table).get("scorers") or ()))
 
     def read(self, rows: Iterable[int] | None = None) -> Iterator[PreferencePair]:
         """The pairs in the order of the rows."""
-        records = self._records
-        require(records, _NEEDED, _HINT)
-        model_0, model_1 = (n if n in records.columns else None for n in ("model_0", "model_1"))
-        columns = Columns(
-            prompt="caption",
-            image_0="jpg_0",
-            image_1="jpg_1",
-            label="label_0",
-            model_0=model_0,
-            model_1=model_1,
-        )
-        return pairs_of(records.read(columns.names, rows), columns, records.root, records.source)
+        table = self._table
+        require(table, _NEEDED, _HINT)
+        images = (_image_columns(table.columns, 0), _image_columns(table.columns, 1))
+        columns = Columns(prompt="caption", images=images, label="label_0")
+        return pairs_of(table.read(columns.names, rows), columns, root_of(table), table.source)
 
     @cached_property
-    def _records(self) -> Records:
-        return open_records(self.path, self.split, self.revision)
+    def _table(self) -> Table:
+        return open_table(self.path, self.split, self.revision)
+
+
+def _image_columns(present: Sequence[str], side: int) -> ImageColumns:
+    """Those of image 0 or 1; beside the original's those of the suite's own files."""
+    model, seed, score = f"model_{side}", f"seed_{side}", f"reward_{side}."
+    return ImageColumns(
+        image=f"jpg_{side}",
+        model=model if model in present else None,
+        seed=seed if seed in present else None,
+        scores={name.removeprefix(score): name for name in present if name.startswith(score)},
+    )
