@@ -11,10 +11,10 @@ import csv
 import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -104,7 +104,7 @@ def read(path: Path, *, blank_lines: bool = False, most: int | None = MOST_TEXT)
         raise BenchError(f"{path}: not of a known format: {', '.join(sorted(SUFFIXES))}")
     require_regular(path)
     if suffix == ".parquet":
-        return ParquetTable(files=(path,), source=str(path))
+        return ArrowTable(files=(path,), source=str(path))
     return TextTable(path=path, blank_lines=blank_lines, most=most)
 
 
@@ -112,7 +112,7 @@ def peek(path: Path) -> frozenset[str]:
     """The columns of a file as far as its first row says; none if unclear."""
     try:
         table = read(path, blank_lines=True)
-        if isinstance(table, ParquetTable) or path.suffix.lower() in _DIALECTS:
+        if isinstance(table, ArrowTable) or path.suffix.lower() in _DIALECTS:
             return frozenset(table.columns)
         first = table.first()
         return frozenset(first if isinstance(first, dict) else ())
@@ -367,10 +367,11 @@ def _no_json(path: Path, where: str, error: ValueError) -> BenchError:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParquetTable:
-    """The rows of one or more Parquet files, in their order.
+class ArrowTable:
+    """The rows of one or more Parquet files, or of files in Arrow's stream format, in their order.
 
-    A row group is read at most once, and only if a wanted row lies in it.
+    A row group is read at most once, and only if a wanted row lies in it; an Arrow file is mapped
+    into memory.
     """
 
     files: tuple[Path, ...]
@@ -379,10 +380,8 @@ class ParquetTable:
     @cached_property
     def schema(self) -> Any:
         """The Arrow schema of the first file."""
-        import pyarrow.parquet as pq
-
-        with parquet_errors(self.files[0]):
-            return pq.read_schema(self.files[0])
+        with _opened(self.files[0]) as file:
+            return file.schema_arrow if _is_parquet(self.files[0]) else file.schema
 
     @cached_property
     def columns(self) -> Sequence[str]:
@@ -391,40 +390,41 @@ class ParquetTable:
 
     def count(self) -> int:
         """Rows by the files' metadata."""
-        import pyarrow.parquet as pq
-
-        total = 0
-        for file in self.files:
-            with parquet_errors(file):
-                total += pq.read_metadata(file).num_rows
-        return total
+        return sum(rows for file in self.files for rows, _ in _stretches(file, ()))
 
     def read(self, columns: Sequence[str], rows: Iterable[int] | None = None) -> Iterator[Row]:
-        """The rows, file by file; "image.path" names a field of a struct."""
-        import pyarrow.parquet as pq
-
+        """The rows, file by file; "image.path" names a field of a struct in Parquet."""
         wanted, start = Wanted(rows), 0
         for file in self.files:
             if wanted.done:
                 return
-            with parquet_errors(file), pq.ParquetFile(file, buffer_size=_BUFFER) as parquet:
-                names = parquet.schema_arrow.names
-                for name in columns:
-                    if name not in names and name.rpartition(".")[0] not in names:
-                        raise BenchError(f"{file}: column {name!r} is missing in this shard")
-                for group in range(parquet.num_row_groups):
-                    end = start + parquet.metadata.row_group(group).num_rows
-                    here = wanted.within(start, end)
-                    if here:
-                        batches = parquet.iter_batches(
-                            BATCH, row_groups=[group], columns=list(columns), use_threads=False
-                        )
-                        yield from picked(batches, start, Wanted(here))
-                    start = end
+            for size, batches in _stretches(file, columns):
+                here = wanted.within(start, start + size)
+                if here:
+                    yield from picked(batches(), start, Wanted(here))
+                start += size
         wanted.check(self.source, start)
 
 
-FileTable = TextTable | ParquetTable
+def _stretches(
+    path: Path, columns: Sequence[str]
+) -> Iterator[tuple[int, Callable[[], Iterable[Any]]]]:
+    """How many rows each stretch of a file has, and what reads its batches."""
+    with _opened(path) as file:
+        names = (file.schema_arrow if _is_parquet(path) else file.schema).names
+        for name in columns:
+            if name not in names and name.rpartition(".")[0] not in names:
+                raise BenchError(f"{path}: column {name!r} is missing in this shard")
+        if not _is_parquet(path):
+            for batch in file:
+                yield batch.num_rows, lambda batch=batch: [batch.select(columns)]  # type: ignore[misc]
+            return
+        read = partial(file.iter_batches, BATCH, columns=list(columns), use_threads=False)
+        for group in range(file.num_row_groups):
+            yield file.metadata.row_group(group).num_rows, partial(read, row_groups=[group])
+
+
+FileTable = TextTable | ArrowTable
 
 
 def require(table: Table, names: Iterable[str], hint: str = "") -> None:
@@ -502,14 +502,26 @@ def _csv_problem(error: csv.Error) -> str:
     return f"{error}; a quoted field ends with a quote, and a quote inside it is doubled"
 
 
-@contextmanager
-def parquet_errors(path: Path) -> Iterator[None]:
-    """Turn whatever reading a Parquet file raises into one sentence; a pipe is never opened."""
-    import pyarrow as pa
+def _is_parquet(path: Path) -> bool:
+    return path.suffix.lower() == ".parquet"
 
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An open Parquet file or Arrow stream; whatever reading it raises becomes one sentence."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # A pipe is never opened.
     require_regular(path)
     try:
-        yield
+        if _is_parquet(path):
+            with pq.ParquetFile(path, buffer_size=_BUFFER) as file:
+                yield file
+        else:
+            with pa.ipc.open_stream(pa.memory_map(str(path))) as file:
+                yield file
     except (OSError, pa.ArrowException, UnicodeError) as error:
+        kind = "Parquet" if _is_parquet(path) else "Arrow"
         reason = " ".join(str(error).split())
-        raise BenchError(f"{path}: not a readable Parquet file ({reason})") from error
+        raise BenchError(f"{path}: not a readable {kind} file ({reason})") from error

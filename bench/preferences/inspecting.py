@@ -22,7 +22,7 @@ from bench.lib.errors import BenchError
 from bench.lib.files import write_atomic
 from bench.lib.images import decode
 from bench.lib.prefetch import ahead
-from bench.preferences import pair_table as table
+from bench.preferences import pair_table
 from bench.preferences.pair_table import PairTable
 from bench.recipe.recipe import PairFilters
 
@@ -154,7 +154,7 @@ def inspect(
             captions=tuple(seen["caption"].iloc[rows]),
             human=human[rows],
         )
-        table.write(usable, folder)
+        pair_table.write(usable, folder)
         reasons = (
             (i, problems[i] or f"{_FILTER}{dropped[i]}") for i in np.flatnonzero(~kept).tolist()
         )

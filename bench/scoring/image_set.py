@@ -62,7 +62,7 @@ class ImageSet:
             BenchError: a file cannot be read.
         """
         if self.column is not None:
-            table = tables.ParquetTable(files=(self.files[0],), source=str(self.source))
+            table = tables.ArrowTable(files=(self.files[0],), source=str(self.source))
             rows = table.read([self.column], positions)
             return (_bytes(row.cells[self.column]) for row in rows)
         return ahead(_read, [self.files[i] for i in positions], _READ_AHEAD, _THREADS)

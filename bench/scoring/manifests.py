@@ -37,7 +37,7 @@ def open_manifest(path: Path, groups: Sequence[str] = ()) -> ImageSet:
     table = tables.read(path)
     image, prompt = _find(table, _IMAGE), _find(table, _PROMPT)
     inside, cell = False, image
-    if isinstance(table, tables.ParquetTable):
+    if isinstance(table, tables.ArrowTable):
         # Images inside the file stay there: only their paths and the other columns are read.
         inside = _holds_images(table, image)
         cell = f"{image}.path" if _has_field(table.schema.field(image).type, "path") else image
@@ -69,7 +69,7 @@ def _with_path(row: Row, image: str) -> Row:
     return row._replace(cells={**row.cells, image: path})
 
 
-def _holds_images(table: tables.ParquetTable, column: str) -> bool:
+def _holds_images(table: tables.ArrowTable, column: str) -> bool:
     """Whether a column holds images; else it holds their paths."""
     from pyarrow import types
 

@@ -528,13 +528,10 @@ def test_images_of_another_size_change_the_fingerprint(
     assert pairs.fingerprint() != before
 
 
-def test_without_datasets_the_pip_line_is_printed(
-    tmp_path: Path, images: list[bytes], files: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pairs = _pickapic_saved(tmp_path, images, files)
+def test_without_datasets_the_hub_prints_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(BenchError, match=r"pip install 'diffusion-preference-bench\[data\]'"):
-        pairs.count()
+        PickAPic(path="owner/name").count()
 
 
 def test_a_damaged_datasets_folder_is_one_sentence(

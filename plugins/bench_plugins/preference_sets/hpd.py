@@ -8,23 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from bench import (
-    BenchError,
-    PreferencePair,
-    PreferenceSet,
-    option,
-)
+from bench import BenchError, option
 from bench.lib import tables
 from bench.lib.reading import expanded
-from bench.lib.tables import FileTable, Row, require
-from bench_plugins.preference_sets.mapping import (
-    Columns,
-    ImageColumns,
-    pairs_of,
-    path_of,
-    paths_hash,
-)
-from bench_plugins.preference_sets.records import fingerprint, joined_hash
+from bench.lib.tables import FileTable, Row, Table, require
+from bench_plugins.preference_sets.mapping import Columns, ImageColumns, TableOfPairs
 
 _V3 = ("prompt", "path1", "path2")
 _PATHS = ("image_path", "file_path")
@@ -37,7 +25,7 @@ _FLAT = Columns(
 
 
 @dataclass(frozen=True, kw_only=True)
-class HPD(PreferenceSet):
+class HPD(TableOfPairs):
     """HPDv2's train.json or HPDv3's train.json or test.json, with the folder of their images.
 
     HPDv2: prompt, image_path (file_path in its card) with two names, human_preference with a 1
@@ -61,26 +49,6 @@ class HPD(PreferenceSet):
         """JSON files."""
         return path.suffix.lower() == ".json"
 
-    @property
-    def source(self) -> str:
-        """The file."""
-        return self.path
-
-    def fingerprint(self) -> str:
-        """A hash of the file and of the images' names and sizes."""
-        sides = [side.image for side in self._columns.images]
-        paths = (path_of(row.cells.get(side)) for row in self._rows(None) for side in sides)
-        return joined_hash([fingerprint(self._table), paths_hash(paths, self._root)])
-
-    def count(self) -> int:
-        """Entries of the list."""
-        require(self._table, self._needed)
-        return self._table.count()
-
-    def read(self, rows: Iterable[int] | None = None) -> Iterator[PreferencePair]:
-        """The pairs in the order of the list."""
-        return pairs_of(self._rows(rows), self._columns, self._root, self.source)
-
     @cached_property
     def _table(self) -> FileTable:
         table = tables.read(expanded(self.path), most=None)
@@ -102,17 +70,18 @@ class HPD(PreferenceSet):
         paths = next((name for name in _PATHS if name in self._table.columns), _PATHS[0])
         return ["prompt", paths, "human_preference"]
 
-    @property
-    def _columns(self) -> Columns:
+    @cached_property
+    def _opened(self) -> tuple[Table, Columns]:
+        table = self._table
+        require(table, self._needed)
         if not self._is_v3:
-            return _FLAT
-        known = ("model1", "model2")
-        model_0, model_1 = (name if name in self._table.columns else None for name in known)
+            return table, _FLAT
+        model_0, model_1 = (n if n in table.columns else None for n in ("model1", "model2"))
         images = (
             ImageColumns(image="path1", model=model_0),
             ImageColumns(image="path2", model=model_1),
         )
-        return Columns(prompt="prompt", images=images, label=None)
+        return table, Columns(prompt="prompt", images=images, label=None)
 
     @property
     def _root(self) -> Path:
@@ -123,9 +92,10 @@ class HPD(PreferenceSet):
         return beside if beside.is_dir() else file.parent
 
     def _rows(self, rows: Iterable[int] | None) -> Iterator[Row]:
-        require(self._table, self._needed)
-        entries = self._table.read(self._needed, rows)
-        return entries if self._is_v3 else map(self._flat, entries)
+        if self._is_v3:
+            return super()._rows(rows)
+        table, _ = self._opened
+        return map(self._flat, table.read(self._needed, rows))
 
     def _flat(self, row: Row) -> Row:
         """An entry of HPDv2 with a column for each image, and a share as label."""

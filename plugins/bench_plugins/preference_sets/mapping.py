@@ -6,14 +6,17 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bench import BenchError, PreferenceImage, PreferencePair
+from bench import BenchError, PreferenceImage, PreferencePair, PreferenceSet
 from bench.lib.prefetch import ahead
 from bench.lib.reading import MOST_IMAGE, below, read_bytes
-from bench.lib.tables import Row
+from bench.lib.tables import Row, Table
 from bench.lib.wording import cut, quoted
+from bench_plugins.preference_sets.records import HubTable, fingerprint, joined_hash, root_of
 
 _AHEAD, _THREADS = 32, 8
 """Image files are read this many pairs ahead: on a network disk most of the time is waiting."""
@@ -50,6 +53,55 @@ class Columns:
         for side in self.images:
             every += [side.model, side.seed, *side.scores.values()]
         return list(dict.fromkeys(name for name in every if name is not None))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOfPairs(PreferenceSet):
+    """A table with a row a pair: a format says where it is and what its columns hold."""
+
+    @cached_property
+    def _table(self) -> Table:
+        raise NotImplementedError
+
+    @cached_property
+    def _opened(self) -> tuple[Table, Columns]:
+        """The table, and what its columns hold, which are all there."""
+        raise NotImplementedError
+
+    @property
+    def _root(self) -> Path | None:
+        """The folder that image paths lie in or below; None: there is none."""
+        return root_of(self._table)
+
+    def _rows(self, rows: Iterable[int] | None) -> Iterator[Row]:
+        table, columns = self._opened
+        return table.read(columns.names, rows)
+
+    @property
+    def source(self) -> str:
+        """The file, folder or Hub id."""
+        return self._table.source
+
+    def fingerprint(self) -> str:
+        """A hash of the content, with names and sizes of image files; or the Hub commit."""
+        own = fingerprint(self._table)
+        if isinstance(self._table, HubTable):
+            return own
+        sides = [side.image for side in self._opened[1].images]
+        rows = self._rows(None)
+        first = next(rows, None)
+        if first is None or all(path_of(first.cells.get(side)) is None for side in sides):
+            return own
+        paths = (path_of(row.cells.get(side)) for row in chain([first], rows) for side in sides)
+        return joined_hash([own, paths_hash(paths, self._root)])
+
+    def count(self) -> int:
+        """Rows by metadata, or the lines or entries of a text; the columns have to be there."""
+        return self._opened[0].count()
+
+    def read(self, rows: Iterable[int] | None = None) -> Iterator[PreferencePair]:
+        """The pairs in the order of the rows."""
+        return pairs_of(self._rows(rows), self._opened[1], self._root, self.source)
 
 
 def pairs_of(

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from bench import PreferencePair, PreferenceSet, option
+from bench import option
 from bench.lib import hub
 from bench.lib.tables import Table, require
-from bench_plugins.preference_sets.mapping import Columns, ImageColumns, pairs_of
-from bench_plugins.preference_sets.records import (
-    fingerprint,
-    is_tabular,
-    open_table,
-    provenance,
-    root_of,
-)
+from bench_plugins.preference_sets.mapping import Columns, ImageColumns, TableOfPairs
+from bench_plugins.preference_sets.records import is_tabular, open_table, provenance
 from bench_plugins.preference_sets.table import is_table
 
 _NEEDED = ("caption", "jpg_0", "jpg_1", "label_0")
@@ -35,15 +29,15 @@ _HINT = "; the preference set 'table' reads columns of other names"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PickAPic(PreferenceSet):
+class PickAPic(TableOfPairs):
     """Pick-a-Pic v2's schema: Parquet file or shards, a `datasets` folder, or the Hub.
 
     Columns read: caption, jpg_0, jpg_1 (encoded images), label_0 (share of people who prefer
     image 0; 0.5 is a tie), and if there model_0, model_1, and seed_0, seed_1, reward_0.SCORER,
-    reward_1.SCORER of the suite's own files. The image URL columns of the original
-    are dead and never used. `has_label` and `are_different` are not read: Diffusion-DPO and its
-    followers train on whatever has label_0 0 or 1, and PickScore's code filters by `has_label`
-    outside the training split only.
+    reward_1.SCORER of the suite's own files. The image URL columns of the original are dead and
+    never used. `has_label` and `are_different` are not read: Diffusion-DPO and its followers train
+    on whatever has label_0 0 or 1, and PickScore's code filters by `has_label` outside the
+    training split only.
 
     The original, yuvalkirstain/pickapic_v2, is gone from the Hub (yuvalkirstain/PickScore
     issue 36); it had 959,040 training pairs in 645 shards of 500 MB.
@@ -59,20 +53,6 @@ class PickAPic(PreferenceSet):
         """Parquet and `datasets` folders, but for those with the columns of `table`."""
         return is_tabular(path) and not is_table(path)
 
-    @property
-    def source(self) -> str:
-        """The file, folder or Hub id."""
-        return self._table.source
-
-    def fingerprint(self) -> str:
-        """A hash of the content, or the Hub commit."""
-        return fingerprint(self._table)
-
-    def count(self) -> int:
-        """Rows by metadata."""
-        require(self._table, _NEEDED, _HINT)
-        return self._table.count()
-
     def published_count(self) -> int | None:
         """Of the original on the Hub, what its card said."""
         here = self.path != ORIGINAL or hub.local(self.path) is not None
@@ -82,17 +62,16 @@ class PickAPic(PreferenceSet):
         """The scorers that made the labels, as the provenance of the suite's own files says."""
         return tuple(map(str, provenance(self._table).get("scorers") or ()))
 
-    def read(self, rows: Iterable[int] | None = None) -> Iterator[PreferencePair]:
-        """The pairs in the order of the rows."""
-        table = self._table
-        require(table, _NEEDED, _HINT)
-        images = (_image_columns(table.columns, 0), _image_columns(table.columns, 1))
-        columns = Columns(prompt="caption", images=images, label="label_0")
-        return pairs_of(table.read(columns.names, rows), columns, root_of(table), table.source)
-
     @cached_property
     def _table(self) -> Table:
         return open_table(self.path, self.split, self.revision)
+
+    @cached_property
+    def _opened(self) -> tuple[Table, Columns]:
+        require(self._table, _NEEDED, _HINT)
+        present = self._table.columns
+        images = (_image_columns(present, 0), _image_columns(present, 1))
+        return self._table, Columns(prompt="caption", images=images, label="label_0")
 
 
 def _image_columns(present: Sequence[str], side: int) -> ImageColumns:

@@ -18,7 +18,7 @@ from typing import Any
 from bench import BenchError
 from bench.lib import hub, tables
 from bench.lib.reading import json_value, read_text
-from bench.lib.tables import BATCH, ParquetTable, Row, Table, Wanted, picked
+from bench.lib.tables import BATCH, ArrowTable, Row, Table, Wanted, picked
 from bench.preferences.writing import PROVENANCE
 
 _SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
@@ -77,7 +77,7 @@ def joined_hash(hashes: Sequence[str]) -> str:
 
 def provenance(table: Table) -> Mapping[str, Any]:
     """What a Parquet file says of how it was made, the first of several; empty if nothing."""
-    noted = table.schema.metadata if isinstance(table, ParquetTable) else None
+    noted = table.schema.metadata if isinstance(table, ArrowTable) else None
     try:
         data = json_value((noted or {}).get(PROVENANCE.encode(), b"{}").decode())
     except ValueError:
@@ -89,11 +89,11 @@ def provenance(table: Table) -> Mapping[str, Any]:
 def _open_folder(folder: Path, split: str) -> Table:
     if (folder / _SAVED_SPLITS).exists():
         splits = _saved_splits(folder)
-        return SavedTable(folder=folder / choose_split(str(folder), splits, split))
+        return _saved(folder / choose_split(str(folder), splits, split))
     if (folder / _SAVED).exists():
         if split:
             raise BenchError(f"{folder}: this set has no splits; leave split={split} out")
-        return SavedTable(folder=folder)
+        return _saved(folder)
     shards = _shards(folder)
     if not shards:
         raise BenchError(f"{folder}: holds no .parquet file, and is no folder that datasets saved")
@@ -102,7 +102,7 @@ def _open_folder(folder: Path, split: str) -> Table:
         named = _SHARD.fullmatch(file.stem)
         by_split.setdefault(named["split"] if named else "", []).append(file)
     files = by_split[choose_split(str(folder), by_split, split)]
-    return ParquetTable(files=tuple(files), source=str(folder))
+    return ArrowTable(files=tuple(files), source=str(folder))
 
 
 def choose_split(source: str, splits: Iterable[str], named: str) -> str:
@@ -137,70 +137,16 @@ def is_tabular(path: Path) -> bool:
 def peek_columns(path: Path) -> frozenset[str]:
     """The columns of what `is_tabular`; none if unclear."""
     try:
-        folder = path
+        if not path.is_dir():
+            return tables.peek(path)
         if (path / _SAVED_SPLITS).exists():
-            folder = path / _saved_splits(path)[0]
-        if (folder / _SAVED).exists():
-            info = json_value(read_text(folder / "dataset_info.json"))
-            return frozenset(info["features"])
-        return tables.peek(_shards(path)[0] if path.is_dir() else path)
-    except (OSError, ValueError, LookupError, TypeError, BenchError):
+            path = path / _saved_splits(path)[0]
+        saved = (path / _SAVED).exists()
+        table = _saved(path) if saved else ArrowTable(files=(_shards(path)[0],), source=str(path))
+        return frozenset(table.columns)
+    except (OSError, LookupError, BenchError):
         # Whoever reads it says what is wrong with it.
         return frozenset()
-
-
-@dataclass(frozen=True, kw_only=True)
-class SavedTable:
-    """The rows of a folder that `datasets` wrote with `save_to_disk`, memory-mapped."""
-
-    folder: Path
-
-    @property
-    def source(self) -> str:
-        """The folder."""
-        return str(self.folder)
-
-    @cached_property
-    def _table(self) -> Any:
-        datasets = _datasets(self.source)
-        try:
-            return datasets.load_from_disk(str(self.folder)).with_format("arrow")
-        except (OSError, ValueError, LookupError) as error:
-            raise BenchError(
-                f"{self.folder}: not a readable datasets folder ({_line(error)})"
-            ) from error
-
-    @property
-    def columns(self) -> Sequence[str]:
-        """By the folder's features."""
-        names: list[str] = self._table.column_names
-        return names
-
-    def count(self) -> int:
-        """Rows of the memory map."""
-        return len(self._table)
-
-    def read(self, columns: Sequence[str], rows: Iterable[int] | None = None) -> Iterator[Row]:
-        """The rows in order."""
-        wanted, count = Wanted(rows), self.count()
-        table = self._table.select_columns(list(columns))
-        for start in range(0, count, BATCH):
-            if wanted.done:
-                return
-            end = min(start + BATCH, count)
-            here = wanted.within(start, end)
-            if here:
-                yield from picked([table[start:end]], start, Wanted(here))
-        wanted.check(self.source, count)
-
-    @property
-    def files(self) -> Sequence[Path]:
-        """The Arrow files in their order."""
-        try:
-            state = json_value(read_text(self.folder / _SAVED))
-            return [self.folder / part["filename"] for part in state["_data_files"]]
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise BenchError(f"{self.folder / _SAVED}: cannot be read ({_line(error)})") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,12 +236,24 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _saved_splits(folder: Path) -> list[str]:
-    path = folder / _SAVED_SPLITS
+    with _noted(folder / _SAVED_SPLITS) as note:
+        return sorted(map(str, note["splits"]))
+
+
+def _saved(folder: Path) -> ArrowTable:
+    """The rows of a folder that `datasets` wrote with `save_to_disk`."""
+    with _noted(folder / _SAVED) as note:
+        first, *others = (folder / part["filename"] for part in note["_data_files"])
+        return ArrowTable(files=(first, *others), source=str(folder))
+
+
+@contextmanager
+def _noted(path: Path) -> Iterator[Any]:
+    """What a note of `datasets` holds; it may be another's."""
     try:
-        names = json_value(read_text(path))["splits"]
+        yield json_value(read_text(path))
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise BenchError(f"{path}: cannot be read ({_line(error)})") from error
-    return sorted(map(str, names))
+        raise BenchError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
 
 
 def _datasets(source: str) -> Any:
@@ -309,7 +267,3 @@ def _datasets(source: str) -> Any:
         ) from error
     datasets.disable_progress_bars()
     return datasets
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
-from bench import (
-    BenchError,
-    PreferencePair,
-    PreferenceSet,
-    option,
-)
+from bench import BenchError, option
 from bench.lib.reading import expanded
 from bench.lib.tables import Table, require
-from bench_plugins.preference_sets.mapping import (
-    Columns,
-    ImageColumns,
-    pairs_of,
-    path_of,
-    paths_hash,
-)
-from bench_plugins.preference_sets.records import (
-    HubTable,
-    fingerprint,
-    is_tabular,
-    joined_hash,
-    open_table,
-    peek_columns,
-    root_of,
-)
+from bench_plugins.preference_sets.mapping import Columns, ImageColumns, TableOfPairs
+from bench_plugins.preference_sets.records import is_tabular, open_table, peek_columns
 
 _CHOSEN = ("chosen", "rejected")
 _LABELLED = ("image_0", "image_1", "label")
@@ -49,7 +28,7 @@ def is_table(path: Path) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairsTable(PreferenceSet):
+class PairsTable(TableOfPairs):
     """Columns of any name: Parquet, `datasets` folder, CSV, TSV, JSON lines, or the Hub.
 
     Either a chosen and a rejected image, or two images and a label (1 image 0, 0 image 1, 0.5 a
@@ -78,41 +57,13 @@ class PairsTable(PreferenceSet):
         """.csv, .tsv and .jsonl files, and tables with the column names of this plugin."""
         return is_table(path)
 
-    @property
-    def source(self) -> str:
-        """The file, folder or Hub id."""
-        return self._table.source
-
-    def fingerprint(self) -> str:
-        """A hash of the content, with names and sizes of image files; or the Hub commit."""
-        own = fingerprint(self._table)
-        if isinstance(self._table, HubTable):
-            return own
-        table, columns = self._opened
-        sides = [side.image for side in columns.images]
-        rows = table.read(sides)
-        first = next(rows, None)
-        if first is None or all(path_of(first.cells.get(side)) is None for side in sides):
-            return own
-        paths = (path_of(row.cells.get(side)) for row in chain([first], rows) for side in sides)
-        return joined_hash([own, paths_hash(paths, self._root)])
-
-    def count(self) -> int:
-        """Rows by metadata; the lines of a text file."""
-        return self._opened[0].count()
-
-    def read(self, rows: Iterable[int] | None = None) -> Iterator[PreferencePair]:
-        """The pairs in the order of the rows."""
-        table, columns = self._opened
-        return pairs_of(table.read(columns.names, rows), columns, self._root, table.source)
-
     @cached_property
     def _table(self) -> Table:
         return open_table(self.path, self.split, self.revision)
 
     @property
     def _root(self) -> Path | None:
-        return expanded(self.images) if self.images else root_of(self._table)
+        return expanded(self.images) if self.images else super()._root
 
     @cached_property
     def _opened(self) -> tuple[Table, Columns]:
