@@ -381,7 +381,7 @@ class ArrowTable:
     def schema(self) -> Any:
         """The Arrow schema of the first file."""
         with _opened(self.files[0]) as file:
-            return file.schema_arrow if _is_parquet(self.files[0]) else file.schema
+            return _schema(file)
 
     @cached_property
     def columns(self) -> Sequence[str]:
@@ -390,38 +390,46 @@ class ArrowTable:
 
     def count(self) -> int:
         """Rows by the files' metadata."""
-        return sum(rows for file in self.files for rows, _ in _stretches(file, ()))
+        total = 0
+        for path in self.files:
+            with _opened(path) as file:
+                total += sum(size for size, _ in _stretches(file, ()))
+        return total
 
     def read(self, columns: Sequence[str], rows: Iterable[int] | None = None) -> Iterator[Row]:
         """The rows, file by file; "image.path" names a field of a struct in Parquet."""
         wanted, start = Wanted(rows), 0
-        for file in self.files:
+        for path in self.files:
             if wanted.done:
                 return
-            for size, batches in _stretches(file, columns):
-                here = wanted.within(start, start + size)
-                if here:
-                    yield from picked(batches(), start, Wanted(here))
-                start += size
+            with _opened(path) as file:
+                names = _schema(file).names
+                for name in columns:
+                    if name not in names and name.rpartition(".")[0] not in names:
+                        raise BenchError(f"{path}: column {name!r} is missing in this shard")
+                for size, batches in _stretches(file, columns):
+                    here = wanted.within(start, start + size)
+                    if here:
+                        yield from picked(batches(), start, Wanted(here))
+                    start += size
         wanted.check(self.source, start)
 
 
+def _schema(file: Any) -> Any:
+    return file.schema_arrow if hasattr(file, "schema_arrow") else file.schema
+
+
 def _stretches(
-    path: Path, columns: Sequence[str]
+    file: Any, columns: Sequence[str]
 ) -> Iterator[tuple[int, Callable[[], Iterable[Any]]]]:
-    """How many rows each stretch of a file has, and what reads its batches."""
-    with _opened(path) as file:
-        names = (file.schema_arrow if _is_parquet(path) else file.schema).names
-        for name in columns:
-            if name not in names and name.rpartition(".")[0] not in names:
-                raise BenchError(f"{path}: column {name!r} is missing in this shard")
-        if not _is_parquet(path):
-            for batch in file:
-                yield batch.num_rows, lambda batch=batch: [batch.select(columns)]  # type: ignore[misc]
-            return
-        read = partial(file.iter_batches, BATCH, columns=list(columns), use_threads=False)
-        for group in range(file.num_row_groups):
-            yield file.metadata.row_group(group).num_rows, partial(read, row_groups=[group])
+    """How many rows each stretch of an open file has, and what reads its batches."""
+    if not hasattr(file, "num_row_groups"):
+        for batch in file:
+            yield batch.num_rows, partial(iter, [batch.select(columns)])
+        return
+    read = partial(file.iter_batches, BATCH, columns=list(columns), use_threads=False)
+    for group in range(file.num_row_groups):
+        yield file.metadata.row_group(group).num_rows, partial(read, row_groups=[group])
 
 
 FileTable = TextTable | ArrowTable
@@ -502,26 +510,23 @@ def _csv_problem(error: csv.Error) -> str:
     return f"{error}; a quoted field ends with a quote, and a quote inside it is doubled"
 
 
-def _is_parquet(path: Path) -> bool:
-    return path.suffix.lower() == ".parquet"
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """An open Parquet file or Arrow stream; whatever reading it raises becomes one sentence."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    parquet = path.suffix.lower() == ".parquet"
     # A pipe is never opened.
     require_regular(path)
     try:
-        if _is_parquet(path):
+        if parquet:
             with pq.ParquetFile(path, buffer_size=_BUFFER) as file:
                 yield file
         else:
             with pa.ipc.open_stream(pa.memory_map(str(path))) as file:
                 yield file
     except (OSError, pa.ArrowException, UnicodeError) as error:
-        kind = "Parquet" if _is_parquet(path) else "Arrow"
+        kind = "Parquet" if parquet else "Arrow"
         reason = " ".join(str(error).split())
         raise BenchError(f"{path}: not a readable {kind} file ({reason})") from error
