@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from bench_plugins.preference_sets import PickAPic
 from PIL import Image
 
-from bench.api.kinds import PreferencePair
+from bench.api.kinds import PreferenceImage, PreferencePair
 from bench.lib.cost_meter import Meter
 from bench.lib.distributed import ALONE
 from bench.lib.images import decode
@@ -84,7 +84,7 @@ def inspect_all(path: Path) -> int:
 
 def decode_all(path: Path) -> int:
     pairs = PickAPic(path=str(path))
-    encoded = (data for pair in pairs.read() for data in (pair.image_0, pair.image_1))
+    encoded = (image.data for pair in pairs.read() for image in pair.images)
     return sum(image.size == (SIDE, SIDE) for image in ahead(decode, encoded, 64)) // 2
 
 
@@ -114,11 +114,11 @@ def synthetic(count: int) -> Iterator[PreferencePair]:
         yield PreferencePair(
             row=row,
             caption=f"a synthetic picture, number {row // 8}",
-            image_0=image(2 * row),
-            image_1=image(2 * row + 1),
+            images=(
+                PreferenceImage(data=image(2 * row), model="a"),
+                PreferenceImage(data=image(2 * row + 1), model="b"),
+            ),
             human=(1.0, 0.0, 1.0, 0.5)[row % 4],
-            model_0="a",
-            model_1="b",
         )
 
 
@@ -131,13 +131,17 @@ def write_own(path: Path, count: int) -> None:
 def write_hub(path: Path, count: int) -> None:
     """As `datasets` wrote the original's shards: large row groups, compressed with Snappy."""
     waiting: list[PreferencePair] = []
-    columns = {"caption": "caption", "jpg_0": "image_0", "jpg_1": "image_1", "label_0": "human"}
     writer = None
     for pair in synthetic(count):
         waiting.append(pair)
         if len(waiting) == HUB_ROW_GROUP or pair.row == count - 1:
-            values = {k: [getattr(p, v) for p in waiting] for k, v in columns.items()}
-            table = pa.table(values)
+            columns = {
+                "caption": [pair.caption for pair in waiting],
+                "jpg_0": [pair.images[0].data for pair in waiting],
+                "jpg_1": [pair.images[1].data for pair in waiting],
+                "label_0": [pair.human for pair in waiting],
+            }
+            table = pa.table(columns)
             writer = writer or pq.ParquetWriter(path, table.schema)
             writer.write_table(table)
             waiting.clear()

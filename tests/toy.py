@@ -16,6 +16,9 @@ from PIL import Image
 from bench import (
     Backbone,
     BenchError,
+    PreferenceGroup,
+    PreferenceImage,
+    PreferencePair,
     Scorer,
     option,
 )
@@ -124,6 +127,30 @@ def jpeg(rng: np.random.Generator, size: int = 32) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, format="JPEG")
     return buffer.getvalue()
+
+
+def pair(
+    *,
+    image_0: bytes = b"",
+    image_1: bytes = b"",
+    model_0: str = "",
+    model_1: str = "",
+    problem: str = "",
+    **rest: Any,
+) -> PreferencePair:
+    """A pair from its parts; the problem is that of image 0."""
+    first = PreferenceImage(data=image_0, model=model_0, problem=problem)
+    return PreferencePair(images=(first, PreferenceImage(data=image_1, model=model_1)), **rest)
+
+
+def encoded(pair: PreferenceGroup) -> tuple[bytes, ...]:
+    """The images of a pair."""
+    return tuple(image.data for image in pair.images)
+
+
+def models(pair: PreferenceGroup) -> tuple[str, ...]:
+    """What drew the images of a pair."""
+    return tuple(image.model for image in pair.images)
 
 
 def write_pairs(path: Path, count: int = 12, broken: Sequence[int] = ()) -> Path:

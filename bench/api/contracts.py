@@ -28,6 +28,8 @@ from bench.api.kinds import (
     PairErrors,
     PairRewards,
     Plugin,
+    PreferenceGroup,
+    PreferenceImage,
     PreferencePair,
     PreferenceSet,
     Prompt,
@@ -36,6 +38,7 @@ from bench.api.kinds import (
     Scorer,
     TrainingSetup,
     Trajectory,
+    best_worst,
     noun,
 )
 from bench.lib.errors import BenchError, PluginError, out_of_memory
@@ -243,6 +246,13 @@ def prompts_of(prompt_set: PromptSet) -> tuple[Prompt, ...]:
     return prompts
 
 
+_IMAGE = "the encoded image (bytes)"
+_LABEL = (
+    "the share of people who prefer image 0 of two, a number from 0 to 1; a tuple with the rank of "
+    "each image, whole numbers; or None"
+)
+
+
 def pair_count(pairs: PreferenceSet) -> int:
     """How many pairs a set holds."""
     return int(_answer(pairs, "count", pairs.count, _is_whole, _WHOLE))
@@ -276,21 +286,38 @@ def unavailable_reason(scorer: Scorer) -> str:
 
 
 def read_pairs(pairs: PreferenceSet, rows: Iterable[int] | None = None) -> Iterator[PreferencePair]:
-    """The pairs at ascending positions, or all: each checked, none missing and none too many.
+    """The pair of every group that `read_groups` gives.
+
+    Raises:
+        BenchError: as `read_groups`, or there are more than two images that nobody has ranked.
+    """
+    for group in read_groups(pairs, rows):
+        if len(group.images) > 2 and group.human is None:
+            raise BenchError(
+                f"{pairs.source}: row {group.row} holds {len(group.images)} images and no ranking "
+                f"of them, so it gives no pair"
+            )
+        yield best_worst(group)
+
+
+def read_groups(
+    pairs: PreferenceSet, rows: Iterable[int] | None = None
+) -> Iterator[PreferenceGroup]:
+    """The groups at ascending positions, or all: each checked, none missing and none too many.
 
     Args:
         pairs: the preference set.
         rows: positions; not read further ahead than the plugin does.
 
     Raises:
-        PluginError: a pair is not what it should be; names the row.
-        BenchError: a row that was asked for is not there.
+        PluginError: a group is not what it should be; names the row.
+        BenchError: a row that is wanted is not there.
     """
-    asked: deque[int] = deque()
+    pending: deque[int] = deque()
 
-    def noted(wanted: Iterable[int]) -> Iterator[int]:
-        for row in wanted:
-            asked.append(row)
+    def noted(rows: Iterable[int]) -> Iterator[int]:
+        for row in rows:
+            pending.append(row)
             yield row
 
     wanted = None if rows is None else noted(rows)
@@ -299,19 +326,19 @@ def read_pairs(pairs: PreferenceSet, rows: Iterable[int] | None = None) -> Itera
     end: Any = object()
     while True:
         with asking(pairs):
-            pair = next(stream, end)
-        if pair is end:
+            group = next(stream, end)
+        if group is end:
             break
-        _check_pair(pairs, pair)
+        _check_group(pairs, group)
         if wanted is not None:
-            row = asked.popleft() if asked else None
-            if pair.row != row:
-                if row is not None and pair.row > row:
+            row = pending.popleft() if pending else None
+            if group.row != row:
+                if row is not None and group.row > row:
                     raise _missing(pairs, row)
                 expected = "nothing more" if row is None else f"row {row}, which was asked for"
-                raise refused(pairs, f"the pair of row {pair.row}", expected)
-        yield pair
-    left = asked.popleft() if asked else next(wanted or iter(()), None)
+                raise refused(pairs, f"the group of row {group.row}", expected)
+        yield group
+    left = pending.popleft() if pending else next(wanted or iter(()), None)
     if left is not None:
         raise _missing(pairs, left)
 
@@ -320,27 +347,44 @@ def _missing(pairs: PreferenceSet, row: int) -> BenchError:
     return BenchError(f"{pairs.source}: row {row} was counted but is not there")
 
 
-def _check_pair(pairs: PreferenceSet, pair: object) -> None:
-    if not isinstance(pair, PreferencePair) or not _is_whole(pair.row):
-        raise refused(pairs, _typed(pair), "a bench.PreferencePair whose row is its position")
-    for name in ("caption", "model_0", "model_1", "problem"):
-        if not _is_text(getattr(pair, name)):
-            raise refused(
-                pairs, f"{_typed(getattr(pair, name))} as the {name} of row {pair.row}", _TEXT
-            )
-    if not _is_share(pair.human):
-        raise refused(
-            pairs,
-            f"{_typed(pair.human)} as the human label of row {pair.row}",
-            "the share of people who prefer image 0, a number from 0 to 1",
+def _check_group(pairs: PreferenceSet, group: object) -> None:
+    if not isinstance(group, PreferenceGroup) or not _is_whole(group.row):
+        raise refused(pairs, _typed(group), "a bench.PreferenceGroup whose row is its position")
+
+    def expect(passes: bool, value: object, what: str, expected: str) -> None:
+        if not passes:
+            raise refused(pairs, f"{_typed(value)} as the {what} of row {group.row}", expected)
+
+    images, source = group.images, group.source
+    expect(_is_text(group.caption), group.caption, "caption", _TEXT)
+    several = isinstance(images, tuple) and len(images) >= 2
+    whole = several and all(isinstance(image, PreferenceImage) for image in images)
+    expect(whole, images, "images", "a tuple of two or more bench.PreferenceImage")
+    expect(source is None or isinstance(source, bytes), source, "source", _IMAGE)
+    expect(_is_labelled(group), group.human, "human label", _LABEL)
+    for number, image in enumerate(images):
+        for name in ("model", "problem"):
+            text = getattr(image, name)
+            expect(_is_text(text), text, f"{name} of image {number}", _TEXT)
+        data, seed, scores = image.data, image.seed, image.scores
+        expect(isinstance(data, bytes), data, f"data of image {number}", _IMAGE)
+        known = seed is None or _is_whole(seed)
+        expect(known, seed, f"seed of image {number}", "a whole number, 0 or more, or None")
+        scored = isinstance(scores, Mapping) and all(
+            _is_text(name) and isinstance(value, Real) for name, value in scores.items()
         )
-    for name in ("image_0", "image_1"):
-        if not isinstance(getattr(pair, name), bytes):
-            raise refused(
-                pairs,
-                f"{_typed(getattr(pair, name))} as {name} of row {pair.row}",
-                "the encoded image (bytes)",
-            )
+        expect(scored, scores, f"scores of image {number}", "a mapping from scorers to numbers")
+
+
+def _is_labelled(group: PreferenceGroup) -> bool:
+    human, count = group.human, len(group.images)
+    if count == 2 and _is_share(human):
+        return True
+    if isinstance(group, PreferencePair):
+        return False
+    if isinstance(human, tuple):
+        return len(human) == count and all(map(_is_whole, human))
+    return human is None
 
 
 def labels_of(aggregation: Aggregation, pairs: PairRewards, seed: int) -> Labels:

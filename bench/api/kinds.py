@@ -440,26 +440,77 @@ class Backbone(Plugin):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferencePair:
-    """Two encoded images under one caption."""
+class PreferenceImage:
+    """One image of a group."""
+
+    data: bytes
+    """As it is encoded; empty where it cannot be had."""
+    model: str = ""
+    """What drew it, if known."""
+    seed: int | None = None
+    """Of its noise, if known; with the prompt it is the noise's key."""
+    scores: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
+    """Scorer -> its raw score under the caption, where the set holds some."""
+    problem: str = ""
+    """Why it cannot be had ("jpg_1: there is no file x.jpg"); the group counts as broken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceGroup:
+    """The k images that were compared under one caption."""
 
     row: int
     """Position in the preference set, from 0."""
     caption: str
-    image_0: bytes
-    image_1: bytes
+    images: tuple[PreferenceImage, ...]
+    """Two or more."""
+    human: float | tuple[int, ...] | None
+    """Of two images the share of people who prefer image 0: 1 image 0, 0 image 1, 0.5 a tie. Of
+    any number the rank of each, 1 the best; equal ones tie. None: nobody was asked."""
+    source: bytes | None = None
+    """The encoded image that they are edits of, if they are edits."""
+
+    @property
+    def problem(self) -> str:
+        """Why images cannot be had, "" if all can."""
+        return "; ".join(image.problem for image in self.images if image.problem)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferencePair(PreferenceGroup):
+    """A group of two images whose label is a share."""
+
+    images: tuple[PreferenceImage, PreferenceImage]
     human: float
-    """Share of people who prefer image 0: 1 image 0, 0 image 1, 0.5 tie."""
-    model_0: str = ""
-    """The model that drew image 0, if known."""
-    model_1: str = ""
-    problem: str = ""
-    """Why an image cannot be had ("jpg_1: there is no file x.jpg"); the pair counts as broken."""
+
+
+def best_worst(group: PreferenceGroup) -> PreferencePair:
+    """The pair that a group gives: of two images these, of more the best and the worst.
+
+    Ever one pair a group, so that both have the same row. The images keep their order; of equal
+    ranks the first counts. Two images that nobody was asked about are a tie; more have no pair.
+    """
+    if isinstance(group, PreferencePair):
+        return group
+    first, second, share = 0, 1, 0.5
+    if isinstance(group.human, tuple):
+        best, worst = (group.human.index(most(group.human)) for most in (min, max))
+        if best != worst:
+            first, second, share = min(best, worst), max(best, worst), float(best < worst)
+    elif group.human is not None:
+        share = group.human
+    return PreferencePair(
+        row=group.row,
+        caption=group.caption,
+        images=(group.images[first], group.images[second]),
+        human=share,
+        source=group.source,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceSet(Plugin):
-    """Pairs of images with human labels, read as a stream."""
+    """Groups of images with human labels, mostly pairs, read as a stream."""
 
     @classmethod
     def reads(cls, path: Path) -> bool:
@@ -468,11 +519,11 @@ class PreferenceSet(Plugin):
 
     @property
     def source(self) -> str:
-        """Where the pairs come from, for messages that name a row."""
+        """Where the groups come from, for messages that name a row."""
         return self.name
 
     def count(self) -> int:
-        """How many pairs there are, without reading the images."""
+        """How many groups there are, without reading the images."""
         raise NotImplementedError
 
     def published_count(self) -> int | None:
@@ -486,10 +537,10 @@ class PreferenceSet(Plugin):
         """The scorers whose rewards made the labels: in-loop for whatever trains on them."""
         return ()
 
-    def read(self, rows: Iterable[int] | None = None) -> Iterator[PreferencePair]:
-        """The pairs at the given ascending positions, or all, in order.
+    def read(self, rows: Iterable[int] | None = None) -> Iterator[PreferenceGroup]:
+        """The groups at the given ascending positions, or all, in order.
 
-        Nothing but the pairs at hand is held in memory, and nothing that no row needs is read.
+        Nothing but those at hand is held in memory, and nothing that no row needs is read.
 
         Raises:
             BenchError: the file is not what it should be; names the row.

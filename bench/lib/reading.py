@@ -6,12 +6,13 @@ A pipe would block, a device never ends, and a file may have any name, size and 
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import math
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,9 +21,11 @@ from bench.lib.errors import BenchError
 from bench.lib.wording import quoted
 
 MOST_TEXT = 1 << 30
-"""Bytes of a table of texts; it is held in memory."""
+"""Bytes of a file of texts that are held in memory."""
 MOST_IMAGE = 1 << 28
 """Bytes of an encoded image."""
+BLOCK, LONGEST = 1 << 20, 1 << 24
+"""Bytes that are read at a time, and characters of the longest line or entry of a table."""
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -90,40 +93,88 @@ def read_bytes(path: Path, most: int) -> bytes:
     Raises:
         BenchError: it is none, is larger, or cannot be read.
     """
-    require_regular(path)
-    try:
-        # A pipe that has taken the file's place since would block.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            data = file.read(most + 1)
-    except (OSError, ValueError) as error:
-        raise BenchError(f"{path}: cannot be read ({_reason(error)})") from error
-    if len(data) > most:
-        raise BenchError(f"{path}: has more than the {_size(most)} that are read of such a file")
-    return data
+    return b"".join(_blocks(path, most))
 
 
 def read_text(path: Path, most: int = MOST_TEXT) -> str:
-    r"""A regular UTF-8 file, with or without a byte order mark, its line ends as "\n".
+    """All of what `text_blocks` gives."""
+    return "".join(text_blocks(path, most))
+
+
+def text_blocks(path: Path, most: int | None = MOST_TEXT) -> Iterator[str]:
+    r"""A regular UTF-8 file part by part, without a byte order mark, its line ends as "\n".
+
+    Args:
+        path: the file.
+        most: bytes that it may have; None: any number.
 
     Raises:
         BenchError: as `read_bytes`, or it is not UTF-8 or no text; names the line.
     """
-    data = read_bytes(path, most)
-    if data.startswith(_UTF16):
-        raise BenchError(f"{path}: line 1: not UTF-8 but UTF-16; save the file as UTF-8")
+    utf8 = codecs.getincrementaldecoder("utf-8-sig")()
+    decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
+    line = 1
+    for number, data in enumerate(_blocks(path, most)):
+        if number == 0 and data.startswith(_UTF16):
+            raise BenchError(f"{path}: line 1: not UTF-8 but UTF-16; save the file as UTF-8")
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            line += error.object.count(b"\n", 0, error.start)
+            raise BenchError(
+                f"{path}: line {line}: not UTF-8 (byte 0x{error.object[error.start]:02x}); save "
+                f"the file as UTF-8"
+            ) from error
+        if (null := text.find("\0")) >= 0:
+            line += text.count("\n", 0, null)
+            raise BenchError(
+                f"{path}: line {line}: holds a NUL, so it is no text; save it as UTF-8"
+            )
+        line += text.count("\n")
+        yield text
+
+
+def text_lines(path: Path, most: int | None = MOST_TEXT) -> Iterator[str]:
+    """The lines of what `text_blocks` gives, without their ends.
+
+    Raises:
+        BenchError: as `text_blocks`, or a line is longer than `LONGEST`.
+    """
+    rest, number = "", 0
+    for block in text_blocks(path, most):
+        # str.splitlines would also split at characters that may stand inside a text.
+        *lines, rest = (rest + block).split("\n")
+        number += len(lines)
+        yield from lines
+        if len(rest) > LONGEST:
+            raise BenchError(
+                f"{path}: line {number + 1}: has more than the {LONGEST:,} characters that are "
+                f"read of one"
+            )
+    if rest:
+        yield rest
+
+
+def _blocks(path: Path, most: int | None) -> Iterator[bytes]:
+    """The bytes of a regular file, `BLOCK` at a time; an empty block is the last."""
+    require_regular(path)
+    total = 0
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise BenchError(
-            f"{path}: line {line}: not UTF-8 (byte 0x{error.object[error.start]:02x}); save the "
-            f"file as UTF-8"
-        ) from error
-    if (null := text.find("\0")) >= 0:
-        line = text.count("\n", 0, null) + 1
-        raise BenchError(f"{path}: line {line}: holds a NUL, so it is no text; save it as UTF-8")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+        # A pipe that has taken the file's place since would block.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            while True:
+                data = file.read(BLOCK)
+                total += len(data)
+                if most is not None and total > most:
+                    raise BenchError(
+                        f"{path}: has more than the {_size(most)} that are read of such a file"
+                    )
+                yield data
+                if not data:
+                    return
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{path}: cannot be read ({_reason(error)})") from error
 
 
 def decode_json(

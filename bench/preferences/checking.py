@@ -19,7 +19,7 @@ from bench.api.contracts import read_pairs
 from bench.api.kinds import PreferencePair, PreferenceSet, Prompt
 from bench.lib.images import decode
 from bench.lib.prefetch import ahead
-from bench.preferences.inspecting import BrokenRow, SeenPair, look, threads, too_many
+from bench.preferences.inspecting import BrokenRow, look, same_model, threads, too_many
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -130,12 +130,12 @@ def check(
         What was found, and a few pairs drawn with a fixed seed.
     """
     tally = _Tally()
-    for pair, seen, digests in ahead(_look_closely, read_pairs(pairs), _AHEAD, threads()):
-        tally.add(pair, seen, digests)
+    for seen in ahead(_look_closely, read_pairs(pairs), _AHEAD, threads()):
+        tally.add(*seen)
         advance(1)
     usable = not too_many(len(tally.broken), tally.pairs, max_broken_share)
     leaks = [_leak(name, prompts, tally.captions) for name, prompts in prompt_sets.items()]
-    found = Check(
+    facts = Check(
         source=pairs.source,
         pairs=tally.pairs,
         usable=usable and tally.pairs > len(tally.broken),
@@ -151,16 +151,16 @@ def check(
         models=_ranked(tally.models),
         leaks=tuple(leaks),
     )
-    return found, sorted(tally.sample, key=lambda pair: pair.row)
+    return facts, sorted(tally.sample, key=lambda pair: pair.row)
 
 
-def _look_closely(pair: PreferencePair) -> tuple[PreferencePair, SeenPair, tuple[int, int]]:
-    first, second = (
-        # 64 bits: two of ten million images agree by chance once in 400,000 sets.
-        int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
-        for data in (pair.image_0, pair.image_1)
-    )
-    return pair, look(pair), (first, second)
+def _look_closely(
+    pair: PreferencePair,
+) -> tuple[PreferencePair, tuple[tuple[int, int], ...], str, tuple[int, ...]]:
+    """The pair, the sizes of its images, its problem, and digests of its images."""
+    # 64 bits: two of ten million images agree by chance once in 400,000 sets.
+    hashes = (hashlib.blake2b(image.data, digest_size=8) for image in pair.images)
+    return pair, *look(pair), tuple(int.from_bytes(hashed.digest(), "big") for hashed in hashes)
 
 
 class _Tally:
@@ -180,25 +180,31 @@ class _Tally:
         self._longest = (0, 0)
         self._rng = random.Random(0)
 
-    def add(self, pair: PreferencePair, seen: SeenPair, digests: tuple[int, int]) -> None:
+    def add(
+        self,
+        pair: PreferencePair,
+        sizes: tuple[tuple[int, int], ...],
+        problem: str,
+        digests: tuple[int, ...],
+    ) -> None:
         self.pairs += 1
-        if seen.problem:
-            self.broken.append(BrokenRow(row=seen.row, reason=seen.problem))
+        if problem:
+            self.broken.append(BrokenRow(row=pair.row, reason=problem))
             return
         self._keep_sample(pair)
-        self._rows.append(seen.row)
-        self.labels[seen.human] += 1
-        self.same_model += seen.same_model
-        self.captions[seen.caption] += 1
-        self.sizes.update(seen.sizes)
-        self.models.update(model for model in (pair.model_0, pair.model_1) if model)
-        if not seen.caption.strip():
-            self._empty.append(seen.row)
-        self._longest = max(self._longest, (len(seen.caption), -seen.row))
+        self._rows.append(pair.row)
+        self.labels[pair.human] += 1
+        self.same_model += same_model(pair)
+        self.captions[pair.caption] += 1
+        self.sizes.update(sizes)
+        self.models.update(image.model for image in pair.images if image.model)
+        if not pair.caption.strip():
+            self._empty.append(pair.row)
+        self._longest = max(self._longest, (len(pair.caption), -pair.row))
         if digests[0] == digests[1]:
-            self._same.append(seen.row)
+            self._same.append(pair.row)
         self._images.extend(sorted(set(digests)))
-        key = repr((seen.caption, sorted(digests))).encode()
+        key = repr((pair.caption, sorted(digests))).encode()
         self._pairs.append(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big"))
 
     def _keep_sample(self, pair: PreferencePair) -> None:
@@ -285,12 +291,11 @@ def picture(sample: Sequence[PreferencePair]) -> Image:
         rows = []
         for pair in sample:
             files = []
-            for side, (data, share) in enumerate(
-                ((pair.image_0, pair.human), (pair.image_1, 1 - pair.human))
-            ):
+            shares = (pair.human, 1 - pair.human)
+            for side, (encoded, share) in enumerate(zip(pair.images, shares, strict=True)):
                 colour = _PREFERRED if share > 0.5 else _TIED if share == 0.5 else _OTHER
                 files.append(Path(folder) / f"{pair.row}-{side}.png")
-                _framed(decode(data), colour).save(files[-1])
+                _framed(decode(encoded.data), colour).save(files[-1])
             rows.append((f"{pair.row}: {pair.caption}", files))
         return contact_sheet(rows, ["image 0", "image 1"])
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
 from importlib.metadata import version
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bench.api import contracts
-from bench.api.kinds import Aggregation, PairRewards, PreferencePair
+from bench.api.kinds import Aggregation, PairRewards, PreferenceImage, PreferencePair
 from bench.lib.seeding import derive_seed
 from bench.preferences.writing import PairWriter
 from bench.registry.registry import OWN_PACKAGE, spec_text
@@ -33,6 +32,7 @@ def write(
     prompts: Sequence[str],
     image: Callable[[int, int], bytes],
     models: Sequence[str],
+    seeds: Sequence[int],
     rewards: Mapping[str, np.ndarray],
     label_with: Aggregation,
     form: str,
@@ -41,14 +41,15 @@ def write(
 ) -> dict[str, int]:
     """Pair the images of each prompt and write them in the schema of Pick-a-Pic v2.
 
-    A pair that ties, or that the aggregation drops, gets the label 0.5. The rewards of both
-    images stand in the columns `reward_0.<scorer>` and `reward_1.<scorer>`.
+    A pair that ties, or that the aggregation drops, gets the label 0.5. Models, seeds and rewards
+    of the images stand beside them.
 
     Args:
         path: the .parquet file; the same arguments give the same bytes.
         prompts: P distinct prompts.
         image: the encoded image i of a prompt, called with (prompt's number, i).
         models: who drew image i, for I images, at least two.
+        seeds: of the noise of image i.
         rewards: scorer -> float64 [P, I].
         label_with: compares two images by their rewards.
         form: "best-worst", "adjacent" or "all"; see `paired`.
@@ -71,35 +72,30 @@ def write(
         "label_with": spec_text(label_with),
         "form": form,
     }
-    columns = [f"reward_{side}.{name}" for name in rewards for side in (0, 1)]
     ties = 0
-    with PairWriter(path, provenance, columns) as writer:
+    with PairWriter(path, provenance, rewards, seeds=True) as writer:
         for row, prompt in enumerate(prompts):
-            encoded = cache(partial(image, row))
-            for pair in paired(rank(prompt, chances[row]), form):
-                first, second = seated(prompt, *pair)
+            pairs = [seated(prompt, *two) for two in paired(rank(prompt, chances[row]), form)]
+            drawn = {
+                i: PreferenceImage(
+                    data=image(row, i),
+                    model=models[i],
+                    seed=seeds[i],
+                    scores={name: float(values[row, i]) for name, values in rewards.items()},
+                )
+                for i in {i for two in pairs for i in two}
+            }
+            for first, second in pairs:
                 label = 0.5 * (1 + float(np.sign(chances[row, first, second] - 0.5)))
                 ties += label == 0.5
+                images = drawn[first], drawn[second]
                 writer.add(
-                    PreferencePair(
-                        row=writer.count,
-                        caption=prompt,
-                        image_0=encoded(first),
-                        image_1=encoded(second),
-                        human=label,
-                        model_0=models[first],
-                        model_1=models[second],
-                    ),
-                    {
-                        f"reward_{side}.{name}": float(values[row, i])
-                        for name, values in rewards.items()
-                        for side, i in enumerate((first, second))
-                    },
+                    PreferencePair(row=writer.count, caption=prompt, images=images, human=label)
                 )
             advance(1)
-        pairs = writer.count
-    images = len(prompts) * len(models)
-    return {"prompts": len(prompts), "images": images, "pairs": pairs, "ties": ties}
+        count = writer.count
+    images_made = len(prompts) * len(models)
+    return {"prompts": len(prompts), "images": images_made, "pairs": count, "ties": ties}
 
 
 def seated(prompt: str, one: int, other: int) -> tuple[int, int]:

@@ -8,9 +8,9 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,9 +22,12 @@ from bench.lib.errors import BenchError
 from bench.lib.files import write_atomic
 from bench.lib.images import decode
 from bench.lib.prefetch import ahead
-from bench.preferences import pair_table as table
+from bench.preferences import pair_table
 from bench.preferences.pair_table import PairTable
 from bench.recipe.recipe import PairFilters
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHUNK = 256
 """Pairs looked at between two saves."""
@@ -44,39 +47,26 @@ class BrokenRow:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class SeenPair:
-    """What is left of a pair once its images have been looked at."""
+def look(pair: PreferencePair) -> tuple[tuple[tuple[int, int], ...], str]:
+    """(width, height) of both upright images in pixels, and why the pair is broken.
 
-    row: int
-    caption: str
-    human: float
-    same_model: bool
-    """Whether both images come from the same known model."""
-    sizes: tuple[tuple[int, int], ...]
-    """(width, height) of both upright images in pixels; empty for a broken pair."""
-    problem: str
-    """Why the pair is broken; "" if it is not."""
-
-
-def look(pair: PreferencePair) -> SeenPair:
-    """Decode both images of a pair."""
+    A broken pair has no sizes, one that is not has "" as the reason.
+    """
     problem, sizes = pair.problem, []
-    for name, data in (("image_0", pair.image_0), ("image_1", pair.image_1)):
+    for number, image in enumerate(pair.images):
         if problem:
             break
         try:
-            sizes.append(decode(data).size)
+            sizes.append(decode(image.data).size)
         except ValueError as error:
-            problem = f"{name}: {error}"
-    return SeenPair(
-        row=pair.row,
-        caption=pair.caption,
-        human=pair.human,
-        same_model=bool(pair.model_0) and pair.model_0 == pair.model_1,
-        sizes=() if problem else tuple(sizes),
-        problem=problem,
-    )
+            problem = f"image_{number}: {error}"
+    return () if problem else tuple(sizes), problem
+
+
+def same_model(pair: PreferencePair) -> bool:
+    """Whether both images come from the same known model."""
+    first, second = pair.images
+    return bool(first.model) and first.model == second.model
 
 
 def threads(processes: int = 1) -> int:
@@ -125,33 +115,31 @@ def inspect(
         mine = world.shard(chunks)
         missing = {chunk for chunk in mine if _read_chunk(files[chunk], len(chunk)) is None}
         wanted = (row for chunk in mine if chunk in missing for row in chunk)
-        seen = ahead(look, contracts.read_pairs(pairs, wanted), _AHEAD, threads(world.size))
+        notes = ahead(_note, contracts.read_pairs(pairs, wanted), _AHEAD, threads(world.size))
         for turn, chunk in enumerate(mine):
             if enough.without(chunk.start // CHUNK):
                 break
             if chunk in missing:
-                found = list(islice(seen, len(chunk)))
-                _check_rows(found, chunk, pairs.source)
-                _write_chunk(files[chunk], found)
+                _write_chunk(files[chunk], list(islice(notes, len(chunk))))
             # The other processes are at their chunk of the same turn.
             advance(sum(map(len, chunks[turn * world.size : (turn + 1) * world.size])))
     # Processes may have looked at chunks past the one that was enough; none of them counts.
     enough.without(len(chunks))
-    notes = _Notes.joined([_read_chunk(files[c], len(c)) for c in chunks[: enough.chunks]])
-    total = len(notes.captions)
-    broken = [BrokenRow(row=int(i), reason=notes.problems[i]) for i in np.flatnonzero(notes.broken)]
+    seen = _joined([_read_chunk(files[c], len(c)) for c in chunks[: enough.chunks]])
+    total, problems, human = len(seen), seen["problem"].to_list(), seen["human"].to_numpy()
+    broken = [BrokenRow(row=row, reason=reason) for row, reason in enumerate(problems) if reason]
     if too_many(len(broken), total, max_broken_share):
         raise BenchError(
             f"{pairs.source}: {len(broken)} of {total} pairs have an image that cannot be "
             f"decoded, more than the {max_broken_share:.1%} that max_broken_share allows; "
             f"{describe(broken)}"
         )
-    dropped = _filter(notes, filters)
-    kept = ~notes.broken & (dropped == "")
+    dropped, fine = _filter(seen, filters), _fine(seen)
+    kept = fine & (dropped == "")
     counts = {
         "pairs": total,
         "broken": len(broken),
-        "ties": int(((notes.human == 0.5) & ~notes.broken).sum()),
+        "ties": int(((human == 0.5) & fine).sum()),
         **{f"dropped_{name}": int((dropped == name).sum()) for name in PairFilters.model_fields},
         "usable": int(kept.sum()),
         "unread": everything - total,
@@ -163,13 +151,12 @@ def inspect(
         rows = np.flatnonzero(kept)
         usable = PairTable(
             rows=rows,
-            captions=tuple(notes.captions[i] for i in rows),
-            human=notes.human[rows],
+            captions=tuple(seen["caption"].iloc[rows]),
+            human=human[rows],
         )
-        table.write(usable, folder)
+        pair_table.write(usable, folder)
         reasons = (
-            (i, notes.problems[i] or f"{_FILTER}{dropped[i]}")
-            for i in np.flatnonzero(~kept).tolist()
+            (i, problems[i] or f"{_FILTER}{dropped[i]}") for i in np.flatnonzero(~kept).tolist()
         )
         _write_skipped(folder / SKIPPED, reasons)
     return counts
@@ -217,37 +204,6 @@ def _spell(counts: Mapping[str, int]) -> str:
     return ", ".join(parts)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Notes:
-    """What was seen of N pairs, in the order of the preference set."""
-
-    captions: list[str]
-    human: np.ndarray
-    same_model: np.ndarray
-    shorter: np.ndarray
-    """int64 [N]: the shortest of the four sides in pixels; 0 for a broken pair."""
-    problems: list[str]
-
-    @cached_property
-    def broken(self) -> np.ndarray:
-        """bool [N]."""
-        return np.array([bool(problem) for problem in self.problems], dtype=bool)
-
-    @classmethod
-    def joined(cls, parts: Sequence[_Notes | None]) -> _Notes:
-        """All chunks, one after the other."""
-        present = [part for part in parts if part is not None]
-        if len(present) < len(parts):
-            raise BenchError("a chunk of the inspection has vanished; run the same command again")
-        return cls(
-            captions=[caption for part in present for caption in part.captions],
-            human=np.concatenate([np.zeros(0), *(part.human for part in present)]),
-            same_model=np.concatenate([np.zeros(0, bool), *(p.same_model for p in present)]),
-            shorter=np.concatenate([np.zeros(0, np.int64), *(p.shorter for p in present)]),
-            problems=[problem for part in present for problem in part.problems],
-        )
-
-
 class _Enough:
     """After which chunk `max_pairs` usable pairs are there, however many processes look."""
 
@@ -270,84 +226,80 @@ class _Enough:
             self.chunks += 1
         return most is not None and self._found >= most
 
-    def _count(self, notes: _Notes) -> None:
+    def _count(self, notes: pd.DataFrame) -> None:
         looser = self._filters.model_copy(update={"per_prompt": None, "max_pairs": None})
-        passing = np.flatnonzero(~notes.broken & (_filter(notes, looser) == ""))
-        for i in passing.tolist():
-            self._each[notes.captions[i]] += 1
-            self._found += self._each[notes.captions[i]] <= (self._filters.per_prompt or np.inf)
+        for caption in notes["caption"][_fine(notes) & (_filter(notes, looser) == "")]:
+            self._each[caption] += 1
+            self._found += self._each[caption] <= (self._filters.per_prompt or np.inf)
 
 
-def _filter(notes: _Notes, filters: PairFilters) -> np.ndarray:
+def _filter(notes: pd.DataFrame, filters: PairFilters) -> np.ndarray:
     """The name of the filter that drops each pair, "" for those that are kept (or broken)."""
-    dropped = np.full(len(notes.captions), "", dtype=object)
+    dropped = np.full(len(notes), "", dtype=object)
+    fine = _fine(notes)
 
     def passing() -> np.ndarray:
-        kept: np.ndarray = ~notes.broken & (dropped == "")
+        kept: np.ndarray = fine & (dropped == "")
         return kept
 
     if filters.ties == "drop":
-        dropped[passing() & (notes.human == 0.5)] = "ties"
+        dropped[passing() & (notes["human"] == 0.5)] = "ties"
     if filters.same_model:
-        dropped[passing() & ~notes.same_model] = "same_model"
+        dropped[passing() & ~notes["same_model"]] = "same_model"
     if filters.min_resolution is not None:
-        dropped[passing() & (notes.shorter < filters.min_resolution)] = "min_resolution"
+        dropped[passing() & (notes["shorter"] < filters.min_resolution)] = "min_resolution"
     if filters.per_prompt is not None:
-        seen: Counter[str] = Counter()
-        for i in np.flatnonzero(passing()).tolist():
-            seen[notes.captions[i]] += 1
-            if seen[notes.captions[i]] > filters.per_prompt:
-                dropped[i] = "per_prompt"
+        earlier = notes[passing()].groupby("caption").cumcount()
+        dropped[np.flatnonzero(passing())[earlier >= filters.per_prompt]] = "per_prompt"
     if filters.max_pairs is not None:
         dropped[np.flatnonzero(passing())[filters.max_pairs :]] = "max_pairs"
     return dropped
 
 
-def _check_rows(found: Sequence[SeenPair], chunk: range, source: str) -> None:
-    rows = [seen.row for seen in found]
-    if rows != list(chunk):
-        at = next((want for want, got in zip(chunk, rows, strict=False) if want != got), None)
-        missing = chunk.start + len(rows) if at is None else at
-        raise BenchError(f"{source}: row {missing} was counted but is not there")
+def _fine(notes: pd.DataFrame) -> np.ndarray:
+    """bool [N]: the pairs that are not broken."""
+    fine: np.ndarray = (notes["problem"] == "").to_numpy(dtype=bool)
+    return fine
 
 
-def _write_chunk(file: Path, found: Sequence[SeenPair]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = {
-        "caption": pa.array([seen.caption for seen in found], pa.string()),
-        "human": pa.array([seen.human for seen in found], pa.float64()),
-        "same_model": pa.array([seen.same_model for seen in found], pa.bool_()),
-        "shorter": pa.array(
-            [min((side for size in seen.sizes for side in size), default=0) for seen in found],
-            pa.int64(),
-        ),
-        "problem": pa.array([seen.problem for seen in found], pa.string()),
-    }
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer)
-    write_atomic(file, checksums.add_checksum(buffer.getvalue()))
+_KINDS = {"caption": str, "human": float, "same_model": bool, "shorter": int, "problem": str}
+"""What is noted of a pair, in place of its images; `shorter`: the shortest of the four sides."""
 
 
-def _read_chunk(file: Path, pairs: int) -> _Notes | None:
+def _note(pair: PreferencePair) -> tuple[str, float, bool, int, str]:
+    sizes, problem = look(pair)
+    shorter = min((side for size in sizes for side in size), default=0)
+    return pair.caption, pair.human, same_model(pair), shorter, problem
+
+
+def _write_chunk(file: Path, notes: Sequence[tuple[str, float, bool, int, str]]) -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame(notes, columns=[*_KINDS]).astype(_KINDS)
+    write_atomic(file, checksums.add_checksum(frame.to_parquet(index=False)))
+
+
+def _read_chunk(file: Path, pairs: int) -> pd.DataFrame | None:
     """A finished chunk; None if it is absent or damaged, so that it is looked at again."""
+    import pandas as pd
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        found = pq.read_table(pa.BufferReader(checksums.read_checked(file)))
+        notes = pd.read_parquet(io.BytesIO(checksums.read_checked(file)))
     except (OSError, ValueError, pa.ArrowException):
         return None
-    if found.num_rows != pairs:
-        return None
-    return _Notes(
-        captions=found["caption"].to_pylist(),
-        human=found["human"].to_numpy(),
-        same_model=found["same_model"].to_numpy(),
-        shorter=found["shorter"].to_numpy(),
-        problems=found["problem"].to_pylist(),
-    )
+    return notes if len(notes) == pairs else None
+
+
+def _joined(parts: Sequence[pd.DataFrame | None]) -> pd.DataFrame:
+    """All chunks, one after the other."""
+    import pandas as pd
+
+    present = [part for part in parts if part is not None]
+    if len(present) < len(parts):
+        raise BenchError("a chunk of the inspection has vanished; run the same command again")
+    nothing = pd.DataFrame(columns=[*_KINDS]).astype(_KINDS)
+    return pd.concat([nothing, *present], ignore_index=True)
 
 
 def _write_skipped(path: Path, rows: Iterable[tuple[int, str]]) -> None:

@@ -1,19 +1,21 @@
 """Writing pairs in the suite's own form: Parquet in Pick-a-Pic v2's schema, as a stream.
 
 Of the original's columns those are written that training or filters read: caption, jpg_0, jpg_1,
-label_0, label_1, model_0, model_1, are_different and has_label. Row groups are small, so that any
-part of a file of any size is read in little memory.
+label_0, label_1, model_0, model_1, are_different and has_label. Beside them stands what is known of
+the images' making and worth: seed_0, seed_1 and each scorer's raw reward_0.SCORER, reward_1.SCORER.
+Row groups are small, so that any part of a file of any size is read in little memory.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 from bench.api.contracts import read_pairs
@@ -35,16 +37,23 @@ class PairWriter:
     """
 
     def __init__(
-        self, path: Path, provenance: Mapping[str, Any], columns: Sequence[str] = ()
+        self,
+        path: Path,
+        provenance: Mapping[str, Any],
+        scorers: Iterable[str] = (),
+        *,
+        seeds: bool = False,
     ) -> None:
         """Nothing is written before the block is entered.
 
         Args:
             path: the .parquet file; replaced if it is there.
             provenance: how the pairs were made, as JSON data.
-            columns: further columns of numbers.
+            scorers: whose scores of the images are written.
+            seeds: whether the seeds of the images are written.
         """
-        self.path, self.count, self.columns = path, 0, tuple(columns)
+        self.path, self.count = path, 0
+        self._scorers, self._seeds = tuple(scorers), seeds
         self._provenance = json.dumps(provenance, sort_keys=True)
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._waiting: list[dict[str, Any]] = []
@@ -69,7 +78,8 @@ class PairWriter:
             ("model_1", pa.string()),
             ("are_different", pa.bool_()),
             ("has_label", pa.bool_()),
-            *((name, pa.float64()) for name in self.columns),
+            *((f"seed_{side}", pa.int64()) for side in (0, 1) if self._seeds),
+            *((f"reward_{side}.{n}", pa.float64()) for n in self._scorers for side in (0, 1)),
         ]
         self._schema = pa.schema(fields, metadata={PROVENANCE: self._provenance})
         with self._clear_errors():
@@ -84,31 +94,23 @@ class PairWriter:
             )
         return self
 
-    def add(
-        self, pair: PreferencePair, numbers: Mapping[str, float] = MappingProxyType({})
-    ) -> None:
-        """Append a pair; its position in the file is the number of pairs before it.
-
-        Args:
-            pair: its `row` is not read.
-            numbers: the values of the further columns.
-        """
-        self._waiting.append(
-            {
-                "caption": pair.caption,
-                "jpg_0": pair.image_0,
-                "jpg_1": pair.image_1,
-                "label_0": pair.human,
-                "label_1": 1 - pair.human,
-                "model_0": pair.model_0,
-                "model_1": pair.model_1,
-                "are_different": pair.image_0 != pair.image_1,
-                "has_label": True,
-                **{name: numbers[name] for name in self.columns},
-            }
-        )
+    def add(self, pair: PreferencePair) -> None:
+        """Append a pair; its position in the file is the number of pairs before it, not its row."""
+        first, second = pair.images
+        cells: dict[str, Any] = {
+            "caption": pair.caption,
+            "label_0": pair.human,
+            "label_1": 1 - pair.human,
+            "are_different": first.data != second.data,
+            "has_label": True,
+        }
+        for side, image in enumerate(pair.images):
+            cells |= {f"jpg_{side}": image.data, f"model_{side}": image.model}
+            cells |= {f"seed_{side}": image.seed}
+            cells |= {f"reward_{side}.{name}": score for name, score in image.scores.items()}
+        self._waiting.append(cells)
         self.count += 1
-        self._bytes += len(pair.image_0) + len(pair.image_1)
+        self._bytes += len(first.data) + len(second.data)
         if len(self._waiting) == ROW_GROUP or self._bytes >= ROW_GROUP_BYTES:
             self._flush()
 
@@ -164,7 +166,7 @@ def convert(
     """Write a preference set as the suite's own Parquet.
 
     Images are copied as they are, byte by byte, and not decoded. A pair that lacks an image is
-    left out.
+    left out. Seeds and scores are written if the first pair has them.
 
     Args:
         pairs: any preference set.
@@ -176,8 +178,13 @@ def convert(
         BenchError: no pair is left, or the file cannot be written.
     """
     left_out = []
-    with PairWriter(path, provenance) as writer:
-        for pair in read_pairs(pairs):
+    stream = read_pairs(pairs)
+    first = next(stream, None)
+    images = first.images if first else ()
+    scorers = dict.fromkeys(name for image in images for name in image.scores)
+    seeds = any(image.seed is not None for image in images)
+    with PairWriter(path, provenance, scorers, seeds=seeds) as writer:
+        for pair in chain([first] if first else [], stream):
             if pair.problem:
                 left_out.append(BrokenRow(row=pair.row, reason=pair.problem))
             else:

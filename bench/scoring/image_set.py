@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 _READ_AHEAD, _THREADS = 32, 8
 """Files are read this many ahead: on a network disk most of the time is waiting."""
-_ROWS, _BUFFER = 16, 1 << 20
-"""Rows of a Parquet file decoded, and bytes read of it, at a time in place of a row group."""
 _SHOWN = 3
 
 
@@ -64,7 +62,9 @@ class ImageSet:
             BenchError: a file cannot be read.
         """
         if self.column is not None:
-            return _cells(self.files[0], self.column, positions)
+            table = tables.ArrowTable(files=(self.files[0],), source=str(self.source))
+            rows = table.read([self.column], positions)
+            return (_bytes(row.cells[self.column]) for row in rows)
         return ahead(_read, [self.files[i] for i in positions], _READ_AHEAD, _THREADS)
 
     def decoded(self, positions: Sequence[int]) -> Iterator[Image]:
@@ -106,35 +106,6 @@ def _stat(path: Path) -> os.stat_result:
 
 def _read(path: Path) -> bytes:
     return read_bytes(path, MOST_IMAGE)
-
-
-def holds_bytes(path: Path, column: str) -> bool:
-    """Whether any {"bytes", "path"} of a Parquet file has bytes; looks no further than that."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path, buffer_size=_BUFFER) as file:
-        batches = file.iter_batches(_ROWS, columns=[f"{column}.bytes"], use_threads=False)
-        return any(pc.struct_field(b[column], "bytes").null_count < b.num_rows for b in batches)
-
-
-def _cells(path: Path, column: str, positions: Sequence[int]) -> Iterator[bytes]:
-    """Images inside a Parquet file; a row group without a wanted row is not read."""
-    import pyarrow.parquet as pq
-
-    with tables.parquet_errors(path), pq.ParquetFile(path, buffer_size=_BUFFER) as file:
-        wanted, start = list(reversed(positions)), 0
-        for group in range(file.num_row_groups):
-            end = start + file.metadata.row_group(group).num_rows
-            if wanted and wanted[-1] < end:
-                batches = file.iter_batches(
-                    _ROWS, row_groups=[group], columns=[column], use_threads=False
-                )
-                for batch in batches:
-                    while wanted and wanted[-1] < start + batch.num_rows:
-                        yield _bytes(batch[column][wanted.pop() - start].as_py())
-                    start += batch.num_rows
-            start = end
 
 
 def _bytes(cell: object) -> bytes:

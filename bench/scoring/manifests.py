@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.lib import tables
 from bench.lib.errors import BenchError
 from bench.lib.reading import below
-from bench.lib.tables import Row
+from bench.lib.tables import FileTable, Row
 from bench.lib.wording import listed as some
 from bench.lib.wording import quoted
-from bench.scoring.image_set import ImageSet, holds_bytes, listed
+from bench.scoring.image_set import ImageSet, listed
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -34,45 +34,46 @@ def open_manifest(path: Path, groups: Sequence[str] = ()) -> ImageSet:
     Raises:
         BenchError: the file is not of this form, or images that it lists are not there.
     """
-    if path.suffix.lower() == ".parquet":
-        return _parquet(path, groups)
     table = tables.read(path)
-    return _of_paths(path, table.columns, list(table.rows(table.columns)), groups)
-
-
-def _parquet(path: Path, groups: Sequence[str]) -> ImageSet:
-    """Images inside the file stay there: only their paths and the other columns are read."""
-    import pyarrow.parquet as pq
-
-    with tables.parquet_errors(path), pq.ParquetFile(path) as file:
-        columns = tables.header(path, file.schema_arrow.names)
-        image, prompt = _find(path, columns, _IMAGE), _find(path, columns, _PROMPT)
-        kind = file.schema_arrow.field(image).type
-        inside = _holds_images(path, image, kind)
-        wanted = [prompt, *_group_columns(columns, groups).values()]
-        if not inside or _has_field(kind, "path"):
-            wanted.append(f"{image}.path" if _has_field(kind, "path") else image)
-        records = file.read(columns=wanted).to_pylist()
-    for record in records:
-        cell = record.get(image)
-        record[image] = cell["path"] if isinstance(cell, dict) else cell
-    rows = [(f"row {i}", record) for i, record in enumerate(records)]
-    if not inside or not rows:
-        return _of_paths(path, columns, rows, groups)
+    image, prompt = _find(table, _IMAGE), _find(table, _PROMPT)
+    inside, cell = False, image
+    if isinstance(table, tables.ArrowTable):
+        # Images inside the file stay there: only their paths and the other columns are read.
+        inside = _holds_images(table, image)
+        cell = f"{image}.path" if _has_field(table.schema.field(image).type, "path") else image
+    columns = _group_columns(table.columns, groups)
+    bare = inside and cell == image
+    wanted = dict.fromkeys([prompt, *columns.values(), *(() if bare else (cell,))])
+    rows = [_with_path(row, image) for row in table.read(list(wanted))]
+    if not rows:
+        raise BenchError(f"{path}: lists no image")
+    if inside:
+        names, files = [row.cells[image] or row.where for row in rows], [path]
+    else:
+        names = [tables.text_of(row, image, table.source) for row in rows]
+        files = _files(path, rows, names)
     return ImageSet(
         source=path,
-        names=[record[image] or where for where, record in rows],
-        prompts=[_text(path, row, prompt) for row in rows],
-        groups=_groups(path, rows, _group_columns(columns, groups)),
-        files=[path],
-        column=image,
+        names=names,
+        prompts=[tables.text_of(row, prompt, table.source) for row in rows],
+        groups=[tables.groups_of(row, columns, table.source) for row in rows],
+        files=files,
+        column=image if inside else None,
     )
 
 
-def _holds_images(path: Path, column: str, kind: Any) -> bool:
-    """Whether a Parquet column of this type holds images; else it holds their paths."""
+def _with_path(row: Row, image: str) -> Row:
+    """The row with the image's path, None where it has none."""
+    cell = row.cells.get(image)
+    path = cell.get("path") if isinstance(cell, dict) else cell
+    return row._replace(cells={**row.cells, image: path})
+
+
+def _holds_images(table: tables.ArrowTable, column: str) -> bool:
+    """Whether a column holds images; else it holds their paths."""
     from pyarrow import types
 
+    kind = table.schema.field(column).type
     if types.is_dictionary(kind):
         kind = kind.value_type
     if types.is_string(kind) or types.is_large_string(kind):
@@ -80,12 +81,13 @@ def _holds_images(path: Path, column: str, kind: Any) -> bool:
     inner = kind.field("bytes").type if _has_field(kind, "bytes") else kind
     if types.is_binary(inner) or types.is_large_binary(inner):
         # `datasets` leaves the bytes out of images that it has not embedded.
-        return inner is kind or holds_bytes(path, column)
+        cells = (row.cells[column] for row in table.read([f"{column}.bytes"]))
+        return inner is kind or any(cell and cell["bytes"] is not None for cell in cells)
     if inner is not kind and types.is_null(inner):
         return False
     raise BenchError(
-        f"{path}: column {column!r} is of type {kind}; expected encoded images (binary), the "
-        f"struct of bytes and path that datasets writes, or paths (string)"
+        f"{table.source}: column {column!r} is of type {kind}; expected encoded images (binary), "
+        f"the struct of bytes and path that datasets writes, or paths (string)"
     )
 
 
@@ -95,69 +97,37 @@ def _has_field(kind: Any, name: str) -> bool:
     return bool(types.is_struct(kind) and kind.get_field_index(name) >= 0)
 
 
-def _of_paths(
-    path: Path, columns: Sequence[str], rows: Sequence[Row], groups: Sequence[str]
-) -> ImageSet:
-    if not rows:
-        raise BenchError(f"{path}: lists no image")
-    image, prompt = _find(path, columns, _IMAGE), _find(path, columns, _PROMPT)
-    names = [_text(path, row, image) for row in rows]
+def _files(path: Path, rows: Sequence[Row], names: Sequence[str]) -> list[Path]:
+    """The image files of these names."""
     files: list[Path] = []
     missing = []
-    for (where, _), name in zip(rows, names, strict=True):
+    for row, name in zip(rows, names, strict=True):
         try:
             files.append(below(path.parent, name))
         except FileNotFoundError:
             missing.append(name)
         except ValueError as error:
-            raise BenchError(f"{path}: {where}: image {quoted(name)} {error}") from error
+            raise BenchError(f"{path}: {row.where}: image {quoted(name)} {error}") from error
     if missing:
         raise BenchError(
             f"{path}: {len(missing):,} of the {len(names):,} images that it lists are not there: "
             f"{listed(missing)}; paths count from {path.parent}"
         )
-    return ImageSet(
-        source=path,
-        names=names,
-        prompts=[_text(path, row, prompt) for row in rows],
-        groups=_groups(path, rows, _group_columns(columns, groups)),
-        files=files,
-    )
+    return files
 
 
-def _find(path: Path, columns: Sequence[str], usual: Sequence[str]) -> str:
-    by_name = {column.lower(): column for column in reversed(columns)}
+def _find(table: FileTable, usual: Sequence[str]) -> str:
+    by_name = {column.lower(): column for column in reversed(table.columns)}
     for name in usual:
         if name in by_name:
             return by_name[name]
     raise BenchError(
-        f"{path}: no column is called {', '.join(usual[:-1])} or {usual[-1]}; it has "
-        f"{some(columns, 12)}"
+        f"{table.source}: no column is called {', '.join(usual[:-1])} or {usual[-1]}; it has "
+        f"{some(table.columns, 12)}"
     )
 
 
-def _group_columns(columns: Sequence[str], asked: Sequence[str]) -> dict[str, str]:
+def _group_columns(columns: Sequence[str], named: Sequence[str]) -> dict[str, str]:
     """Group -> its column."""
     usual = {column.lower(): column for column in columns if column.lower() in _GROUPS}
-    return usual | {name: name for name in asked if name in columns and name not in usual}
-
-
-def _groups(path: Path, rows: Iterable[Row], columns: Mapping[str, str]) -> list[dict[str, str]]:
-    """The groups of each row; one without a value is in no such group."""
-    found = []
-    for where, row in rows:
-        cells = {
-            group: tables.group_of(row.get(column), f"{path}: {where}", column)
-            for group, column in columns.items()
-        }
-        found.append({group: name for group, name in cells.items() if name})
-    return found
-
-
-def _text(path: Path, row: Row, column: str) -> str:
-    where, value = row[0], row[1].get(column)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise BenchError(f"{path}: {where}: {column!r} is empty; fill it in or remove the row")
-    if not isinstance(value, str):
-        raise BenchError(f"{path}: {where}: {column!r} is {quoted(value)}, expected a text")
-    return value
+    return usual | {name: name for name in named if name in columns and name not in usual}

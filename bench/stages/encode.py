@@ -244,9 +244,9 @@ def _views(pair: PreferencePair, *, source: str, resolution: int, framing: Frami
     if pair.problem:
         raise BenchError(f"{source}: row {pair.row}: {pair.problem}")
     views = []
-    for number, data in enumerate((pair.image_0, pair.image_1)):
+    for number, encoded in enumerate(pair.images):
         try:
-            image = decode(data)
+            image = decode(encoded.data)
         except ValueError as error:
             raise BenchError(
                 f"{source}: row {pair.row}: image {number} can no longer be decoded ({error}); "

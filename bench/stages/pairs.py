@@ -31,7 +31,7 @@ class PairsStage(Stage):
     """Preference pairs formed from scored images of the same prompt; units: prompts."""
 
     name: ClassVar[str] = "pairs"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     prompts: PromptTable
     models: tuple[str, ...]
@@ -88,6 +88,7 @@ class PairsStage(Stage):
                     prompts=self.prompts.texts,
                     image=lambda prompt, i: (images[i] / f"{prompt:05d}.png").read_bytes(),
                     models=self.models,
+                    seeds=[stage.image_seed for stage in self.samples],
                     rewards=rewards,
                     label_with=self.label_with,
                     form=self.form,

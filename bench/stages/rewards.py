@@ -75,7 +75,7 @@ class RewardsStage(Stage):
             for i in positions:
                 sides[int(usable.rows[i // 2])].append(i % 2)
             encoded = (
-                (pair.image_0, pair.image_1)[side]
+                pair.images[side].data
                 for pair in contracts.read_pairs(pairs, wanted)
                 for side in sides[pair.row]
             )

@@ -148,19 +148,6 @@ class _Batch:
     draws: Draws
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Shown:
-    """b pairs as the networks are shown them, P images each, on the device."""
-
-    clean: torch.Tensor
-    """[P, b, C, h, w]."""
-    timesteps: torch.Tensor
-    noise: torch.Tensor
-    condition: Condition
-    p: torch.Tensor
-    """float32 [b]: probability that the first image shown is preferred."""
-
-
 class _Training:
     """One call of `train_pairs`: what stays the same over its steps, and what does not."""
 
@@ -290,9 +277,9 @@ class _Training:
         # Plugins may fail in one process alone, while the others would wait for its gradient.
         with world.all_or_none(), counting() as spent:
             for part in self._parts():
-                shown = self._show(batch, part)
+                shown, p = self._show(batch, part)
                 errors = self._errors(shown)
-                pair_losses = contracts.pair_losses(self.loss, errors, shown.p, self.beta)
+                pair_losses = contracts.pair_losses(self.loss, errors, p, self.beta)
                 # Divided by the whole batch, so that the sum of parts is the gradient of its mean.
                 mean_loss = pair_losses.sum() / budget.batch_size
                 self.scaler.scale(mean_loss).backward()  # type: ignore[no-untyped-call]
@@ -315,8 +302,8 @@ class _Training:
         for first in range(start, stop, micro):
             yield slice(first, min(first + micro, stop))
 
-    def _show(self, batch: _Batch, part: slice) -> _Shown:
-        """Read some pairs of a batch and move them to the device."""
+    def _show(self, batch: _Batch, part: slice) -> tuple[NoiseRequest, torch.Tensor]:
+        """Some pairs of a batch on the device; of each the chance that its first is preferred."""
         pairs, draws, device = self.setup.pairs, batch.draws, self.device
         rows, p = batch.rows[part], batch.p[part]
         clean = pairs.moments(rows, draws.mirrored[part]).sample(draws.encoding[part])
@@ -325,29 +312,20 @@ class _Training:
             clean = clean[torch.arange(len(p)), preferred].unsqueeze(1)
             p = torch.maximum(p, 1 - p)
         prompts = pairs.prompt_index[rows].masked_fill(draws.emptied[part], 0)
-        return _Shown(
+        shown = NoiseRequest(
             clean=clean.transpose(0, 1).to(device),
             timesteps=draws.timesteps[part].to(device),
             noise=draws.noise[part].to(device),
             condition={k: v.to(device) for k, v in pairs.condition(prompts).items()},
-            p=p.to(device),
+            schedule=self.setup.policy.schedule,
+            predict_epsilon=lambda x, t, c: self._predict(self.denoiser, x, t, c),
         )
+        return shown, p.to(device)
 
-    def _errors(self, shown: _Shown) -> PairErrors:
+    def _errors(self, shown: NoiseRequest) -> PairErrors:
         """Run trajectory, reference and policy."""
         with torch.no_grad():
-            noised = contracts.noised(
-                self.trajectory,
-                NoiseRequest(
-                    clean=shown.clean,
-                    timesteps=shown.timesteps,
-                    noise=shown.noise,
-                    condition=shown.condition,
-                    schedule=self.setup.policy.schedule,
-                    predict_epsilon=lambda x, t, c: self._predict(self.denoiser, x, t, c),
-                ),
-                untouched=not self.reports,
-            )
+            noised = contracts.noised(self.trajectory, shown, untouched=not self.reports)
         images = len(noised.latents)
         asked = (
             noised.latents.flatten(0, 1),

@@ -23,6 +23,8 @@ from bench import (
     Loss,
     Method,
     PairRewards,
+    PreferenceGroup,
+    PreferenceImage,
     PreferencePair,
     PreferenceSet,
     Prompt,
@@ -235,7 +237,7 @@ def test_prompts(given: Any, said: str) -> None:
     _refused(lambda: contracts.prompts_of(odd), "prompt set 'odd' ", said)
 
 
-PAIR = PreferencePair(row=0, caption="a", image_0=b"0", image_1=b"1", human=1.0)
+PAIR = toy.pair(row=0, caption="a", image_0=b"0", image_1=b"1", human=1.0)
 
 
 def _read(
@@ -262,11 +264,13 @@ def _read(
         ({"human": True}, "gave True (bool) as the human label"),
         ({"caption": "\udc00"}, "'\\udc00' (str) as the caption of row 0; expected is text"),
         ({"caption": None}, "gave None (NoneType) as the caption of row 0"),
-        ({"model_0": 1}, "gave 1 (int) as the model_0 of row 0"),
-        ({"problem": None}, "gave None (NoneType) as the problem of row 0"),
-        ({"image_0": "a.png"}, "gave 'a.png' (str) as image_0 of row 0; expected is the encoded"),
-        ({"image_1": None}, "gave None (NoneType) as image_1 of row 0"),
-        ({"row": "0"}, "expected is a bench.PreferencePair whose row is its position"),
+        ({"human": (0, 1)}, "gave (0, 1) (tuple) as the human label"),
+        ({"images": PAIR.images[:1]}, "as the images of row 0; expected is a tuple of two or more"),
+        ({"images": [*PAIR.images]}, "as the images of row 0; expected is a tuple of two or more"),
+        ({"images": (b"0", b"1")}, "as the images of row 0; expected is a tuple of two or more"),
+        ({"images": PAIR.images * 2}, "gave 1.0 (float) as the human label"),
+        ({"source": "a.png"}, "gave 'a.png' (str) as the source of row 0; expected is the encoded"),
+        ({"row": "0"}, "expected is a bench.PreferenceGroup whose row is its position"),
     ],
 )
 def test_pairs(changes: Any, said: str) -> None:
@@ -275,11 +279,64 @@ def test_pairs(changes: Any, said: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": 1}, "gave 1 (int) as the model of image 1 of row 0"),
+        ({"problem": None}, "gave None (NoneType) as the problem of image 1 of row 0"),
+        ({"data": "a.png"}, "gave 'a.png' (str) as the data of image 1 of row 0; expected is the"),
+        ({"data": None}, "gave None (NoneType) as the data of image 1 of row 0"),
+        ({"seed": "7"}, "gave '7' (str) as the seed of image 1 of row 0; expected is a whole"),
+        ({"scores": [1.0]}, "gave [1.0] (list) as the scores of image 1 of row 0"),
+        ({"scores": {"gold": "high"}}, "expected is a mapping from scorers to numbers"),
+    ],
+)
+def test_images_of_pairs(changes: Any, said: str) -> None:
+    images = (PAIR.images[0], dataclasses.replace(PAIR.images[1], **changes))
+    odd = dataclasses.replace(PAIR, images=images)
+    _refused(lambda: _read(odd), "preference set 'odd' gave ", said)
+
+
+def _group(human: Any, images: int = 3) -> PreferenceGroup:
+    drawn = tuple(PreferenceImage(data=bytes([i])) for i in range(images))
+    return PreferenceGroup(row=0, caption="a", images=drawn, human=human, source=b"s")
+
+
+@pytest.mark.parametrize(
+    ("group", "images", "human"),
+    [
+        (_group((2, 3, 1)), (1, 2), 0.0),
+        (_group((1, 2, 3)), (0, 2), 1.0),
+        (_group((2, 1, 2, 1), 4), (0, 1), 0.0),
+        (_group((1, 1, 1)), (0, 1), 0.5),
+        (_group((2, 1), 2), (0, 1), 0.0),
+        (_group(0.25, 2), (0, 1), 0.25),
+        (_group(None, 2), (0, 1), 0.5),
+    ],
+)
+def test_a_group_gives_the_pair_of_its_best_and_its_worst_image(
+    group: PreferenceGroup, images: tuple[int, int], human: float
+) -> None:
+    (pair,) = _read(group, rows=[0])
+    assert toy.encoded(pair) == tuple(bytes([i]) for i in images)
+    assert (pair.row, pair.caption, pair.human, pair.source) == (0, "a", human, b"s")
+
+
+@pytest.mark.parametrize("human", [1.0, (1, 2), (1, 2, 3, 4), (1, 2, "3"), (1, 2, -3), [1, 2, 3]])
+def test_a_label_fits_its_group(human: Any) -> None:
+    _refused(lambda: _read(_group(human)), "as the human label of row 0; expected is the share")
+
+
+def test_images_that_nobody_has_ranked_give_no_pair() -> None:
+    with pytest.raises(BenchError, match="odd: row 0 holds 3 images and no ranking of them"):
+        _read(_group(None))
+
+
 def test_pairs_that_nobody_asked_for_and_pairs_that_are_missing() -> None:
     first, second = PAIR, dataclasses.replace(PAIR, row=1)
     assert _read(first, second, rows=[0, 1]) == [first, second]
-    _refused(lambda: _read(second, first, rows=[1, 2]), "gave the pair of row 0; expected is row 2")
-    _refused(lambda: _read(first, second, rows=[0]), "gave the pair of row 1; expected is nothing")
+    _refused(lambda: _read(second, first, rows=[1, 2]), "the group of row 0; expected is row 2")
+    _refused(lambda: _read(first, second, rows=[0]), "the group of row 1; expected is nothing")
     for rows in ([0, 1], [0, 1, 2]):
         with pytest.raises(BenchError, match="odd: row 1 was counted but is not there"):
             _read(first, rows=rows)

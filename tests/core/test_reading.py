@@ -16,18 +16,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from bench_plugins.preference_sets import HPD, PairsTable, PickAPic
-from bench_plugins.preference_sets.mapping import Columns, pairs_of
-from bench_plugins.preference_sets.records import HubRecords
+from bench_plugins.preference_sets.mapping import Columns, ImageColumns, pairs_of
+from bench_plugins.preference_sets.records import HubTable, root_of
 from bench_plugins.prompt_sets import HPDv2, PromptFile
 from PIL import Image
 
 import bench
 from bench.diffusion.files import read_json
 from bench.leaderboard import tables
-from bench.lib import images, reading
+from bench.lib import images
+from bench.lib import tables as lib_tables
 from bench.lib.errors import BenchError
 from bench.lib.reading import below, decode_json, json_value
+from bench.lib.tables import Row
 from bench.scoring.manifests import open_manifest
+from tests import toy
 
 
 def png(color: int = 0) -> bytes:
@@ -90,12 +93,13 @@ def test_files_below_the_folder_are_found(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", [*OUTSIDE, *UNREADABLE, *GONE])
 def test_nothing_else_is_a_picture_of_a_table(folder: Path, name: str) -> None:
-    columns = Columns(prompt="prompt", image_0="chosen", image_1="rejected", label=None)
+    sides = (ImageColumns(image="chosen"), ImageColumns(image="rejected"))
+    columns = Columns(prompt="prompt", images=sides, label=None)
     record = {"prompt": "a", "chosen": "0.png", "rejected": name}
     for cell in (name, {"bytes": None, "path": name}):
-        (pair,) = pairs_of([(3, record | {"rejected": cell})], columns, folder, "t.csv")
-        assert pair.image_0
-        assert pair.image_1 == b""
+        (pair,) = pairs_of([Row(3, "", record | {"rejected": cell})], columns, folder, "t.csv")
+        assert pair.images[0].data
+        assert pair.images[1].data == b""
         assert pair.problem.startswith("rejected: ")
         assert len(pair.problem) < 6_000
         assert ("lies outside" in pair.problem) == (name in OUTSIDE)
@@ -123,32 +127,33 @@ def test_every_format_of_pairs_stays_in_its_folder(folder: Path, name: str) -> N
     for number, entry in enumerate((v2, v3)):
         (folder / f"{number}.json").write_text(json.dumps([entry]))
         (pair,) = HPD(path=str(folder / f"{number}.json")).read()
-        assert (bool(pair.image_0), pair.image_1) == (True, b"")
+        assert [*map(bool, toy.encoded(pair))] == [True, False]
     if "\0" not in name:
         (folder / "t.csv").write_text(f"prompt,chosen,rejected\na,0.png,{name}\n")
         (pair,) = PairsTable(path=str(folder / "t.csv")).read()
-        assert (bool(pair.image_0), pair.image_1) == (True, b"")
+        assert [*map(bool, toy.encoded(pair))] == [True, False]
     cell = {"bytes": None, "path": name}
     row = {"caption": "a", "jpg_0": {"bytes": png(), "path": "x"}, "jpg_1": cell, "label_0": 1.0}
     pq.write_table(pa.Table.from_pylist([row]), folder / "p.parquet")
     (pair,) = PickAPic(path=str(folder / "p.parquet")).read()
-    assert (bool(pair.image_0), pair.image_1) == (True, b"")
+    assert [*map(bool, toy.encoded(pair))] == [True, False]
 
 
 def test_the_folder_of_images_can_be_named(folder: Path) -> None:
     (folder / "t.csv").write_text("prompt,chosen,rejected\na,here/0.png,secret.png\n")
     (pair,) = PairsTable(path=str(folder / "t.csv"), images=str(folder.parent)).read()
     assert pair.problem == ""
-    assert pair.image_1 == png(9)
+    assert pair.images[1].data == png(9)
 
 
 def test_a_set_of_the_hub_names_no_file_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    records = HubRecords(repo="owner/name", asked_split="", revision="main")
-    columns = Columns(prompt="prompt", image_0="a", image_1="b", label=None)
+    root = root_of(HubTable(repo="owner/name", named_split="", revision="main"))
+    sides = (ImageColumns(image="a"), ImageColumns(image="b"))
+    columns = Columns(prompt="prompt", images=sides, label=None)
     record = {"prompt": "x", "a": {"bytes": None, "path": "0.png"}, "b": "0.png"}
-    (pair,) = pairs_of([(0, record)], columns, records.root, "owner/name")
-    assert (pair.image_0, pair.image_1) == (b"", b"")
+    (pair,) = pairs_of([Row(0, "", record)], columns, root, "owner/name")
+    assert toy.encoded(pair) == (b"", b"")
     assert "give it with images=" in pair.problem
 
 
@@ -222,7 +227,7 @@ def test_whole_characters_are_read() -> None:
     ("name", "content", "said"),
     [
         ("p.txt", "", "holds no prompt"),
-        ("p.txt", "a\n \t \nb\n", "line 2: the prompt is empty"),
+        ("p.txt", "a\n \t \nb\n", "line 2: 'prompt' is empty"),
         ("p.txt", b"a\nb\0c\n", "line 2: holds a NUL"),
         ("p.txt", "a\n".encode("utf-16"), "not UTF-8 but UTF-16"),
         ("p.txt", b"a\n\xff\xff\n", r"line 2: not UTF-8"),
@@ -239,7 +244,7 @@ def test_whole_characters_are_read() -> None:
         ("p.json", "{}", "expected a JSON list"),
         ("p.json", "[1]", "entry 0 is of type int"),
         ("p.json", '["a", {"prompt": "b"}]', "entry 1 is of type dict"),
-        ("p.json", '["a", ""]', "entry 1: the prompt is empty"),
+        ("p.json", '["a", ""]', "entry 1: 'prompt' is empty"),
         ("p.json", '[{"prompt": 5}]', "'prompt' holds int, no text"),
         ("p.json", '[{"prompt": ["a"]}]', "holds list, no text"),
         ("p.json", "[" * 100_000, "nested too deeply"),
@@ -248,7 +253,7 @@ def test_whole_characters_are_read() -> None:
         ("p.json", '[{"prompt": "a", "prompt": "b"}]', "the key 'prompt' is there twice"),
         ("p.jsonl", '"a"\n{\n', "line 2: not valid JSON"),
         ("p.jsonl", '"a"\n' + "[" * 100_000 + "\n", "line 2: not valid JSON .nested too deeply"),
-        ("p.jsonl", '{"prompt": null}\n', "line 1: the prompt is empty"),
+        ("p.jsonl", '{"prompt": null}\n', "line 1: 'prompt' is empty"),
         ("p.jsonl", '{"prompt": "a", "category": {"x": 1}}\n', "'category' holds dict"),
         ("p.parquet", b"PAR1nope", "not a readable Parquet file"),
         ("p.parquet", b"", "not a readable Parquet file"),
@@ -270,7 +275,7 @@ def test_prompts_that_cannot_be_read(
     [
         ({"prompt": [["a"], ["b"]]}, "row 0: 'prompt' holds list, no text"),
         ({"prompt": [1, 2]}, "row 0: 'prompt' holds int, no text"),
-        ({"prompt": ["a", None]}, "row 1: the prompt is empty"),
+        ({"prompt": ["a", None]}, "row 1: 'prompt' is empty"),
         ({"prompt": [b"a", b"b"]}, "row 0: 'prompt' holds bytes"),
         ({"prompt": [{"a": 1}, None]}, "row 0: 'prompt' holds dict"),
         ({"prompt": ["a", "b"], "category": [["x"], ["y"]]}, "row 0: 'category' holds list"),
@@ -322,7 +327,8 @@ def test_a_long_line_of_json_is_read_and_an_endless_one_is_not(
     path = tmp_path / "p.json"
     path.write_text(json.dumps(["word " * 100] * 20_000))
     assert len(HPDv2(path=str(path)).load()) == 20_000
-    monkeypatch.setattr(reading.read_text, "__defaults__", (1 << 20,))
+    defaults = {"blank_lines": False, "most": 1 << 20}
+    monkeypatch.setattr(lib_tables.read, "__kwdefaults__", defaults)
     with pytest.raises(BenchError, match="more than the 1 MiB that are read"):
         HPDv2(path=str(path)).load()
 
@@ -359,7 +365,7 @@ def test_entries_that_are_no_pairs(folder: Path, entry: object) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("t.csv", "", "the file is empty"),
+        ("t.csv", "", "the first line is empty"),
         ("t.csv", "prompt,chosen\n", "column 'rejected' is missing"),
         ("t.csv", "prompt,chosen,rejected,chosen\n", "'chosen' is there twice"),
         ("t.csv", "prompt;chosen;rejected\na;b;c\n", "column 'prompt' is missing"),
@@ -368,9 +374,9 @@ def test_entries_that_are_no_pairs(folder: Path, entry: object) -> None:
         ("t.csv", "prompt,image_0,image_1,label\na,0.png,0.png,nan\n", "row 0: label is 'nan'"),
         ("t.csv", "prompt,image_0,image_1,label\na,0.png,0.png,1e400\n", "row 0: label is"),
         ("t.csv", "prompt,image_0,image_1,label\na,0.png,0.png,yes\n", "row 0: label is 'yes'"),
-        ("t.jsonl", "", "the file is empty"),
-        ("t.jsonl", "[" * 100_000, "line 1: nested too deeply"),
-        ("t.jsonl", "5\n", "row 0: expected a JSON object"),
+        ("t.jsonl", "", "holds nothing"),
+        ("t.jsonl", "[" * 100_000, "line 1: not valid JSON .nested too deeply"),
+        ("t.jsonl", "5\n", "line 1 is of type int; expected texts alone or objects"),
         ("t.jsonl", '{"prompt": "\\ud800", "chosen": "a", "rejected": "b"}\n', "half of a char"),
         ("t.jsonl", '{"prompt": 3, "chosen": "0.png", "rejected": "0.png"}\n', "row 0: prompt is"),
         ("t.parquet", b"", "not a readable Parquet file"),
@@ -391,12 +397,12 @@ def test_pairs_that_cannot_be_read(
     ("text", "said"),
     [
         ("[" * 100_000, "nested too deeply"),
-        ('[{"prompt": "\\ud800"}]', "row 0: holds half of a character"),
-        ('[{"prompt": "a", "prompt": "b"}]', "row 0: the key 'prompt' is there twice"),
-        ('{"prompt": "a"}', "expected a list of objects"),
-        ("[1]", "row 0: expected a JSON object"),
-        ("[", "row 0"),
-        ("", "expected a list of objects"),
+        ('[{"prompt": "\\ud800"}]', "entry 0: not valid JSON .holds half of a character"),
+        ('[{"prompt": "a", "prompt": "b"}]', "entry 0: not valid JSON .the key 'prompt' is there"),
+        ('{"prompt": "a"}', "expected a JSON list"),
+        ("[1]", "entry 0 is of type int; expected texts alone or objects"),
+        ("[", "line 1: not valid JSON"),
+        ("", "line 1: not valid JSON"),
         ("[" + "9" * 5_000 + "]", "4300"),
     ],
 )

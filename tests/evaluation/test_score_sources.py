@@ -296,7 +296,7 @@ def test_styles_that_do_not_fit_are_refused(tmp_path: Path, names: list[str], me
         ("a.csv", "image,prompt\n7.png,a\n0.png,b\n8.png,c\n", "2 of the 3 images that it lists"),
         ("a.csv", "image,prompt\n", "lists no image"),
         ("a.csv", "", "the first line is empty; expected the names of the columns"),
-        ("a.jsonl", '{"image": "0.png", "prompt": 3}', "line 1: 'prompt' is 3, expected a text"),
+        ("a.jsonl", '{"image": "0.png", "prompt": 3}', "line 1: 'prompt' holds int, no text"),
         ("a.jsonl", '{"image": "0.png"}\n{"prompt"', "line 2: not valid JSON"),
         ("a.jsonl", '["0.png"]', "line 1 is of type list; expected"),
         ("a.parquet", "no", "a.parquet: not a readable Parquet file"),

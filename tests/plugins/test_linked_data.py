@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from bench_plugins.preference_sets.records import open_records
+from bench_plugins.preference_sets.records import fingerprint, open_table
 from bench_plugins.prompt_sets import HPDv2
 
 from bench import BenchError
@@ -22,12 +22,12 @@ def test_shards_in_linked_folders_are_pairs_like_others(tmp_path: Path) -> None:
     linked.mkdir()
     (linked / "data").symlink_to(plain)
     (linked / "data" / "._a.parquet").write_bytes(b"of an archiver")
-    one, other = open_records(str(tmp_path / "plain")), open_records(str(linked))
+    one, other = open_table(str(tmp_path / "plain")), open_table(str(linked))
     assert one.count() == other.count() == 7
-    assert one.fingerprint() == other.fingerprint()
+    assert fingerprint(one) == fingerprint(other)
     (linked / "gone").symlink_to(tmp_path / "nowhere")
     with pytest.raises(BenchError, match="gone: this link leads nowhere"):
-        open_records(str(linked))
+        open_table(str(linked))
 
 
 def test_a_list_of_prompts_is_never_left_out_silently(tmp_path: Path) -> None:

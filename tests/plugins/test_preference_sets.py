@@ -15,11 +15,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from bench_plugins.preference_sets import HPD, PairsTable, PickAPic, records
+from bench_plugins.preference_sets import HPD, PairsTable, PickAPic
 
 from bench import BenchError, PreferenceSet
+from bench.lib import reading, tables
 from bench.lib.images import decode
 from bench.registry.registry import default_registry
+from tests import toy
 from tests.toy import jpeg, write_pairs
 
 COUNT = 6
@@ -226,12 +228,12 @@ def test_every_form_gives_its_pairs_in_order(
     read = list(pairs.read())
     assert pairs.count() == COUNT
     assert [pair.row for pair in read] == list(range(COUNT))
-    assert [pair.image_0 for pair in read] == images[::2]
-    assert [pair.image_1 for pair in read] == images[1::2]
+    assert [pair.images[0].data for pair in read] == images[::2]
+    assert [pair.images[1].data for pair in read] == images[1::2]
     assert [pair.human for pair in read] == human
     assert {pair.problem for pair in read} == {""}
     assert _rows_read(pairs, [1, 4]) == [1, 4]
-    assert [pair.image_0 for pair in pairs.read([1, 4])] == [images[2], images[8]]
+    assert [pair.images[0].data for pair in pairs.read([1, 4])] == [images[2], images[8]]
     assert _rows_read(pairs, []) == []
     assert str(tmp_path) in pairs.source
     with pytest.raises(BenchError, match=r"there is no row 6; it has 6 rows"):
@@ -288,13 +290,13 @@ def test_models_are_read_where_they_are_known(
     tmp_path: Path, images: list[bytes], files: list[str]
 ) -> None:
     read = list(_pickapic_file(tmp_path, images, files).read([0, 1]))
-    assert [(p.model_0, p.model_1) for p in read] == [("model 0",) * 2, ("model 1", "model 0")]
+    assert [toy.models(p) for p in read] == [("model 0",) * 2, ("model 1", "model 0")]
     (first,) = _hpd_v3(tmp_path, images, files).read([0])
-    assert (first.model_0, first.model_1) == ("sdxl", "kolors")
+    assert toy.models(first) == ("sdxl", "kolors")
     (first,) = _table_jsonl(tmp_path, images, files).read([0])
-    assert (first.model_0, first.model_1) == ("x", "x")
+    assert toy.models(first) == ("x", "x")
     (first,) = PickAPic(path=str(write_pairs(tmp_path / "none.parquet", count=1))).read()
-    assert (first.model_0, first.model_1) == ("", "")
+    assert toy.models(first) == ("", "")
 
 
 def test_only_row_groups_with_wanted_rows_are_read_and_each_once(
@@ -316,11 +318,11 @@ def test_only_row_groups_with_wanted_rows_are_read_and_each_once(
 
 
 def test_batches_need_not_end_where_rows_do(tmp_path: Path) -> None:
-    path = write_pairs(tmp_path / "p.parquet", count=3 * records.BATCH + 5)
+    path = write_pairs(tmp_path / "p.parquet", count=3 * tables.BATCH + 5)
     frame = pd.read_parquet(path)
-    rows = [0, records.BATCH - 1, records.BATCH, 2 * records.BATCH + 1, len(frame) - 1]
+    rows = [0, tables.BATCH - 1, tables.BATCH, 2 * tables.BATCH + 1, len(frame) - 1]
     read = list(PickAPic(path=str(path)).read(rows))
-    assert [pair.image_1 for pair in read] == [frame["jpg_1"][row] for row in rows]
+    assert [pair.images[1].data for pair in read] == [frame["jpg_1"][row] for row in rows]
 
 
 def test_splits_are_never_mixed(tmp_path: Path, images: list[bytes], files: list[str]) -> None:
@@ -383,7 +385,7 @@ def test_an_image_that_is_not_there_is_the_pairs_problem(
     broken = list(_table_csv(tmp_path, images, files).read())
     gone = f"rejected: there is no file {tmp_path / files[3]}"
     assert [pair.problem for pair in broken] == ["", gone, "", "", "", ""]
-    assert decode(broken[1].image_0).size == (8, 8)
+    assert decode(broken[1].images[0].data).size == (8, 8)
     (_, pair, *_) = _hpd_v3(tmp_path, images, files).read()
     assert pair.problem == gone.replace("rejected", "path2")
 
@@ -421,10 +423,10 @@ def test_an_explicit_mapping_wins_over_the_usual_names(
     rows += [["a", *files[:2], files[2], "0.25", "other"]]
     path = str(_write_csv(tmp_path / "p.csv", rows))
     (usual,) = PairsTable(path=path).read()
-    assert (usual.caption, usual.image_0, usual.human) == ("a", images[0], 1)
+    assert (usual.caption, usual.images[0].data, usual.human) == ("a", images[0], 1)
     mapped = PairsTable(path=path, prompt="p", image_1="rejected", label="label")
     (pair,) = mapped.read()
-    assert (pair.caption, pair.image_0, pair.image_1) == ("other", images[2], images[1])
+    assert (pair.caption, *toy.encoded(pair)) == ("other", images[2], images[1])
     assert pair.human == 0.25
 
 
@@ -456,7 +458,7 @@ def test_a_wrong_mapping_is_one_sentence(
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "", "the file is empty"),
+        ("a.csv", "", "the first line is empty"),
         ("a.csv", "prompt,chosen,rejected\na,b\n", "line 2 has 2 of 3 columns"),
         ("a.csv", "prompt,chosen,chosen\n", "the column 'chosen' is there twice"),
         (
@@ -464,20 +466,24 @@ def test_a_wrong_mapping_is_one_sentence(
             'prompt,chosen,rejected\n"a,b,c\n',
             "line 2: unexpected end of data",
         ),
-        ("a.jsonl", "", "the file is empty"),
-        ("a.jsonl", "[1]\n", "row 0: expected a JSON object"),
-        ("a.jsonl", '{"prompt": "a", "chosen": "b", "rejected": "c"}\n{', "line 2: Expecting"),
+        ("a.jsonl", "", "holds nothing"),
+        ("a.jsonl", "[1]\n", "line 1 is of type list; expected texts alone or objects"),
+        ("a.jsonl", '{"prompt": "a", "chosen": "b", "rejected": "c"}\n{', "line 2: not valid JSON"),
         ("a.jsonl", '{"chosen": 1, "rejected": 1, "prompt": 1}', "row 0: prompt is of type int"),
-        ("a.json", "{}", "expected a list of objects"),
-        ("a.json", '[{"prompt": "a", "path1": "b"}, ', "column 'path2' is missing"),
-        ("a.json", '[{"prompt":"a","path1":"b","path2":"c"}', "row 1: Expecting value"),
+        ("a.json", "{}", "expected a JSON list"),
+        ("a.json", '[{"prompt": "a", "path1": "b"}]', "column 'path2' is missing"),
+        (
+            "a.json",
+            '[{"prompt":"a","path1":"b","path2":"c"}',
+            "line 1: not valid JSON .Expecting ',' del",
+        ),
         ("a.json", '[{"prompt":"a","rank":[1],"image_path":["b"]}]', "ranks many images a prompt"),
         (
             "a.json",
             '[{"prompt":"a","file_path":["b"],"human_preference":[1,0]}]',
             "row 0: expected two images and a number for each in file_path",
         ),
-        ("a.csv", b"prompt,chosen,rejected\n\xff,b,c\n", "cannot be read after line"),
+        ("a.csv", b"prompt,chosen,rejected\n\xff,b,c\n", "line 2: not UTF-8 .byte 0xff"),
     ],
 )
 def test_broken_files_are_one_sentence(
@@ -498,7 +504,7 @@ def test_a_json_list_is_read_in_blocks(
     pairs = _hpd_v2(tmp_path, images, files)
     whole = list(pairs.read())
     for block in (1, 7, 200):
-        monkeypatch.setattr(records, "_BLOCK", block)
+        monkeypatch.setattr(reading, "BLOCK", block)
         assert list(HPD(path=pairs.path).read()) == whole  # type: ignore[attr-defined]
 
 
@@ -508,7 +514,7 @@ def test_hpdv2s_older_name_of_the_image_column(
     pairs = _hpd_v2(tmp_path, images, files)
     path = tmp_path / "train.json"
     path.write_text(path.read_text().replace("image_path", "file_path"))
-    assert [p.image_1 for p in HPD(path=str(path)).read()] == [p.image_1 for p in pairs.read()]
+    assert list(HPD(path=str(path)).read()) == list(pairs.read())
 
 
 def test_images_of_another_size_change_the_fingerprint(
@@ -522,13 +528,10 @@ def test_images_of_another_size_change_the_fingerprint(
     assert pairs.fingerprint() != before
 
 
-def test_without_datasets_the_pip_line_is_printed(
-    tmp_path: Path, images: list[bytes], files: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pairs = _pickapic_saved(tmp_path, images, files)
+def test_without_datasets_the_hub_prints_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(BenchError, match=r"pip install 'diffusion-preference-bench\[data\]'"):
-        pairs.count()
+        PickAPic(path="owner/name").count()
 
 
 def test_a_damaged_datasets_folder_is_one_sentence(
@@ -547,4 +550,4 @@ def test_images_are_decoded_by_nobody_here(tmp_path: Path) -> None:
     pq.write_table(table, buffer)
     (tmp_path / "p.parquet").write_bytes(buffer.getvalue())
     (pair,) = PairsTable(path=str(tmp_path / "p.parquet")).read()
-    assert (pair.image_0, pair.image_1, pair.problem) == (b"x", b"y", "")
+    assert (*toy.encoded(pair), pair.problem) == (b"x", b"y", "")

@@ -20,6 +20,7 @@ from bench.lib.images import decode
 from bench.preferences.checking import SAMPLES, Check, Leak, Rows, check, normalised, picture
 from bench.preferences.inspecting import BrokenRow
 from bench.preferences.writing import PairWriter
+from tests import toy
 from tests.toy import write_pairs
 
 
@@ -51,7 +52,7 @@ def _set(folder: Path) -> PickAPic:
     path = folder / "p.parquet"
     with PairWriter(path, {}) as writer:
         for row, values in enumerate(rows):
-            writer.add(PreferencePair(row=row, **({"human": 1.0} | values)))
+            writer.add(toy.pair(row=row, **({"human": 1.0} | values)))
     return PickAPic(path=str(path))
 
 
@@ -123,7 +124,7 @@ def test_the_picture_frames_the_winner(tmp_path: Path) -> None:
     white.save(tmp_path / "white.png")
     data = (tmp_path / "white.png").read_bytes()
     pairs = [
-        PreferencePair(row=i, caption="c", image_0=data, image_1=data, human=human)
+        toy.pair(row=i, caption="c", image_0=data, image_1=data, human=human)
         for i, human in enumerate((1.0, 0.0, 0.5))
     ]
     colours = np.asarray(picture(pairs)).reshape(-1, 3).astype(int)

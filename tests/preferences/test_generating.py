@@ -17,6 +17,7 @@ from bench.api.kinds import Aggregation, PreferencePair
 from bench.lib.images import decode, png
 from bench.preferences.generating import compare, paired, rank, seated, write
 from bench.registry.registry import default_registry
+from tests import toy
 
 PROMPTS = [f"a picture of number {i}" for i in range(40)]
 
@@ -127,6 +128,7 @@ def _write(path: Path, rewards: dict[str, Any], form: str = "best-worst", **chan
         "prompts": PROMPTS[: len(next(iter(rewards.values())))],
         "image": _picture,
         "models": [f"model {i % 2}" for i in range(images)],
+        "seeds": [10 + i for i in range(images)],
         "rewards": rewards,
         "label_with": _aggregation("average[normalise=zscore]"),
         "form": form,
@@ -142,7 +144,7 @@ def _read(path: Path) -> list[PreferencePair]:
 
 def _shown(pair: PreferencePair) -> tuple[int, int, int]:
     """The numbers of prompt, image 0 and image 1, from the colours."""
-    first, second = (decode(data).getpixel((0, 0)) for data in (pair.image_0, pair.image_1))
+    first, second = (decode(data).getpixel((0, 0)) for data in toy.encoded(pair))
     assert isinstance(first, tuple)
     assert isinstance(second, tuple)
     assert first[0] == second[0]
@@ -161,7 +163,7 @@ def test_every_row_says_which_image_has_the_higher_reward(tmp_path: Path, form: 
     for pair in pairs:
         prompt, first, second = _shown(pair)
         assert pair.caption == PROMPTS[prompt]
-        assert (pair.model_0, pair.model_1) == (f"model {first % 2}", f"model {second % 2}")
+        assert toy.models(pair) == (f"model {first % 2}", f"model {second % 2}")
         assert pair.human == float(rewards["s"][prompt, first] > rewards["s"][prompt, second])
         gap = abs(int(ranks[prompt, first]) - int(ranks[prompt, second]))
         assert gap in {"best-worst": {3}, "adjacent": {1}, "all": {1, 2, 3}}[form]
@@ -179,6 +181,8 @@ def test_columns_hold_labels_and_the_rewards_of_the_images_beside_them(tmp_path:
         prompt, *images = _shown(pair)
         for name, values in rewards.items():
             for side, image in enumerate(images):
+                assert pair.images[side].scores[name] == values[prompt, image]
+                assert pair.images[side].seed == 10 + image
                 assert table[f"reward_{side}.{name}"][row].as_py() == values[prompt, image]
 
 

@@ -51,7 +51,7 @@ for spec in json.loads(sys.stdin.read()):
         answer["fingerprint"], answer["count"] = pairs.fingerprint(), pairs.count()
         answer["source"] = pairs.source
         read = list(pairs.read([1, 25] if pairs.count() > 25 else None))
-        answer["pairs"] = [[p.row, p.caption, p.human, len(p.image_0)] for p in read]
+        answer["pairs"] = [[p.row, p.caption, p.human, len(p.images[0].data)] for p in read]
     except Exception as error:
         answer["error"] = f"{type(error).__name__}: {error}"
     print(json.dumps(answer))

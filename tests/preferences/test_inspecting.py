@@ -23,6 +23,7 @@ from bench.preferences import inspecting
 from bench.preferences import pair_table as table
 from bench.preferences.inspecting import SKIPPED, inspect, look, summary
 from bench.recipe.recipe import PairFilters
+from tests import toy
 from tests.toy import jpeg
 
 PICTURES = {size: jpeg(np.random.default_rng(size), size) for size in (8, 16, 24)}
@@ -56,7 +57,7 @@ def _pair(row: int, **changes: Any) -> PreferencePair:
         "model_0": "a",
         "model_1": "a",
     }
-    return PreferencePair(row=row, **(values | changes))
+    return toy.pair(row=row, **(values | changes))
 
 
 def _listed(count: int, changes: dict[int, dict[str, Any]] | None = None) -> Listed:
@@ -132,8 +133,8 @@ def test_every_way_that_a_decoder_fails_is_a_broken_pair() -> None:
     # libavif's own errors are neither OSError nor ValueError.
     start = whole.index(b"mdat") + len(b"mdat")
     harmed = whole[:start] + bytes(len(whole) - start)
-    assert not look(_pair(0, image_0=whole)).problem
-    assert look(_pair(0, image_1=harmed)).problem.startswith("image_1: Failed to decode")
+    assert look(_pair(0, image_0=whole)) == (((16, 16),) * 2, "")
+    assert look(_pair(0, image_1=harmed))[1].startswith("image_1: Failed to decode")
 
 
 def test_filters_apply_in_their_order_and_each_pair_counts_once(tmp_path: Path) -> None:

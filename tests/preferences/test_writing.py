@@ -11,17 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 from bench_plugins.preference_sets import PairsTable, PickAPic
 
-from bench.api.kinds import PreferencePair
+from bench.api.kinds import PreferenceImage, PreferencePair
 from bench.lib.errors import BenchError
 from bench.preferences import writing
 from bench.preferences.writing import PROVENANCE, PairWriter, convert
+from tests import toy
 from tests.toy import jpeg, write_pairs
 
 
 def _pairs(count: int) -> list[PreferencePair]:
     rng = np.random.default_rng(1)
     return [
-        PreferencePair(
+        toy.pair(
             row=i,
             caption=f"a “picture” {i}",
             image_0=jpeg(rng, 8),
@@ -61,7 +62,8 @@ def test_the_same_pairs_give_the_same_bytes(tmp_path: Path) -> None:
 def test_large_images_make_small_row_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pairs = [replace(pair, image_0=bytes(600), image_1=bytes(400)) for pair in _pairs(10)]
+    images = (PreferenceImage(data=bytes(600)), PreferenceImage(data=bytes(400)))
+    pairs = [replace(pair, images=images) for pair in _pairs(10)]
     monkeypatch.setattr(writing, "ROW_GROUP_BYTES", 4000)
     path = _write(tmp_path / "p.parquet", pairs)
     groups = pq.read_metadata(path)
@@ -79,12 +81,27 @@ def test_an_unfinished_file_leaves_nothing_and_harms_nothing(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_further_columns_of_numbers(tmp_path: Path) -> None:
-    path = tmp_path / "p.parquet"
-    with PairWriter(path, {}, ["reward_0.x"]) as writer:
-        for pair in _pairs(3):
-            writer.add(pair, {"reward_0.x": pair.row / 2})
+def test_seeds_and_scores_are_written_read_and_converted(tmp_path: Path) -> None:
+    pairs = [
+        replace(
+            pair,
+            images=(
+                replace(pair.images[0], seed=2 * i, scores={"x": i / 2, "y[a=1]": 3.0}),
+                # Nobody knows how the other one was drawn, and "y" has not seen it.
+                replace(pair.images[1], scores={"x": -1.0}),
+            ),
+        )
+        for i, pair in enumerate(_pairs(3))
+    ]
+    path, again = tmp_path / "p.parquet", tmp_path / "again.parquet"
+    with PairWriter(path, {}, ["x", "y[a=1]"], seeds=True) as writer:
+        for pair in pairs:
+            writer.add(pair)
+    assert list(PickAPic(path=str(path)).read()) == pairs
     assert pq.read_table(path)["reward_0.x"].to_pylist() == [0, 0.5, 1]
+    convert(PickAPic(path=str(path)), again, {})
+    assert again.read_bytes() == path.read_bytes()
+    assert pq.read_schema(_write(tmp_path / "plain.parquet", pairs)).names[-1] == "has_label"
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:

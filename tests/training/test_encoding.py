@@ -25,6 +25,7 @@ from bench.preferences.pair_table import PairTable
 from bench.recipe.recipe import Framing
 from bench.stages import encode as encoding
 from bench.stages.encode import encode, read
+from tests import toy
 from tests.tiny import LATENT_SHAPE, RESOLUTION, TOKENS, WIDTH
 from tests.training.conftest import exit_code, forked
 
@@ -58,7 +59,7 @@ class Drawn(PreferenceSet):
 
     def read(self, rows: Iterable[int] | None = None) -> Iterator[PreferencePair]:
         for row in range(COUNT) if rows is None else rows:
-            pair = PreferencePair(
+            pair = toy.pair(
                 row=row,
                 caption=caption(row),
                 image_0=picture(row, 0),

@@ -6,26 +6,26 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from bench import (
-    BenchError,
-    PreferencePair,
-    PreferenceSet,
-    option,
-)
-from bench.lib.reading import exists, expanded
-from bench_plugins.preference_sets.mapping import Columns, pairs_of, path_of, paths_hash
-from bench_plugins.preference_sets.records import JsonRecords, Record, joined_hash, require
+from bench import BenchError, option
+from bench.lib import tables
+from bench.lib.reading import expanded
+from bench.lib.tables import FileTable, Row, Table, require
+from bench_plugins.preference_sets.mapping import Columns, ImageColumns, TableOfPairs
 
 _V3 = ("prompt", "path1", "path2")
 _PATHS = ("image_path", "file_path")
-_FLAT = Columns(prompt="prompt", image_0="image 0", image_1="image 1", label="human_preference")
-_FLAT_NAMES = _FLAT.names
+_FLAT = Columns(
+    prompt="prompt",
+    images=(ImageColumns(image="image 0"), ImageColumns(image="image 1")),
+    label="human_preference",
+)
+"""Of entries of HPDv2 with a column for each image."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class HPD(PreferenceSet):
+class HPD(TableOfPairs):
     """HPDv2's train.json or HPDv3's train.json or test.json, with the folder of their images.
 
     HPDv2: prompt, image_path (file_path in its card) with two names, human_preference with a 1
@@ -49,94 +49,67 @@ class HPD(PreferenceSet):
         """JSON files."""
         return path.suffix.lower() == ".json"
 
-    @property
-    def source(self) -> str:
-        """The file."""
-        return self.path
-
-    def fingerprint(self) -> str:
-        """A hash of the file and of the images' names and sizes."""
-        paths = (
-            path_of(record[side])
-            for _, record in self._items(None)
-            for side in (self._columns.image_0, self._columns.image_1)
-        )
-        return joined_hash([self._records.fingerprint(), paths_hash(paths, self._root)])
-
-    def count(self) -> int:
-        """Entries of the list."""
-        require(self._records, self._needed)
-        return self._records.count()
-
-    def read(self, rows: Iterable[int] | None = None) -> Iterator[PreferencePair]:
-        """The pairs in the order of the list."""
-        return pairs_of(self._items(rows), self._columns, self._root, self.source)
-
     @cached_property
-    def _records(self) -> JsonRecords:
-        path = expanded(self.path)
-        if not exists(path):
-            raise BenchError(f"{self.path}: there is no such file")
-        records = JsonRecords(path=path)
-        if "rank" in records.columns:
+    def _table(self) -> FileTable:
+        table = tables.read(expanded(self.path), most=None)
+        if "rank" in table.columns:
             raise BenchError(
                 f"{self.path}: ranks many images a prompt, as HPDv2's test.json does; only pairs "
                 f"can be read, such as HPDv2's train.json"
             )
-        return records
+        return table
 
     @property
     def _is_v3(self) -> bool:
-        return "path1" in self._records.columns
+        return "path1" in self._table.columns
 
     @property
     def _needed(self) -> list[str]:
         if self._is_v3:
             return list(_V3)
-        paths = next((name for name in _PATHS if name in self._records.columns), _PATHS[0])
+        paths = next((name for name in _PATHS if name in self._table.columns), _PATHS[0])
         return ["prompt", paths, "human_preference"]
 
-    @property
-    def _columns(self) -> Columns:
+    @cached_property
+    def _opened(self) -> tuple[Table, Columns]:
+        table = self._table
+        require(table, self._needed)
         if not self._is_v3:
-            return _FLAT
-        model_0, model_1 = (n if n in self._records.columns else None for n in ("model1", "model2"))
-        return Columns(
-            prompt="prompt",
-            image_0="path1",
-            image_1="path2",
-            label=None,
-            model_0=model_0,
-            model_1=model_1,
+            return table, _FLAT
+        model_0, model_1 = (n if n in table.columns else None for n in ("model1", "model2"))
+        images = (
+            ImageColumns(image="path1", model=model_0),
+            ImageColumns(image="path2", model=model_1),
         )
+        return table, Columns(prompt="prompt", images=images, label=None)
 
     @property
     def _root(self) -> Path:
         if self.images:
             return expanded(self.images)
-        file = self._records.path
+        file = expanded(self.path)
         beside = file.with_suffix("")
         return beside if beside.is_dir() else file.parent
 
-    def _items(self, rows: Iterable[int] | None) -> Iterator[tuple[int, Record]]:
-        require(self._records, self._needed)
+    def _rows(self, rows: Iterable[int] | None) -> Iterator[Row]:
         if self._is_v3:
-            return self._records.read(self._columns.names, rows)
-        items = self._records.read(self._needed, rows)
-        return ((row, self._flat(row, list(record.values()))) for row, record in items)
+            return super()._rows(rows)
+        table, _ = self._opened
+        return map(self._flat, table.read(self._needed, rows))
 
-    def _flat(self, row: int, values: list[Any]) -> Record:
+    def _flat(self, row: Row) -> Row:
         """An entry of HPDv2 with a column for each image, and a share as label."""
-        prompt, paths, votes = values
+        prompt, paths, votes = (row.cells.get(name) for name in self._needed)
         counts = votes if isinstance(votes, list) and all(map(_is_count, votes)) else []
         if not isinstance(paths, list) or len(paths) != 2 or len(counts) != 2:
             raise BenchError(
-                f"{self.path}: row {row}: expected two images and a number for each in "
+                f"{self.path}: row {row.number}: expected two images and a number for each in "
                 f"{self._needed[1]} and human_preference"
             )
         total = sum(counts)
         share = counts[0] / total if total else 0.5
-        return dict(zip(_FLAT_NAMES, (prompt, *paths, share), strict=True))
+        cells = (prompt, *paths, share)
+        return row._replace(cells=dict(zip(_FLAT.names, cells, strict=True)))
 
 
 def _is_count(value: object) -> bool:

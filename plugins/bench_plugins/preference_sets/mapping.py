@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bench import BenchError, PreferencePair
+from bench import BenchError, PreferenceImage, PreferencePair, PreferenceSet
 from bench.lib.prefetch import ahead
 from bench.lib.reading import MOST_IMAGE, below, read_bytes
+from bench.lib.tables import Row, Table
 from bench.lib.wording import cut, quoted
-from bench_plugins.preference_sets.records import Record
+from bench_plugins.preference_sets.records import HubTable, fingerprint, joined_hash, root_of
 
 _AHEAD, _THREADS = 32, 8
 """Image files are read this many pairs ahead: on a network disk most of the time is waiting."""
@@ -24,62 +27,128 @@ class NoImageError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageColumns:
+    """Which columns hold what is known of one of the two images."""
+
+    image: str
+    model: str | None = None
+    seed: str | None = None
+    scores: Mapping[str, str] = field(default_factory=dict)
+    """Scorer -> its column."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Columns:
     """Which column holds what."""
 
     prompt: str
-    image_0: str
-    image_1: str
+    images: tuple[ImageColumns, ImageColumns]
     label: str | None
     """Share of people who prefer image 0; None: image 0 is always the preferred one."""
-    model_0: str | None = None
-    model_1: str | None = None
 
     @property
     def names(self) -> list[str]:
         """All of them."""
-        every = (self.prompt, self.image_0, self.image_1, self.label, self.model_0, self.model_1)
+        every = [self.prompt, *(side.image for side in self.images), self.label]
+        for side in self.images:
+            every += [side.model, side.seed, *side.scores.values()]
         return list(dict.fromkeys(name for name in every if name is not None))
 
 
+@dataclass(frozen=True, kw_only=True)
+class TableOfPairs(PreferenceSet):
+    """A table with a row a pair: a format says where it is and what its columns hold."""
+
+    @cached_property
+    def _table(self) -> Table:
+        raise NotImplementedError
+
+    @cached_property
+    def _opened(self) -> tuple[Table, Columns]:
+        """The table, and what its columns hold, which are all there."""
+        raise NotImplementedError
+
+    @property
+    def _root(self) -> Path | None:
+        """The folder that image paths lie in or below; None: there is none."""
+        return root_of(self._table)
+
+    def _rows(self, rows: Iterable[int] | None) -> Iterator[Row]:
+        table, columns = self._opened
+        return table.read(columns.names, rows)
+
+    @property
+    def source(self) -> str:
+        """The file, folder or Hub id."""
+        return self._table.source
+
+    def fingerprint(self) -> str:
+        """A hash of the content, with names and sizes of image files; or the Hub commit."""
+        own = fingerprint(self._table)
+        if isinstance(self._table, HubTable):
+            return own
+        sides = [side.image for side in self._opened[1].images]
+        rows = self._rows(None)
+        first = next(rows, None)
+        if first is None or all(path_of(first.cells.get(side)) is None for side in sides):
+            return own
+        paths = (path_of(row.cells.get(side)) for row in chain([first], rows) for side in sides)
+        return joined_hash([own, paths_hash(paths, self._root)])
+
+    def count(self) -> int:
+        """Rows by metadata, or the lines or entries of a text; the columns have to be there."""
+        return self._opened[0].count()
+
+    def read(self, rows: Iterable[int] | None = None) -> Iterator[PreferencePair]:
+        """The pairs in the order of the rows."""
+        return pairs_of(self._rows(rows), self._opened[1], self._root, self.source)
+
+
 def pairs_of(
-    items: Iterable[tuple[int, Record]], columns: Columns, root: Path | None, source: str
+    rows: Iterable[Row], columns: Columns, root: Path | None, source: str
 ) -> Iterator[PreferencePair]:
-    """The pairs that records hold.
+    """The pairs that rows hold.
 
     Args:
-        items: (position, record).
+        rows: of a table.
         columns: which column holds what.
         root: the folder of image paths, which lie in or below it; None: there is none.
         source: for messages.
 
     Raises:
         BenchError: a caption or label is not what it should be; names the row. An image that
-            cannot be had is no error: it is the pair's `problem`.
+            cannot be had is no error: it is the image's `problem`.
     """
 
-    def pair(item: tuple[int, Record]) -> PreferencePair:
-        row, record = item
-        where = f"{source}: row {row}: "
-        images, problems = [], []
-        for column in (columns.image_0, columns.image_1):
-            try:
-                images.append(image_bytes(record[column], root))
-            except NoImageError as error:
-                images.append(b"")
-                problems.append(f"{column}: {error}")
+    def pair(row: Row) -> PreferencePair:
+        where = f"{source}: row {row.number}: "
+        first, second = (_image(row.cells, side, root) for side in columns.images)
+        label = columns.label
         return PreferencePair(
-            row=row,
-            caption=_caption(record[columns.prompt], where + columns.prompt),
-            image_0=images[0],
-            image_1=images[1],
-            human=_share(record[columns.label], where + columns.label) if columns.label else 1.0,
-            model_0=_name(record, columns.model_0),
-            model_1=_name(record, columns.model_1),
-            problem="; ".join(problems),
+            row=row.number,
+            caption=_caption(row.cells.get(columns.prompt), where + columns.prompt),
+            images=(first, second),
+            human=1.0 if label is None else _share(row.cells.get(label), where + label),
         )
 
-    return ahead(pair, items, _AHEAD, _THREADS)
+    return ahead(pair, rows, _AHEAD, _THREADS)
+
+
+def _image(cells: Mapping[str, Any], columns: ImageColumns, root: Path | None) -> PreferenceImage:
+    data, problem = b"", ""
+    try:
+        data = image_bytes(cells.get(columns.image), root)
+    except NoImageError as error:
+        problem = f"{columns.image}: {error}"
+    model, seed = (cells.get(name) if name else None for name in (columns.model, columns.seed))
+    scores = {scorer: cells.get(name) for scorer, name in columns.scores.items()}
+    return PreferenceImage(
+        data=data,
+        model=model if isinstance(model, str) else "",
+        seed=seed if isinstance(seed, int) else None,
+        scores={scorer: value for scorer, value in scores.items() if isinstance(value, float)},
+        problem=problem,
+    )
 
 
 def image_bytes(value: Any, root: Path | None) -> bytes:
@@ -135,8 +204,8 @@ def paths_hash(paths: Iterable[str | None], root: Path | None) -> str:
 
 def _caption(value: Any, where: str) -> str:
     if not isinstance(value, str):
-        found = "null" if value is None else f"of type {type(value).__name__}, not a text"
-        raise BenchError(f"{where} is {found}")
+        kind = "null" if value is None else f"of type {type(value).__name__}, not a text"
+        raise BenchError(f"{where} is {kind}")
     return value
 
 
@@ -146,11 +215,6 @@ def _share(value: Any, where: str) -> float:
     except (TypeError, ValueError):
         number = float("nan")
     if not 0 <= number <= 1:
-        found = "null" if value is None else quoted(value)
-        raise BenchError(f"{where} is {found}, expected 0 to 1 (0.5 a tie)")
+        shown = "null" if value is None else quoted(value)
+        raise BenchError(f"{where} is {shown}, expected 0 to 1 (0.5 a tie)")
     return number
-
-
-def _name(record: Record, column: str | None) -> str:
-    value = record[column] if column else None
-    return value if isinstance(value, str) else ""

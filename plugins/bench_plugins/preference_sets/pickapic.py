@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from bench import PreferencePair, PreferenceSet, option
+from bench import option
 from bench.lib import hub
-from bench_plugins.preference_sets.mapping import Columns, pairs_of
-from bench_plugins.preference_sets.records import (
-    ParquetRecords,
-    Records,
-    is_tabular,
-    open_records,
-    require,
-)
+from bench.lib.tables import Table, require
+from bench_plugins.preference_sets.mapping import Columns, ImageColumns, TableOfPairs
+from bench_plugins.preference_sets.records import is_tabular, open_table, provenance
 from bench_plugins.preference_sets.table import is_table
 
 _NEEDED = ("caption", "jpg_0", "jpg_1", "label_0")
@@ -34,14 +29,15 @@ _HINT = "; the preference set 'table' reads columns of other names"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PickAPic(PreferenceSet):
+class PickAPic(TableOfPairs):
     """Pick-a-Pic v2's schema: Parquet file or shards, a `datasets` folder, or the Hub.
 
     Columns read: caption, jpg_0, jpg_1 (encoded images), label_0 (share of people who prefer
-    image 0; 0.5 is a tie), and model_0, model_1 if there. The image URL columns of the original
-    are dead and never used. `has_label` and `are_different` are not read: Diffusion-DPO and its
-    followers train on whatever has label_0 0 or 1, and PickScore's code filters by `has_label`
-    outside the training split only.
+    image 0; 0.5 is a tie), and if there model_0, model_1, and seed_0, seed_1, reward_0.SCORER,
+    reward_1.SCORER of the suite's own files. The image URL columns of the original are dead and
+    never used. `has_label` and `are_different` are not read: Diffusion-DPO and its followers train
+    on whatever has label_0 0 or 1, and PickScore's code filters by `has_label` outside the
+    training split only.
 
     The original, yuvalkirstain/pickapic_v2, is gone from the Hub (yuvalkirstain/PickScore
     issue 36); it had 959,040 training pairs in 645 shards of 500 MB.
@@ -57,20 +53,6 @@ class PickAPic(PreferenceSet):
         """Parquet and `datasets` folders, but for those with the columns of `table`."""
         return is_tabular(path) and not is_table(path)
 
-    @property
-    def source(self) -> str:
-        """The file, folder or Hub id."""
-        return self._records.source
-
-    def fingerprint(self) -> str:
-        """A hash of the content, or the Hub commit."""
-        return self._records.fingerprint()
-
-    def count(self) -> int:
-        """Rows by metadata."""
-        require(self._records, _NEEDED, _HINT)
-        return self._records.count()
-
     def published_count(self) -> int | None:
         """Of the original on the Hub, what its card said."""
         here = self.path != ORIGINAL or hub.local(self.path) is not None
@@ -78,25 +60,26 @@ class PickAPic(PreferenceSet):
 
     def labelled_by(self) -> tuple[str, ...]:
         """The scorers that made the labels, as the provenance of the suite's own files says."""
-        records = self._records
-        named = records.provenance().get("scorers") if isinstance(records, ParquetRecords) else ()
-        return tuple(map(str, named or ()))
-
-    def read(self, rows: Iterable[int] | None = None) -> Iterator[PreferencePair]:
-        """The pairs in the order of the rows."""
-        records = self._records
-        require(records, _NEEDED, _HINT)
-        model_0, model_1 = (n if n in records.columns else None for n in ("model_0", "model_1"))
-        columns = Columns(
-            prompt="caption",
-            image_0="jpg_0",
-            image_1="jpg_1",
-            label="label_0",
-            model_0=model_0,
-            model_1=model_1,
-        )
-        return pairs_of(records.read(columns.names, rows), columns, records.root, records.source)
+        return tuple(map(str, provenance(self._table).get("scorers") or ()))
 
     @cached_property
-    def _records(self) -> Records:
-        return open_records(self.path, self.split, self.revision)
+    def _table(self) -> Table:
+        return open_table(self.path, self.split, self.revision)
+
+    @cached_property
+    def _opened(self) -> tuple[Table, Columns]:
+        require(self._table, _NEEDED, _HINT)
+        present = self._table.columns
+        images = (_image_columns(present, 0), _image_columns(present, 1))
+        return self._table, Columns(prompt="caption", images=images, label="label_0")
+
+
+def _image_columns(present: Sequence[str], side: int) -> ImageColumns:
+    """Those of image 0 or 1; beside the original's those of the suite's own files."""
+    model, seed, score = f"model_{side}", f"seed_{side}", f"reward_{side}."
+    return ImageColumns(
+        image=f"jpg_{side}",
+        model=model if model in present else None,
+        seed=seed if seed in present else None,
+        scores={name.removeprefix(score): name for name in present if name.startswith(score)},
+    )

@@ -1,78 +1,32 @@
-"""Tables of pairs as streams: Parquet, `datasets` folders, the Hub, CSV, TSV and JSON.
+"""Tables of pairs wherever they lie: files, folders of Parquet or of `datasets`, and the Hub.
 
-Nothing is read as a whole: a table gives the records at ascending positions, a few at a time,
-and leaves out what no position needs as far as its format allows.
+Nothing is read as a whole: a table gives the rows at ascending positions, a few at a time, and
+leaves out what no position needs as far as its format allows.
 """
 
 from __future__ import annotations
 
-import csv
-import difflib
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TextIO, TypeAlias
+from typing import Any
 
 from bench import BenchError
-from bench.lib import hub
-from bench.lib.reading import decode_json, json_value, read_text, require_regular
-from bench.lib.tables import DIALECTS, csv_problem, header, parquet_errors
-from bench.lib.wording import listed
+from bench.lib import hub, tables
+from bench.lib.reading import json_value, read_text
+from bench.lib.tables import BATCH, ArrowTable, Row, Table, Wanted, picked
 from bench.preferences.writing import PROVENANCE
 
-BATCH = 16
-"""Rows decoded at a time; two images of a megapixel are about a megabyte."""
-_BUFFER = 1 << 20
-"""Bytes of a Parquet column that are read ahead, in place of its whole row group."""
 _SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
 """How `datasets` names the shards of a split, on the Hub and in folders that it wrote."""
-_BLOCK, _LONGEST = 1 << 20, 1 << 24
-"""Characters of JSON read at a time, and of the longest entry."""
-_GAP = re.compile(r"[\s,]*")
 _SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"
 
-Record: TypeAlias = Mapping[str, Any]
 
-
-class Records(Protocol):
-    """A table of pairs."""
-
-    @property
-    def source(self) -> str:
-        """Where it comes from, for messages."""
-        ...
-
-    @property
-    def columns(self) -> Sequence[str]:
-        """The names of its columns."""
-        ...
-
-    @property
-    def root(self) -> Path | None:
-        """The folder that paths in its cells are relative to; None: it has none."""
-        ...
-
-    def count(self) -> int:
-        """How many records there are."""
-        ...
-
-    def read(
-        self, columns: Sequence[str], rows: Iterable[int] | None
-    ) -> Iterator[tuple[int, Record]]:
-        """(position, cells) of the records at ascending positions, or of all."""
-        ...
-
-    def fingerprint(self) -> str:
-        """A hash of the content, or the Hub commit."""
-        ...
-
-
-def open_records(path: str, split: str = "", revision: str = "main") -> Records:
+def open_table(path: str, split: str = "", revision: str = "main") -> Table:
     """The table that a local file or folder, or a Hub id, names.
 
     Args:
@@ -86,29 +40,60 @@ def open_records(path: str, split: str = "", revision: str = "main") -> Records:
     """
     here = hub.local(path)
     if here is None:
-        return HubRecords(repo=path, asked_split=split, revision=revision)
+        return HubTable(repo=path, named_split=split, revision=revision)
     if here.is_dir():
         return _open_folder(here, split)
     if split:
         raise BenchError(f"{here}: a single file has no splits; leave split={split} out")
-    suffix = here.suffix.lower()
-    if suffix == ".parquet":
-        return ParquetRecords(files=(here,), source=str(here), root=here.parent)
-    if suffix in DIALECTS:
-        return DelimitedRecords(path=here)
-    if suffix in (".jsonl", ".json"):
-        return JsonRecords(path=here)
-    raise BenchError(f"{here}: expected a .parquet, .csv, .tsv, .jsonl or .json file, or a folder")
+    if here.suffix.lower() not in tables.SUFFIXES - {".txt"}:
+        raise BenchError(
+            f"{here}: expected a .parquet, .csv, .tsv, .jsonl or .json file, or a folder"
+        )
+    return tables.read(here, blank_lines=True, most=None)
 
 
-def _open_folder(folder: Path, split: str) -> Records:
+def root_of(table: Table) -> Path | None:
+    """The folder that paths in cells are relative to; None: cells may name no file.
+
+    Those of a Hub set hold images, and a path in one must not name files here.
+    """
+    if isinstance(table, HubTable):
+        return None
+    place = Path(table.source)
+    return place if place.is_dir() else place.parent
+
+
+def fingerprint(table: Table) -> str:
+    """A hash of the content, in the order of the files whatever their names; or the Hub commit."""
+    if isinstance(table, HubTable):
+        return table.commit
+    return joined_hash([hub.cached_sha256(file) for file in table.files])
+
+
+def joined_hash(hashes: Sequence[str]) -> str:
+    """One hash of several; a single one stays as it is."""
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+
+
+def provenance(table: Table) -> Mapping[str, Any]:
+    """What a Parquet file says of how it was made, the first of several; empty if nothing."""
+    noted = table.schema.metadata if isinstance(table, ArrowTable) else None
+    try:
+        data = json_value((noted or {}).get(PROVENANCE.encode(), b"{}").decode())
+    except ValueError:
+        # Another program's note under the same name.
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _open_folder(folder: Path, split: str) -> Table:
     if (folder / _SAVED_SPLITS).exists():
         splits = _saved_splits(folder)
-        return SavedRecords(folder=folder / choose_split(str(folder), splits, split))
+        return _saved(folder / choose_split(str(folder), splits, split))
     if (folder / _SAVED).exists():
         if split:
             raise BenchError(f"{folder}: this set has no splits; leave split={split} out")
-        return SavedRecords(folder=folder)
+        return _saved(folder)
     shards = _shards(folder)
     if not shards:
         raise BenchError(f"{folder}: holds no .parquet file, and is no folder that datasets saved")
@@ -117,23 +102,23 @@ def _open_folder(folder: Path, split: str) -> Records:
         named = _SHARD.fullmatch(file.stem)
         by_split.setdefault(named["split"] if named else "", []).append(file)
     files = by_split[choose_split(str(folder), by_split, split)]
-    return ParquetRecords(files=tuple(files), source=str(folder), root=folder)
+    return ArrowTable(files=tuple(files), source=str(folder))
 
 
-def choose_split(source: str, splits: Iterable[str], asked: str) -> str:
-    """The split that was asked for; else the only one, or of several the one called train.
+def choose_split(source: str, splits: Iterable[str], named: str) -> str:
+    """The split that was named; else the only one, or of several the one called train.
 
     Raises:
-        BenchError: none was asked for and it is not clear, or there is no such split.
+        BenchError: none was named and it is not clear, or there is no such split.
     """
     names = sorted(splits)
-    if asked in names:
-        return asked
-    if not asked and "train" in names:
+    if named in names:
+        return named
+    if not named and "train" in names:
         return "train"
     listed = ", ".join(name or "(files that name no split)" for name in names)
-    if asked:
-        raise BenchError(f"{source}: there is no split {asked!r}; there is {listed}")
+    if named:
+        raise BenchError(f"{source}: there is no split {named!r}; there is {listed}")
     if len(names) > 1:
         raise BenchError(f"{source}: holds several splits; choose one with split=...: {listed}")
     return names[0]
@@ -151,228 +136,36 @@ def is_tabular(path: Path) -> bool:
 
 def peek_columns(path: Path) -> frozenset[str]:
     """The columns of what `is_tabular`; none if unclear."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
-        folder = path
+        if not path.is_dir():
+            return tables.peek(path)
         if (path / _SAVED_SPLITS).exists():
-            folder = path / _saved_splits(path)[0]
-        if (folder / _SAVED).exists():
-            info = json_value(read_text(folder / "dataset_info.json"))
-            return frozenset(info["features"])
-        file = _shards(path)[0] if path.is_dir() else path
-        require_regular(file)
-        return frozenset(pq.read_schema(file).names)
-    except (OSError, ValueError, LookupError, TypeError, BenchError, pa.ArrowException):
+            path = path / _saved_splits(path)[0]
+        saved = (path / _SAVED).exists()
+        table = _saved(path) if saved else ArrowTable(files=(_shards(path)[0],), source=str(path))
+        return frozenset(table.columns)
+    except (OSError, LookupError, BenchError):
         # Whoever reads it says what is wrong with it.
         return frozenset()
 
 
-def require(records: Records, names: Iterable[str], hint: str = "") -> None:
-    """Refuse a table without these columns; `hint` says how others are named."""
-    for name in names:
-        if name not in records.columns:
-            close = difflib.get_close_matches(name, records.columns, n=2, cutoff=0.5)
-            meant = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
-            raise BenchError(
-                f"{records.source}: column {name!r} is missing{meant}; it has "
-                f"{listed(records.columns, 12)}{hint}"
-            )
-
-
-class _Wanted:
-    """Ascending positions, taken stretch by stretch."""
-
-    def __init__(self, rows: Iterable[int] | None) -> None:
-        self._rows = None if rows is None else iter(rows)
-        self._next = None if self._rows is None else next(self._rows, None)
-
-    @property
-    def done(self) -> bool:
-        """Whether no position is left."""
-        return self._rows is not None and self._next is None
-
-    def within(self, start: int, end: int) -> Sequence[int]:
-        """The wanted positions in [start, end), where all before `start` were taken."""
-        if self._rows is None:
-            return range(start, end)
-        taken = []
-        while self._next is not None and self._next < end:
-            taken.append(self._next)
-            self._next = next(self._rows, None)
-        return taken
-
-    def check(self, source: str, count: int) -> None:
-        """Refuse positions that were never reached."""
-        if self._next is not None:
-            raise BenchError(f"{source}: there is no row {self._next}; it has {count} rows")
-
-
-def _picked(batches: Iterable[Any], start: int, wanted: _Wanted) -> Iterator[tuple[int, Record]]:
-    """The wanted rows of Arrow batches, the first of which begins at position `start`."""
-    for batch in batches:
-        end = start + batch.num_rows
-        for row in wanted.within(start, end):
-            yield row, {name: batch[name][row - start].as_py() for name in batch.schema.names}
-        start = end
-        if wanted.done:
-            return
-
-
 @dataclass(frozen=True, kw_only=True)
-class ParquetRecords:
-    """The rows of one or more Parquet files, in their order.
-
-    A row group is read at most once, and only if a wanted row lies in it.
-    """
-
-    files: tuple[Path, ...]
-    source: str
-    root: Path
-
-    @cached_property
-    def columns(self) -> Sequence[str]:
-        """Those of the first file."""
-        import pyarrow.parquet as pq
-
-        with parquet_errors(self.files[0]):
-            return header(self.files[0], pq.read_schema(self.files[0]).names)
-
-    def count(self) -> int:
-        """Rows by the files' metadata."""
-        import pyarrow.parquet as pq
-
-        total = 0
-        for file in self.files:
-            with parquet_errors(file):
-                total += pq.read_metadata(file).num_rows
-        return total
-
-    def read(
-        self, columns: Sequence[str], rows: Iterable[int] | None
-    ) -> Iterator[tuple[int, Record]]:
-        """The rows, file by file."""
-        import pyarrow.parquet as pq
-
-        wanted, start = _Wanted(rows), 0
-        for file in self.files:
-            if wanted.done:
-                return
-            with parquet_errors(file), pq.ParquetFile(file, buffer_size=_BUFFER) as parquet:
-                for name in columns:
-                    if name not in parquet.schema_arrow.names:
-                        raise BenchError(f"{file}: column {name!r} is missing in this shard")
-                for group in range(parquet.num_row_groups):
-                    end = start + parquet.metadata.row_group(group).num_rows
-                    here = wanted.within(start, end)
-                    if here:
-                        batches = parquet.iter_batches(
-                            BATCH, row_groups=[group], columns=list(columns), use_threads=False
-                        )
-                        yield from _picked(batches, start, _Wanted(here))
-                    start = end
-        wanted.check(self.source, start)
-
-    def fingerprint(self) -> str:
-        """The sha256 of the file; of several files, of theirs in order."""
-        return files_hash(self.files)
-
-    def provenance(self) -> Mapping[str, Any]:
-        """What the first file says of how it was made; empty if nothing."""
-        import pyarrow.parquet as pq
-
-        with parquet_errors(self.files[0]):
-            noted = (pq.read_schema(self.files[0]).metadata or {}).get(PROVENANCE.encode(), b"{}")
-        try:
-            found = json_value(noted.decode())
-        except ValueError:
-            # Another program's note under the same name.
-            return {}
-        return found if isinstance(found, dict) else {}
-
-
-@dataclass(frozen=True, kw_only=True)
-class SavedRecords:
-    """The rows of a folder that `datasets` wrote with `save_to_disk`, memory-mapped."""
-
-    folder: Path
-
-    @property
-    def source(self) -> str:
-        """The folder."""
-        return str(self.folder)
-
-    @property
-    def root(self) -> Path:
-        """The folder."""
-        return self.folder
-
-    @cached_property
-    def _table(self) -> Any:
-        datasets = _datasets(self.source)
-        try:
-            return datasets.load_from_disk(str(self.folder)).with_format("arrow")
-        except (OSError, ValueError, LookupError) as error:
-            raise BenchError(
-                f"{self.folder}: not a readable datasets folder ({_line(error)})"
-            ) from error
-
-    @property
-    def columns(self) -> Sequence[str]:
-        """By the folder's features."""
-        names: list[str] = self._table.column_names
-        return names
-
-    def count(self) -> int:
-        """Rows of the memory map."""
-        return len(self._table)
-
-    def read(
-        self, columns: Sequence[str], rows: Iterable[int] | None
-    ) -> Iterator[tuple[int, Record]]:
-        """The rows in order."""
-        wanted, count = _Wanted(rows), self.count()
-        table = self._table.select_columns(list(columns))
-        for start in range(0, count, BATCH):
-            if wanted.done:
-                return
-            end = min(start + BATCH, count)
-            here = wanted.within(start, end)
-            if here:
-                yield from _picked([table[start:end]], start, _Wanted(here))
-        wanted.check(self.source, count)
-
-    def fingerprint(self) -> str:
-        """A hash of the Arrow files in their order."""
-        try:
-            state = json_value(read_text(self.folder / _SAVED))
-            files = [self.folder / part["filename"] for part in state["_data_files"]]
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise BenchError(f"{self.folder / _SAVED}: cannot be read ({_line(error)})") from error
-        return files_hash(files)
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubRecords:
+class HubTable:
     """The rows of one split of a Hub data set, streamed by `datasets`.
 
     A stream has no random access: what lies before a wanted row is downloaded too.
     """
 
     repo: str
-    asked_split: str
+    named_split: str
     revision: str
+    files: tuple[Path, ...] = ()
 
     @property
     def source(self) -> str:
         """The id, with its revision and split."""
-        split = f", split {self.asked_split}" if self.asked_split else ""
+        split = f", split {self.named_split}" if self.named_split else ""
         return f"{self.repo}@{self.revision}{split}"
-
-    @property
-    def root(self) -> None:
-        """None: cells of a Hub set hold images, and a path in one must not name files here."""
 
     @cached_property
     def _builder(self) -> Any:
@@ -394,8 +187,8 @@ class HubRecords:
 
     @cached_property
     def split(self) -> str:
-        """The split that was asked for, or the only one."""
-        return choose_split(f"{self.repo}@{self.revision}", self._streams, self.asked_split)
+        """The split that was named, or the only one."""
+        return choose_split(f"{self.repo}@{self.revision}", self._streams, self.named_split)
 
     @cached_property
     def columns(self) -> Sequence[str]:
@@ -416,179 +209,25 @@ class HubRecords:
             )
         return int(stated[self.split].num_examples)
 
-    def read(
-        self, columns: Sequence[str], rows: Iterable[int] | None
-    ) -> Iterator[tuple[int, Record]]:
+    def read(self, columns: Sequence[str], rows: Iterable[int] | None = None) -> Iterator[Row]:
         """The rows as they arrive."""
-        wanted = _Wanted(rows)
+        wanted = Wanted(rows)
         if wanted.done:
             return
         stream = self._streams[self.split].select_columns(list(columns)).with_format("arrow")
         with self._clear_errors():
-            yield from _picked(stream.iter(BATCH), 0, wanted)
+            yield from picked(stream.iter(BATCH), 0, wanted)
         wanted.check(self.source, self.count())
 
-    def fingerprint(self) -> str:
+    @property
+    def commit(self) -> str:
         """The id at its commit, and the split."""
-        return f"{self.repo}@{hub.commit(self.repo, self.revision, 'dataset')}/{self.asked_split}"
+        return f"{self.repo}@{hub.commit(self.repo, self.revision, 'dataset')}/{self.named_split}"
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:
         with hub.clear_errors(self.repo, self.revision, "dataset"):
             yield
-
-
-@dataclass(frozen=True, kw_only=True)
-class _OneFile:
-    path: Path
-
-    @property
-    def source(self) -> str:
-        """The file."""
-        return str(self.path)
-
-    @property
-    def root(self) -> Path:
-        """Its folder."""
-        return self.path.parent
-
-    def fingerprint(self) -> str:
-        """The sha256 of the file."""
-        return files_hash([self.path])
-
-
-@dataclass(frozen=True, kw_only=True)
-class DelimitedRecords(_OneFile):
-    """The rows of a .csv (quotes as usual) or .tsv (no quoting) file under its header."""
-
-    @cached_property
-    def columns(self) -> Sequence[str]:
-        """The first line."""
-        _, first = next(self._lines(), (0, []))
-        if not first:
-            raise BenchError(f"{self.path}: the file is empty; expected a header and pairs")
-        return header(self.path, first)
-
-    def count(self) -> int:
-        """Lines with content, but for the header."""
-        return sum(1 for _ in self._lines()) - 1
-
-    def read(
-        self, columns: Sequence[str], rows: Iterable[int] | None
-    ) -> Iterator[tuple[int, Record]]:
-        """The rows in order; every cell is a text."""
-        names, wanted, row = self.columns, _Wanted(rows), 0
-        lines = self._lines()
-        next(lines)
-        for line, cells in lines:
-            if wanted.done:
-                return
-            if wanted.within(row, row + 1):
-                if len(cells) != len(names):
-                    raise BenchError(
-                        f"{self.path}: line {line} has {len(cells)} of {len(names)} columns"
-                    )
-                record = dict(zip(names, cells, strict=True))
-                yield row, {name: record[name] for name in columns}
-            row += 1
-        wanted.check(self.source, row)
-
-    def _lines(self) -> Iterator[tuple[int, list[str]]]:
-        line = 0
-        require_regular(self.path)
-        try:
-            with self.path.open(encoding="utf-8-sig", newline="") as file:
-                dialect = DIALECTS[self.path.suffix.lower()]
-                reader = csv.reader(file, strict=True, **dialect)
-                for cells in reader:
-                    line = reader.line_num
-                    if cells:
-                        yield line, cells
-        except csv.Error as error:
-            where = f"{self.path}: line {line + 1}"
-            raise BenchError(f"{where}: {csv_problem(error)}") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise BenchError(
-                f"{self.path}: cannot be read after line {line} ({_line(error)})"
-            ) from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class JsonRecords(_OneFile):
-    """The objects of a .jsonl file, one a line, or of the list in a .json file."""
-
-    @cached_property
-    def columns(self) -> Sequence[str]:
-        """The keys of the first object."""
-        first = next(self._objects(), None)
-        if first is None:
-            raise BenchError(f"{self.path}: the file is empty; expected objects, one a pair")
-        return list(first)
-
-    def count(self) -> int:
-        """How many objects there are."""
-        return sum(1 for _ in self._objects())
-
-    def read(
-        self, columns: Sequence[str], rows: Iterable[int] | None
-    ) -> Iterator[tuple[int, Record]]:
-        """The objects in order; a key that one lacks is None."""
-        wanted, row = _Wanted(rows), 0
-        for found in self._objects():
-            if wanted.done:
-                return
-            if wanted.within(row, row + 1):
-                yield row, {name: found.get(name) for name in columns}
-            row += 1
-        wanted.check(self.source, row)
-
-    def _objects(self) -> Iterator[Mapping[str, Any]]:
-        values = _json_lines if self.path.suffix.lower() == ".jsonl" else _json_list
-        require_regular(self.path)
-        try:
-            with self.path.open(encoding="utf-8-sig") as file:
-                for row, value in enumerate(values(file)):
-                    if not isinstance(value, dict):
-                        raise BenchError(f"{self.path}: row {row}: expected a JSON object")
-                    yield value
-        except (OSError, ValueError) as error:
-            raise BenchError(f"{self.path}: cannot be read as JSON ({_line(error)})") from error
-
-
-def _json_lines(file: TextIO) -> Iterator[Any]:
-    for number, line in enumerate(file, start=1):
-        if line.strip():
-            try:
-                yield json_value(line)
-            except ValueError as error:
-                raise ValueError(f"line {number}: {_problem(error)}") from error
-
-
-def _json_list(file: TextIO) -> Iterator[Any]:
-    """The entries of a JSON list, which may be larger than memory."""
-    buffer, start, row = file.read(_BLOCK).lstrip(), 1, 0
-    if not buffer.startswith("["):
-        raise ValueError("expected a list of objects")
-    while True:
-        start = _GAP.match(buffer, start).end()  # type: ignore[union-attr]
-        if buffer.startswith("]", start):
-            return
-        try:
-            value, start = decode_json(buffer, start)
-        except json.JSONDecodeError as error:
-            more = file.read(_BLOCK)
-            if not more or len(buffer) - start > _LONGEST:
-                raise ValueError(f"row {row}: {error.msg}") from error
-            buffer, start = buffer[start:] + more, 0
-        except ValueError as error:
-            raise ValueError(f"row {row}: {error}") from error
-        else:
-            yield value
-            row += 1
-
-
-def _problem(error: ValueError) -> str:
-    return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -597,22 +236,24 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _saved_splits(folder: Path) -> list[str]:
-    path = folder / _SAVED_SPLITS
+    with _noted(folder / _SAVED_SPLITS) as note:
+        return sorted(map(str, note["splits"]))
+
+
+def _saved(folder: Path) -> ArrowTable:
+    """The rows of a folder that `datasets` wrote with `save_to_disk`."""
+    with _noted(folder / _SAVED) as note:
+        first, *others = (folder / part["filename"] for part in note["_data_files"])
+        return ArrowTable(files=(first, *others), source=str(folder))
+
+
+@contextmanager
+def _noted(path: Path) -> Iterator[Any]:
+    """What a note of `datasets` holds; it may be another's."""
     try:
-        names = json_value(read_text(path))["splits"]
+        yield json_value(read_text(path))
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise BenchError(f"{path}: cannot be read ({_line(error)})") from error
-    return sorted(map(str, names))
-
-
-def files_hash(files: Sequence[Path]) -> str:
-    """The sha256 of one file, or of those of several in order; names do not count."""
-    return joined_hash([hub.cached_sha256(file) for file in files])
-
-
-def joined_hash(hashes: Sequence[str]) -> str:
-    """One hash of several; a single one stays as it is."""
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+        raise BenchError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
 
 
 def _datasets(source: str) -> Any:
@@ -626,7 +267,3 @@ def _datasets(source: str) -> Any:
         ) from error
     datasets.disable_progress_bars()
     return datasets
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

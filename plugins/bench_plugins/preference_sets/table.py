@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from bench import (
-    BenchError,
-    PreferencePair,
-    PreferenceSet,
-    option,
-)
+from bench import BenchError, option
 from bench.lib.reading import expanded
-from bench_plugins.preference_sets.mapping import Columns, pairs_of, path_of, paths_hash
-from bench_plugins.preference_sets.records import (
-    HubRecords,
-    Records,
-    is_tabular,
-    joined_hash,
-    open_records,
-    peek_columns,
-    require,
-)
+from bench.lib.tables import Table, require
+from bench_plugins.preference_sets.mapping import Columns, ImageColumns, TableOfPairs
+from bench_plugins.preference_sets.records import is_tabular, open_table, peek_columns
 
 _CHOSEN = ("chosen", "rejected")
 _LABELLED = ("image_0", "image_1", "label")
@@ -41,7 +28,7 @@ def is_table(path: Path) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairsTable(PreferenceSet):
+class PairsTable(TableOfPairs):
     """Columns of any name: Parquet, `datasets` folder, CSV, TSV, JSON lines, or the Hub.
 
     Either a chosen and a rejected image, or two images and a label (1 image 0, 0 image 1, 0.5 a
@@ -70,50 +57,23 @@ class PairsTable(PreferenceSet):
         """.csv, .tsv and .jsonl files, and tables with the column names of this plugin."""
         return is_table(path)
 
-    @property
-    def source(self) -> str:
-        """The file, folder or Hub id."""
-        return self._records.source
-
-    def fingerprint(self) -> str:
-        """A hash of the content, with names and sizes of image files; or the Hub commit."""
-        own = self._records.fingerprint()
-        if isinstance(self._records, HubRecords):
-            return own
-        records, columns = self._opened
-        sides = [columns.image_0, columns.image_1]
-        first = next(records.read(sides, None), None)
-        if first is None or all(path_of(first[1][side]) is None for side in sides):
-            return own
-        paths = (path_of(record[side]) for _, record in records.read(sides, None) for side in sides)
-        return joined_hash([own, paths_hash(paths, self._root)])
-
-    def count(self) -> int:
-        """Rows by metadata; the lines of a text file."""
-        return self._opened[0].count()
-
-    def read(self, rows: Iterable[int] | None = None) -> Iterator[PreferencePair]:
-        """The pairs in the order of the rows."""
-        records, columns = self._opened
-        return pairs_of(records.read(columns.names, rows), columns, self._root, records.source)
-
     @cached_property
-    def _records(self) -> Records:
-        return open_records(self.path, self.split, self.revision)
+    def _table(self) -> Table:
+        return open_table(self.path, self.split, self.revision)
 
     @property
     def _root(self) -> Path | None:
-        return expanded(self.images) if self.images else self._records.root
+        return expanded(self.images) if self.images else super()._root
 
     @cached_property
-    def _opened(self) -> tuple[Records, Columns]:
+    def _opened(self) -> tuple[Table, Columns]:
         """The table and its columns: the explicit names, else the usual ones."""
         chosen, labelled = (self.chosen, self.rejected), (self.image_0, self.image_1, self.label)
         if any(chosen) and any(labelled):
             raise BenchError(
                 f"{self.source}: give either chosen and rejected, or image_0, image_1 and label"
             )
-        there = set(self._records.columns)
+        there = set(self._table.columns)
         usual = not there.issuperset(_CHOSEN) and there.issuperset(_LABELLED)
         label = None
         if any(labelled) or (usual and not any(chosen)):
@@ -122,14 +82,14 @@ class PairsTable(PreferenceSet):
             image_0, image_1 = map(_first, chosen, _CHOSEN)
         columns = Columns(
             prompt=self.prompt,
-            image_0=image_0,
-            image_1=image_1,
+            images=(
+                ImageColumns(image=image_0, model=self.model_0),
+                ImageColumns(image=image_1, model=self.model_1),
+            ),
             label=label,
-            model_0=self.model_0,
-            model_1=self.model_1,
         )
-        require(self._records, columns.names, _HINT)
-        return self._records, columns
+        require(self._table, columns.names, _HINT)
+        return self._table, columns
 
 
 def _first(given: str | None, usual: str) -> str:

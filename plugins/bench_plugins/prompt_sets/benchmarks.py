@@ -17,9 +17,9 @@ from bench import (
     PromptSet,
     option,
 )
-from bench.lib import hub
+from bench.lib import hub, tables
 from bench.lib.reading import expanded
-from bench_plugins.prompt_sets import tables
+from bench_plugins.prompt_sets.tables import prompts_of, read_prompts
 
 _REVISION = "commit, branch or tag on the Hub"
 _DRAWBENCH_LIST = "drawbench.json"
@@ -54,7 +54,7 @@ class PartiPrompts(PromptSet):
     def reads(cls, path: Path) -> bool:
         """A .tsv file with the official columns."""
         official = {"Prompt", "Category", "Challenge"}
-        return path.suffix.lower() == ".tsv" and official <= tables.peek_columns(path)
+        return path.suffix.lower() == ".tsv" and official <= tables.peek(path)
 
     def load(self) -> tuple[Prompt, ...]:
         """All rows in file order."""
@@ -66,7 +66,7 @@ class PartiPrompts(PromptSet):
             repo_type="dataset",
         )
         groups = {"category": "Category", "challenge": "Challenge"}
-        return tables.read(file).prompts("Prompt", groups)
+        return read_prompts(file, "Prompt", groups)
 
     def published_count(self) -> int | None:
         """1,632."""
@@ -107,14 +107,14 @@ class HPDv2(PromptSet):
         """A .json list of texts, and a folder that holds .json files."""
         if path.is_dir():
             return bool(_style_files(path))
-        return path.name != _DRAWBENCH_LIST and tables.peek_text_list(path)
+        return path.name != _DRAWBENCH_LIST and tables.holds_texts(path)
 
     def load(self) -> tuple[Prompt, ...]:
         """All prompts, styles by name, each in its file's order."""
         return tuple(
             Prompt(prompt.text, {"style": file.stem})
             for file in self._files()
-            for prompt in tables.read(file).prompts("prompt", {})
+            for prompt in read_prompts(file, "prompt", {})
         )
 
     def published_count(self) -> int | None:
@@ -180,7 +180,7 @@ class PickAPicTest(PromptSet):
     def reads(cls, path: Path) -> bool:
         """A .parquet file in Pick-a-Pic's schema."""
         schema = {"caption", "label_0"}
-        return path.suffix.lower() == ".parquet" and schema <= tables.peek_columns(path)
+        return path.suffix.lower() == ".parquet" and schema <= tables.peek(path)
 
     def load(self) -> tuple[Prompt, ...]:
         """The captions in file order."""
@@ -200,7 +200,7 @@ class PickAPicTest(PromptSet):
                 f"{error}; Pick-a-Pic is reported to have left the Hub: a local copy works as "
                 f"{self.name}[path=FILE.parquet], a list of its prompts as any .txt file"
             ) from error
-        return tables.read(file).prompts("caption", {})
+        return read_prompts(file, "caption", {})
 
     def published_count(self) -> int | None:
         """500."""
@@ -231,8 +231,8 @@ class DrawBench(PromptSet):
     def reads(cls, path: Path) -> bool:
         """A .csv file with the columns prompts and category, and HPDv2's drawbench.json."""
         if path.suffix.lower() == ".csv":
-            return {"prompts", "category"} <= {c.lower() for c in tables.peek_columns(path)}
-        return path.name == _DRAWBENCH_LIST and tables.peek_text_list(path)
+            return {"prompts", "category"} <= {c.lower() for c in tables.peek(path)}
+        return path.name == _DRAWBENCH_LIST and tables.holds_texts(path)
 
     def load(self) -> tuple[Prompt, ...]:
         """All rows in file order."""
@@ -245,7 +245,7 @@ class DrawBench(PromptSet):
         table = tables.read(file)
         columns = {name.lower(): name for name in table.columns}
         groups = {"category": columns["category"]} if "category" in columns else {}
-        return table.prompts(columns.get("prompts", "prompt"), groups)
+        return prompts_of(table, columns.get("prompts", "prompt"), groups)
 
     def published_count(self) -> int | None:
         """200."""
@@ -271,11 +271,11 @@ class GenEval(PromptSet):
     def reads(cls, path: Path) -> bool:
         """A .jsonl file whose objects have "tag" and "prompt"."""
         metadata = {"tag", "prompt"}
-        return path.suffix.lower() == ".jsonl" and metadata <= tables.peek_columns(path)
+        return path.suffix.lower() == ".jsonl" and metadata <= tables.peek(path)
 
     def load(self) -> tuple[Prompt, ...]:
         """All prompts in file order."""
-        return tables.read(expanded(self.path)).prompts("prompt", {"tag": "tag"})
+        return read_prompts(expanded(self.path), "prompt", {"tag": "tag"})
 
 
 def _unless_here(

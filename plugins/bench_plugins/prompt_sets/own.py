@@ -13,10 +13,11 @@ from bench import (
     PromptSet,
     option,
 )
+from bench.lib import tables
 from bench.lib.reading import expanded
 from bench.lib.wording import listed
-from bench_plugins.prompt_sets import tables
 from bench_plugins.prompt_sets.benchmarks import BENCHMARKS
+from bench_plugins.prompt_sets.tables import prompts_of
 
 _PROMPT_COLUMNS = ("prompt", "Prompt", "caption", "text")
 _GROUP_COLUMNS = ("category", "style", "challenge")
@@ -50,19 +51,20 @@ class PromptFile(PromptSet):
     def load(self) -> tuple[Prompt, ...]:
         """All rows in file order."""
         table = tables.read(expanded(self.path))
-        return table.prompts(self._prompt_column(table.columns), self._groups(table.columns))
+        column = self._prompt_column(table.columns)
+        return prompts_of(table, column, self._groups(table.columns))
 
     def _prompt_column(self, present: Sequence[str]) -> str:
         if self.prompt is not None:
             return self.prompt
-        found = next((name for name in _PROMPT_COLUMNS if name in present), None)
-        if found is None:
+        column = next((name for name in _PROMPT_COLUMNS if name in present), None)
+        if column is None:
             raise BenchError(
                 f"{self.path}: no column is called {', '.join(_PROMPT_COLUMNS)}; name the one "
                 f"that holds the prompts: {self.name}[path={self.path},prompt=...]; it has "
                 f"{listed(present, 12)}"
             )
-        return found
+        return column
 
     def _groups(self, present: Sequence[str]) -> Mapping[str, str]:
         if self.groups:

@@ -8,9 +8,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from bench_plugins.prompt_sets import tables
+from bench_plugins.prompt_sets.tables import read_prompts
 
 from bench import BenchError, Prompt
+from bench.lib import tables
 
 TEXTS = (' an "orange" cat', "two\u2028lines\x85 and \x0bmore ", "été", "été")
 """With what must survive: quotes, spaces at the ends, separators that are no line ends."""
@@ -38,7 +39,7 @@ def write(path: Path) -> Path:
 
 
 def load(path: Path, groups: Mapping[str, str] | None = None) -> tuple[Prompt, ...]:
-    return tables.read(path).prompts("prompt", groups or {})
+    return read_prompts(path, "prompt", groups or {})
 
 
 @pytest.mark.parametrize("suffix", sorted(tables.SUFFIXES))
@@ -84,13 +85,13 @@ def test_images_of_a_parquet_file_are_never_read(tmp_path: Path) -> None:
     data[start : start + images.total_compressed_size] = b"\xff" * images.total_compressed_size
     path.write_bytes(data)
     with pytest.raises(BenchError, match="not a readable Parquet file"):
-        tables.read(path).prompts("jpg_0", {})
+        read_prompts(path, "jpg_0", {})
     assert [p.text for p in load(path)] == ["a", "b"]
 
 
 BAD: tuple[tuple[str, bytes, str], ...] = (
     ("p.txt", b"", "holds no prompt"),
-    ("p.txt", b"a\n \nb\n", "line 2: the prompt is empty; fill it in or remove the row"),
+    ("p.txt", b"a\n \nb\n", "line 2: 'prompt' is empty; fill it in or remove the row"),
     ("p.txt", b"a\ncaf\xe9\n", r"line 2: not UTF-8 \(byte 0xe9\); save the file as UTF-8"),
     ("p.txt", "a\n".encode("utf-16"), "line 1: not UTF-8"),
     ("p.txt", b"\xef\xbb\xbfa\nb\xff", r"line 2: not UTF-8 \(byte 0xff\)"),
@@ -108,16 +109,16 @@ BAD: tuple[tuple[str, bytes, str], ...] = (
     ("p.csv", b"prompt,n\na,1\n\nb,2\n", "line 3 is empty; remove it"),
     ("p.csv", b'prompt,n\na,1\n"b,2\n', "line 3: unexpected end of data; a quoted field ends"),
     ("p.csv", b'prompt,n\n"a" b,1\n', "line 2: ',' expected after '\"'; a quoted field ends"),
-    ("p.csv", b"prompt,n\n ,1\n", "line 2: the prompt is empty"),
+    ("p.csv", b"prompt,n\n ,1\n", "line 2: 'prompt' is empty"),
     ("p.tsv", b"prompt\tn\na\t1\t2\n", "line 2 has 3 of 2 columns$"),
     ("p.json", b"[", "line 1: not valid JSON"),
     ("p.json", b'["a",\n"b"\n"c"]', "line 3: not valid JSON"),
     ("p.json", b"{}", "expected a JSON list"),
-    ("p.json", b"[]", "holds no prompt"),
+    ("p.json", b"[]", "holds nothing"),
     ("p.json", b"[1]", "entry 0 is of type int; expected texts alone or objects alone"),
     ("p.json", b'[{"prompt": "a"}, "b"]', "entry 1 is of type str; expected texts alone"),
-    ("p.json", b'["a", ""]', "entry 1: the prompt is empty"),
-    ("p.json", b'[{"prompt": "a"}, {"n": 1}]', "entry 1: the prompt is empty"),
+    ("p.json", b'["a", ""]', "entry 1: 'prompt' is empty"),
+    ("p.json", b'[{"prompt": "a"}, {"n": 1}]', "entry 1: 'prompt' is empty"),
     ("p.json", b'[{"prompt": ["a"]}]', "entry 0: 'prompt' holds list, no text"),
     ("p.jsonl", b'"a"\n\n{"b"}\n', "line 3: not valid JSON"),
     ("p.parquet", b"PAR1", "not a readable Parquet file"),
@@ -138,10 +139,10 @@ def test_bad_files_give_one_sentence(tmp_path: Path, name: str, data: bytes, mes
 def test_a_bad_row_of_a_parquet_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     pd.DataFrame({"prompt": ["a", None], "n": [1, 2], "tags": [["x"], ["y"]]}).to_parquet(path)
-    with pytest.raises(BenchError, match="row 1: the prompt is empty"):
+    with pytest.raises(BenchError, match="row 1: 'prompt' is empty"):
         load(path)
     with pytest.raises(BenchError, match="row 0: 'n' holds int, no text"):
-        tables.read(path).prompts("n", {})
+        read_prompts(path, "n", {})
     with pytest.raises(BenchError, match=r"row 0: 'tags' holds list; a group is a text or"):
         load(path, {"tags": "tags"})
 
