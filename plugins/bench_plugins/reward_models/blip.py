@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from bench.lib.errors import BenchError
-from bench_plugins.reward_models import packed
 from bench_plugins.reward_models.architectures import BlipSize
 from bench_plugins.reward_models.checkpoints import Origin, load_weights
 from bench_plugins.reward_models.heads import linear_stack
@@ -107,7 +106,6 @@ class ImageRewardNetwork:
             ignored=_UNUSED,
             full=("head.",),
         )
-        packed.pack_where_available(network, device, dtype)
         self.vision, self.text, self.head = network["vision"], network["text"], network["head"]
         self.device = device
         self.dtype = dtype

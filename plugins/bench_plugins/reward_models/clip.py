@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench_plugins.reward_models import packed
 from bench_plugins.reward_models.architectures import Format
 from bench_plugins.reward_models.checkpoints import Origin, load_weights
 from bench_plugins.reward_models.heads import linear_stack
@@ -64,7 +63,6 @@ class Towers:
             layout=transformers_layout(self.clip) if foreign else None,
             ignored=_POSITION_IDS if foreign else (),
         )
-        packed.pack_where_available(self.clip, device, dtype)
         self.device = device
         self.dtype = dtype
         # They differ: open_clip, as OpenAI's code, repairs encodings, quotes and HTML entities.
