@@ -32,14 +32,6 @@ _HPSV2 = EnvironmentSpec(
         "huggingface_hub",
     ),
     no_deps=("hpsv2==1.2.0", "clint==0.5.1", "args==0.1.0", "open_clip_torch==3.3.0"),
-    # Its wheel lacks the tokenizer's merges (github.com/tgxs002/HPSv2 issue 30); this is the file
-    # of its repository byte for byte.
-    copies=(
-        (
-            "open_clip/bpe_simple_vocab_16e6.txt.gz",
-            "hpsv2/src/open_clip/bpe_simple_vocab_16e6.txt.gz",
-        ),
-    ),
 )
 
 

@@ -42,8 +42,8 @@ def cropped(image: Image | Tensor, rules: Format = "open_clip") -> Tensor:
     rgb = upright_rgb(image)
     shortest = min(rgb.size)
     width, height = (int(SIZE * side / shortest) for side in rgb.size)
-    halves = (width - SIZE) / 2, (height - SIZE) / 2
-    left, top = map(math.floor if rules == "transformers" else round, halves)
+    halves = ((side - SIZE) / 2 for side in (width, height))
+    left, top = (math.floor(h) if rules == "transformers" else round(h) for h in halves)
     # Which side is scaled first decides what is rounded. Asked for both at once, Pillow begins
     # with the width, but since version 13 with the height of tall images.
     rgb = rgb.resize((width, rgb.height), pil.Resampling.BICUBIC)
