@@ -85,7 +85,7 @@ def test_images_and_prompts_arrive_and_scores_come_back_exactly() -> None:
     prompts = ["", "naïve 日本 🎨", "a\nb", "\ud800 lone", "x" * 300_000, *"abcd"]
     with working() as worker:
         np.testing.assert_array_equal(worker.score(images, prompts), expected(images, prompts))
-        # The same memory serves smaller and larger batches.
+        # Smaller and larger batches.
         for batch in (pictures(1, (3, 3)), pictures(2, (900, 800)), pictures(4)):
             texts = ["p"] * len(batch)
             np.testing.assert_array_equal(worker.score(batch, texts), expected(batch, texts))

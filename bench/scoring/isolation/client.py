@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import select
 import shutil
@@ -16,7 +15,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from bench.lib.errors import BenchError
 from bench.lib.images import upright_rgb
@@ -121,11 +120,11 @@ class Worker:
         self._process = None
 
     def _score(self, images: Sequence[Image | Tensor], prompts: Sequence[str]) -> list[float]:
-        process = self._running()
-        sizes = process.images.write(images)
+        pictures = [upright_rgb(image) for image in images]
+        sizes = [picture.size for picture in pictures]
         request = {"do": "score", "sizes": sizes, "prompts": list(prompts)}
         limit = self.order.timeout * min(len(images), COUNTED)
-        answer = self._ask(process, request, "answer", limit)
+        answer = self._ask(self._running(), request, "answer", limit, pictures)
         scores: list[float] = answer["scores"]
         if len(scores) != len(images):
             raise BenchError(
@@ -154,13 +153,18 @@ class Worker:
         return self._process
 
     def _ask(
-        self, process: _Process, request: Mapping[str, Any], what: str, limit: float
+        self,
+        process: _Process,
+        request: Mapping[str, Any],
+        what: str,
+        limit: float,
+        pictures: Sequence[Image] = (),
     ) -> dict[str, Any]:
         """One question and its answer; a process that gives none is ended."""
         who = f"scorer {self.order.name!r}"
         remedy = f"; {self.order.remedy}" if self.order.remedy else ""
         try:
-            answer = process.ask(request, limit)
+            answer = process.ask(request, limit, pictures)
         except _GoneError as error:
             self.close()
             remedy = remedy if what == "load" else ""
@@ -180,12 +184,12 @@ class Worker:
             raise
         if "error" not in answer:
             return answer
-        said = answer["error"]
-        if said["for_users"]:
-            raise BenchError(str(said["message"]))
+        exception = answer["error"]
+        if exception["for_users"]:
+            raise BenchError(str(exception["message"]))
         process.keep_log()
-        reason = SCORING_REMEDY if said["memory"] else in_words(said)
-        remedy = remedy if said["import"] else ""
+        reason = SCORING_REMEDY if exception["memory"] else in_words(exception)
+        remedy = remedy if exception["import"] else ""
         raise BenchError(f"{who}: {reason} (in its worker; log: {process.log}){remedy}")
 
 
@@ -194,26 +198,24 @@ class _GoneError(Exception):
 
 
 class _Process:
-    """A worker's process with its socket, its images and its log."""
+    """A worker's process with its socket and its log."""
 
     def __init__(self, order: Order) -> None:
         self.abilities: frozenset[str] = frozenset()
-        self.images = _Images()
         self.log = log_file(order.name)
         self.device, variables = placed(order.device)
         self._socket, theirs = socket.socketpair()
         folder = tempfile.mkdtemp(prefix="bench-worker-")
-        descriptors = (theirs.fileno(), self.images.file.fileno())
-        command = [str(order.python), "-I", "-u", worker.__file__]
+        command = [str(order.python), "-I", "-u", worker.__file__, "serve"]
         try:
             with self.log.open("wb") as log, theirs:
                 self._popen = subprocess.Popen(
-                    [*command, "serve", *map(str, descriptors), folder],
+                    [*command, str(theirs.fileno()), folder],
                     env=variables | {"TMPDIR": folder},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    pass_fds=descriptors,
+                    pass_fds=[theirs.fileno()],
                     # A group of its own can be ended with all that libraries start in it.
                     start_new_session=True,
                 )
@@ -226,21 +228,24 @@ class _Process:
                 f"{error.strerror}{remedy}"
             ) from error
         self._forget_log = weakref.finalize(self, self.log.unlink, missing_ok=True)
-        self._kill = weakref.finalize(
-            self, _kill, self._popen, self._socket, self.images.file, folder, os.getpid()
-        )
+        self._kill = weakref.finalize(self, _kill, self._popen, self._socket, folder, os.getpid())
 
-    def ask(self, request: Mapping[str, Any], limit: float) -> dict[str, Any]:
-        """Send a request and wait for its answer.
+    def ask(
+        self, request: Mapping[str, Any], limit: float, pictures: Sequence[Image]
+    ) -> dict[str, Any]:
+        """Send a request and its pictures, and wait for the answer.
 
         Raises:
             TimeoutError: there was none within `limit` seconds.
             _GoneError: there will be none.
         """
         deadline = time.monotonic() + limit
+        if self._has_exited():
+            # A child that outlives it would leave us waiting for someone to read.
+            raise _GoneError(self._how_it_ended())
         try:
             self._socket.settimeout(limit)
-            worker.send(self._socket, request)
+            worker.send(self._socket, request, (picture.tobytes() for picture in pictures))
             self._wait_until_readable(deadline)
             answer = worker.receive(self._socket)
         except ConnectionError:
@@ -298,39 +303,8 @@ class _Process:
         return f"was killed by {name}{hint}"
 
 
-class _Images:
-    """A file in memory, without a name, that holds one request's images after each other."""
-
-    def __init__(self) -> None:
-        if sys.platform == "linux":
-            # Not under /dev/shm, which containers often keep small; nothing is left behind.
-            self.file: IO[bytes] = os.fdopen(os.memfd_create("bench-images"), "r+b", buffering=0)
-        else:
-            self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-        self._memory: mmap.mmap | None = None
-
-    def write(self, images: Sequence[Image | Tensor]) -> list[tuple[int, int]]:
-        """Put the images into the file, which grows as needed; gives widths and heights."""
-        pictures = [upright_rgb(image) for image in images]
-        needed = sum(i.width * i.height for i in pictures) * worker.BYTES_PER_PIXEL
-        if needed and (self._memory is None or len(self._memory) < needed):
-            self.file.truncate(needed)
-            self._memory = mmap.mmap(self.file.fileno(), needed)
-        start = 0
-        for picture in pictures:
-            data = picture.tobytes()
-            if self._memory:
-                self._memory[start : start + len(data)] = data
-            start += len(data)
-        return [picture.size for picture in pictures]
-
-
 def _kill(
-    popen: subprocess.Popen[bytes],
-    connection: socket.socket,
-    images: IO[bytes],
-    folder: str,
-    owner: int,
+    popen: subprocess.Popen[bytes], connection: socket.socket, folder: str, owner: int
 ) -> None:
     if os.getpid() != owner:
         # A forked copy of the parent has a copy of this object, but the worker is not its own.
@@ -340,7 +314,6 @@ def _kill(
     end_session(popen)
     shutil.rmtree(folder, ignore_errors=True)
     connection.close()
-    images.close()
 
 
 def placed(device: str) -> tuple[str, dict[str, str]]:
