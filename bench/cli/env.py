@@ -111,7 +111,7 @@ def check(
 ) -> None:
     """Import in each environment what its scorer needs, and compare versions."""
     from bench.registry.registry import default_registry
-    from bench.scoring.isolation import environments
+    from bench.scoring.isolation import build, environments
 
     known = declared(default_registry())
     if names:
@@ -122,7 +122,7 @@ def check(
         typer.echo("no environment is built; `bench env list` shows what there is")
     broken = 0
     for spec in specs:
-        problems = environments.check(spec, adapters(known[spec]))
+        problems = build.check(spec, adapters(known[spec]))
         broken += bool(problems)
         for problem in problems or ["in order"]:
             typer.echo(f"{spec.name}: {problem}")

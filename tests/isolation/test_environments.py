@@ -42,7 +42,7 @@ def folders() -> list[Path]:
 
 
 def check(spec: EnvironmentSpec, adapter: Path = ADAPTER) -> list[str]:
-    return environments.check(spec, [adapter])
+    return build.check(spec, [adapter])
 
 
 def test_what_is_declared_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ def test_a_lost_python_is_noticed_and_rebuilt() -> None:
     python.write_text("#!/bin/sh\necho cannot open libpython >&2\nexit 127\n")
     python.chmod(0o755)
     (problem,) = check(spec)
-    assert "exit status 127" in problem
+    assert "exit code 127" in problem
     assert "cannot open libpython" in problem
     assert "ready" in create(spec, rebuild=True)[-1]
     assert check(spec) == []

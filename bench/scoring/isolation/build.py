@@ -1,4 +1,4 @@
-"""Building environments with uv."""
+"""Building environments with uv, and checking them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.lib.errors import BenchError
 from bench.lib.files import write_atomic
 from bench.scoring.isolation import environments
+from bench.scoring.isolation.client import GoneError, Process
 from bench.scoring.isolation.environments import Environment, EnvironmentSpec
+
+CHECK_SECONDS = 900
+"""More than importing any scorer's packages takes on a slow disk."""
 
 _SIGN_OF_ERROR = re.compile(r"(?i)error|×")
 _PACKAGE_LIST = re.compile(r"[+~-] ")
@@ -92,16 +97,12 @@ def _build(
     log = environments.log_file(f"create-{spec.name}")
     for arguments in calls:
         _call([str(uv), *arguments], spec.name, log, say)
+    log.unlink()
     say("trying whether it works")
-    report = environments.probe(Path(python), spec.name, adapters, log)
-    error = report.pop("error")
-    if error:
-        raise BenchError(
-            f"environment {spec.name!r} was installed but does not work: "
-            f"{environments.in_words(error)}; the whole log: {log}"
-        )
-    log.unlink(missing_ok=True)
-    record = json.dumps(report, indent=1, sort_keys=True)
+    contents, problem = _probe(Path(python), spec.name, adapters)
+    if problem:
+        raise BenchError(f"environment {spec.name!r} was installed but does not work: {problem}")
+    record = json.dumps(contents, indent=1, sort_keys=True)
     write_atomic(folder / environments.RECORD, record.encode())
 
 
@@ -140,6 +141,50 @@ def _call(command: Sequence[str], name: str, log: Path, say: Callable[[str], Non
             f"environment {name!r} could not be built: {reason(lines)}; "
             f"the whole log: {log}; to try again, run: bench env create {name}"
         )
+
+
+def check(spec: EnvironmentSpec, adapters: Sequence[Path]) -> list[str]:
+    """Everything that is wrong with the environment, a sentence each; starts its Python."""
+    try:
+        built = environments.require(spec)
+        contents, problem = _probe(built.python, spec.name, adapters)
+    except BenchError as error:
+        return [str(error)]
+    then = {"Python": built.python_version, **built.installed}
+    now = {"Python": contents["python"], **contents["packages"]}
+    problems = [
+        f"{name} {then.get(name, 'none')} was installed, now there is {now.get(name, 'none')}"
+        for name in then | now
+        if then.get(name) != now.get(name)
+    ]
+    problems += [problem] if problem else []
+    return [f"{problem}; run: bench env create --rebuild {spec.name}" for problem in problems]
+
+
+def _probe(python: Path, name: str, adapters: Sequence[Path]) -> tuple[dict[str, Any], str]:
+    """What an environment's own Python says of it: "python" and "packages"; what is wrong, or "".
+
+    Raises:
+        BenchError: it cannot even say that.
+    """
+    remedy = f"run: bench env create --rebuild {name}"
+    process = Process(f"environment {name!r}", python, "cpu", remedy)
+    try:
+        request = {"do": "check", "adapters": [str(adapter) for adapter in adapters]}
+        report = process.ask(request, CHECK_SECONDS)
+        exception = report.pop("problem")
+        if exception:
+            process.keep_log()
+    except (GoneError, TimeoutError) as error:
+        process.keep_log()
+        how = str(error) or f"did not answer within {CHECK_SECONDS} s"
+        raise BenchError(
+            f"environment {name!r} is broken, its Python cannot import what it needs: it {how}"
+            f"{process.last_words()}; {remedy}"
+        ) from error
+    finally:
+        process.end()
+    return report, f"{environments.in_words(exception)} (log: {process.log})" if exception else ""
 
 
 def reason(lines: list[str]) -> str:

@@ -82,7 +82,7 @@ class Worker:
             BenchError: Python, packages or weights are not in order; says which.
         """
         self.order = order
-        self._process: _Process | None = None
+        self._process: Process | None = None
         self._running()
 
     def score(self, images: Sequence[Image | Tensor], prompts: Sequence[str]) -> np.ndarray:
@@ -109,7 +109,7 @@ class Worker:
             return []
         request = {"do": "overlong", "prompts": list(prompts)}
         # Prompts take next to nothing, however many they are.
-        answer = self._ask(process, request, "answer", self.order.timeout)
+        answer = self._ask(process, request, self.order.timeout)
         positions: list[int] = answer["overlong"]
         return positions
 
@@ -124,7 +124,7 @@ class Worker:
         sizes = [picture.size for picture in pictures]
         request = {"do": "score", "sizes": sizes, "prompts": list(prompts)}
         limit = self.order.timeout * min(len(images), COUNTED)
-        answer = self._ask(self._running(), request, "answer", limit, pictures)
+        answer = self._ask(self._running(), request, limit, pictures)
         scores: list[float] = answer["scores"]
         if len(scores) != len(images):
             raise BenchError(
@@ -132,11 +132,12 @@ class Worker:
             )
         return scores
 
-    def _running(self) -> _Process:
+    def _running(self) -> Process:
         """The process with the scorer loaded; started where there is none."""
         if self._process is None:
             order = self.order
-            process = self._process = _Process(order)
+            user = f"scorer {order.name!r}"
+            process = self._process = Process(user, order.python, order.device, order.remedy)
             request = {
                 "do": "load",
                 "adapter": str(order.adapter),
@@ -145,7 +146,7 @@ class Worker:
                 "path": list(order.path),
             }
             try:
-                answer = self._ask(process, request, "load", order.load_timeout)
+                answer = self._ask(process, request, order.load_timeout)
                 process.abilities = frozenset(answer["abilities"])
             except BenchError:
                 self.close()
@@ -154,25 +155,24 @@ class Worker:
 
     def _ask(
         self,
-        process: _Process,
+        process: Process,
         request: Mapping[str, Any],
-        what: str,
         limit: float,
         pictures: Sequence[Image] = (),
     ) -> dict[str, Any]:
         """One question and its answer; a process that gives none is ended."""
-        who = f"scorer {self.order.name!r}"
+        loading, who = request["do"] == "load", f"scorer {self.order.name!r}"
         remedy = f"; {self.order.remedy}" if self.order.remedy else ""
         try:
             answer = process.ask(request, limit, pictures)
-        except _GoneError as error:
+        except GoneError as error:
             self.close()
-            remedy = remedy if what == "load" else ""
+            remedy = remedy if loading else ""
             raise BenchError(f"{who}: its worker {error}{process.last_words()}{remedy}") from error
         except TimeoutError as error:
             process.keep_log()
             self.close()
-            option = "load_timeout" if what == "load" else "timeout"
+            what, option = ("load", "load_timeout") if loading else ("answer", "timeout")
             advice = f"; if it needs longer, raise its option {option!r}"
             raise BenchError(
                 f"{who}: its worker did not {what} within {limit:g} s and was ended"
@@ -193,20 +193,31 @@ class Worker:
         raise BenchError(f"{who}: {reason} (in its worker; log: {process.log}){remedy}")
 
 
-class _GoneError(Exception):
+class GoneError(Exception):
     """The worker has ended; the message is a verb phrase that says how."""
 
 
-class _Process:
+class Process:
     """A worker's process with its socket and its log."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, user: str, python: Path, device: str, remedy: str = "") -> None:
+        """Start it.
+
+        Args:
+            user: what it is for, as messages begin.
+            python: what runs it.
+            device: of the parent; `self.device` is its own name of it.
+            remedy: what to run where `python` turns out to be broken.
+
+        Raises:
+            BenchError: `python` cannot be run.
+        """
         self.abilities: frozenset[str] = frozenset()
-        self.log = log_file(order.name)
-        self.device, variables = placed(order.device)
+        self.log = log_file(user)
+        self.device, variables = placed(device)
         self._socket, theirs = socket.socketpair()
         folder = tempfile.mkdtemp(prefix="bench-worker-")
-        command = [str(order.python), "-I", "-u", worker.__file__, "serve"]
+        command = [str(python), "-I", "-u", worker.__file__]
         try:
             with self.log.open("wb") as log, theirs:
                 self._popen = subprocess.Popen(
@@ -222,27 +233,26 @@ class _Process:
         except OSError as error:
             self.log.unlink(missing_ok=True)
             os.rmdir(folder)
-            remedy = f"; {order.remedy}" if order.remedy else ""
             raise BenchError(
-                f"scorer {order.name!r}: its Python {order.python} cannot be run: "
-                f"{error.strerror}{remedy}"
+                f"{user}: its Python {python} cannot be run: {error.strerror}"
+                f"{f'; {remedy}' if remedy else ''}"
             ) from error
         self._forget_log = weakref.finalize(self, self.log.unlink, missing_ok=True)
         self._kill = weakref.finalize(self, _kill, self._popen, self._socket, folder, os.getpid())
 
     def ask(
-        self, request: Mapping[str, Any], limit: float, pictures: Sequence[Image]
+        self, request: Mapping[str, Any], limit: float, pictures: Sequence[Image] = ()
     ) -> dict[str, Any]:
         """Send a request and its pictures, and wait for the answer.
 
         Raises:
             TimeoutError: there was none within `limit` seconds.
-            _GoneError: there will be none.
+            GoneError: there will be none.
         """
         deadline = time.monotonic() + limit
         if self._has_exited():
             # A child that outlives it would leave us waiting for someone to read.
-            raise _GoneError(self._how_it_ended())
+            raise GoneError(self._how_it_ended())
         try:
             self._socket.settimeout(limit)
             worker.send(self._socket, request, (picture.tobytes() for picture in pictures))
@@ -251,7 +261,7 @@ class _Process:
         except ConnectionError:
             answer = None
         if answer is None:
-            raise _GoneError(self._how_it_ended())
+            raise GoneError(self._how_it_ended())
         return answer
 
     def end(self) -> None:
@@ -278,7 +288,7 @@ class _Process:
                 return
             # A process that one of its children outlives leaves the socket open.
             if self._has_exited():
-                raise _GoneError(self._how_it_ended())
+                raise GoneError(self._how_it_ended())
             if left <= 0:
                 raise TimeoutError
 

@@ -18,28 +18,23 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from bench.lib.errors import BenchError
 from bench.lib.files import content_key
 from bench.lib.reading import expanded
-from bench.scoring.isolation import worker
 from bench.store.store import Store
 
 ROOT_VARIABLE = "BENCH_ENV_DIR"
-CHECK_SECONDS = 900
-"""More than importing any scorer's packages takes on a slow disk."""
-
 RECORD = "build.json"
 """In a finished build: its Python, and the packages that it sees."""
 LOG_DAYS = 30
@@ -233,30 +228,6 @@ def unavailable_reason(spec: EnvironmentSpec) -> str:
     return ""
 
 
-def check(spec: EnvironmentSpec, adapters: Sequence[Path]) -> list[str]:
-    """Everything that is wrong with the environment, a sentence each; starts its Python."""
-    try:
-        built = require(spec)
-        log = log_file(f"check-{spec.name}")
-        report = probe(built.python, spec.name, adapters, log)
-    except BenchError as error:
-        return [str(error)]
-    again = f"run: bench env create --rebuild {spec.name}"
-    then = {"Python": built.python_version, **built.installed}
-    now = {"Python": report["python"], **report["packages"]}
-    problems = [
-        f"{name} {then.get(name, 'none')} was installed, now there is {now.get(name, 'none')}; "
-        f"{again}"
-        for name in then | now
-        if then.get(name) != now.get(name)
-    ]
-    if report["error"]:
-        problems.append(f"{in_words(report['error'])} (log: {log}); {again}")
-    else:
-        log.unlink(missing_ok=True)
-    return problems
-
-
 def builds(name: str) -> list[str]:
     """The names of all builds of an environment: of any definition, finished or not."""
     form = re.compile(rf"({re.escape(name)}-[0-9a-f]{{20}})(\.[0-9a-f]{{8}})?")
@@ -294,51 +265,6 @@ def remove(name: str, say: Callable[[str], None]) -> bool:
                     f"environment {name!r} cannot be removed: {error.filename}: {error.strerror}"
                 ) from error
     return bool(every)
-
-
-def probe(python: Path, name: str, adapters: Sequence[Path], log: Path) -> dict[str, Any]:
-    """What an environment's own Python says of it: "python", "packages" and "error" (or None).
-
-    Raises:
-        BenchError: it cannot even say that.
-    """
-    result = log.with_suffix(".json")
-    try:
-        with log.open("ab") as out:
-            code = _run_check(python, [str(result), *map(str, adapters)], out)
-        if code:
-            raise subprocess.CalledProcessError(code, str(python))
-        report: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-    except (OSError, subprocess.SubprocessError) as error:
-        tail = log_tail(log)
-        raise BenchError(
-            f"environment {name!r} is broken, its Python cannot import what it needs: "
-            f"{' '.join(str(error).split())}{f'; it said: {tail}' if tail else ''}; "
-            f"run: bench env create --rebuild {name}"
-        ) from error
-    finally:
-        result.unlink(missing_ok=True)
-    return report
-
-
-def _run_check(python: Path, arguments: Sequence[str], out: IO[bytes]) -> int:
-    """The exit code of `worker.py check`, which ends with this process, however that ends."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        descriptor = theirs.fileno()
-        process = subprocess.Popen(
-            [str(python), "-I", worker.__file__, "check", str(descriptor), *arguments],
-            env=clean_variables(CUDA_VISIBLE_DEVICES=""),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            pass_fds=[descriptor],
-            start_new_session=True,
-        )
-        try:
-            return process.wait(CHECK_SECONDS)
-        finally:
-            end_session(process)
 
 
 def end_session(process: subprocess.Popen[Any]) -> None:

@@ -3,11 +3,10 @@
 It needs the standard library, and PIL for the images; nothing of bench has to be importable. Of
 the adapter's object it calls `score(images, prompts)` and, where there is one, `overlong(prompts)`.
 
-    worker.py serve SOCKET FOLDER              answer requests until the socket's other end closes
-    worker.py check SOCKET RESULT ADAPTER...   load adapters, call their `check`, write JSON
+    worker.py SOCKET FOLDER   answer requests until the socket's other end closes
 
-FOLDER is the worker's own, for temporary files, and deleted at its end. Either ends at once when
-the other end of SOCKET closes, with all processes of its session.
+Then it ends at once, with all processes of its session. FOLDER is its own, for temporary files, and
+deleted at its end.
 
 A message is the length of its JSON text as eight bytes, and the text. The RGB pixels of images
 follow the message that holds their sizes. The socket is a descriptor of its own, so whatever
@@ -98,6 +97,8 @@ def serve(connection: socket.socket) -> None:
                 scorer = adapter.load(request["device"], **request["options"])
                 able = [name for name in ("score", "overlong") if hasattr(scorer, name)]
                 reply: dict[str, Any] = {"abilities": able}
+            elif request["do"] == "check":
+                reply = check(request["adapters"])
             elif request["do"] == "overlong":
                 reply = {"overlong": [int(row) for row in scorer.overlong(request["prompts"])]}
             else:
@@ -134,7 +135,7 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
-def _end_with_parent(connection: socket.socket, folder: str = "") -> None:
+def _end_with_parent(connection: socket.socket, folder: str) -> None:
     """Wait, beside the work, until the parent's end closes, even by its death; then end at once.
 
     The system could signal a parent's death itself (PR_SET_PDEATHSIG), but it means the parent's
@@ -147,16 +148,15 @@ def _end_with_parent(connection: socket.socket, folder: str = "") -> None:
 
 
 def _end(folder: str) -> None:
-    if folder:
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
     if os.getpgrp() == os.getpid():
         # With all processes that libraries have started.
         os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(0)
 
 
-def check(result: str, adapters: Sequence[str]) -> None:
-    """Write what is installed here, and what keeps an adapter from working, to a file."""
+def check(adapters: Sequence[str]) -> dict[str, Any]:
+    """What is installed here, and what keeps an adapter from working."""
     from importlib import metadata
 
     packages: dict[str, str] = {}
@@ -166,7 +166,7 @@ def check(result: str, adapters: Sequence[str]) -> None:
     report: dict[str, Any] = {
         "python": platform.python_version(),
         "packages": packages,
-        "error": None,
+        "problem": None,
     }
     try:
         importlib.import_module("PIL.Image")
@@ -174,23 +174,18 @@ def check(result: str, adapters: Sequence[str]) -> None:
             getattr(load_adapter(adapter), "check", lambda: None)()
     except Exception as error:
         traceback.print_exc()
-        report["error"] = describe(error)
-    with open(result, "w", encoding="utf-8") as file:
-        json.dump(report, file)
+        report["problem"] = describe(error)
+    return report
 
 
 def main(arguments: Sequence[str]) -> None:
     """See the top of this file."""
     faulthandler.enable()
-    does, descriptor, place, *adapters = arguments
-    os.set_inheritable(int(descriptor), False)
-    connection = socket.socket(fileno=int(descriptor))
-    folder = place if does == "serve" else ""
+    descriptor, folder = int(arguments[0]), arguments[1]
+    os.set_inheritable(descriptor, False)
+    connection = socket.socket(fileno=descriptor)
     watch = threading.Thread(target=_end_with_parent, args=(connection, folder), daemon=True)
     watch.start()
-    if does == "check":
-        check(place, adapters)
-        return
     serve(connection)
     _end(folder)
 
