@@ -136,22 +136,22 @@ def _find(path: Path, columns: Sequence[str], usual: Sequence[str]) -> str:
     )
 
 
-def _group_columns(columns: Sequence[str], asked: Sequence[str]) -> dict[str, str]:
+def _group_columns(columns: Sequence[str], groups: Sequence[str]) -> dict[str, str]:
     """Group -> its column."""
     usual = {column.lower(): column for column in columns if column.lower() in _GROUPS}
-    return usual | {name: name for name in asked if name in columns and name not in usual}
+    return usual | {name: name for name in groups if name in columns and name not in usual}
 
 
 def _groups(path: Path, rows: Iterable[Row], columns: Mapping[str, str]) -> list[dict[str, str]]:
     """The groups of each row; one without a value is in no such group."""
-    found = []
-    for where, row in rows:
-        cells = {
+    every = (
+        {
             group: tables.group_of(row.get(column), f"{path}: {where}", column)
             for group, column in columns.items()
         }
-        found.append({group: name for group, name in cells.items() if name})
-    return found
+        for where, row in rows
+    )
+    return [{group: name for group, name in groups.items() if name} for groups in every]
 
 
 def _text(path: Path, row: Row, column: str) -> str:

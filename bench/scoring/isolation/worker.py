@@ -128,7 +128,7 @@ def describe(error: Exception) -> dict[str, Any]:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """As `bench.run.making.out_of_memory`, which cannot be imported here."""
+    """As `bench.lib.errors.out_of_memory`, which cannot be imported here."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     words = ("can't allocate memory", "not enough memory")
