@@ -157,6 +157,20 @@ def test_a_crash_says_how_and_the_next_batch_starts_anew(
     assert [log for log in logs() if str(log) not in str(caught.value)] == []
 
 
+def test_a_death_between_two_batches_is_noticed_at_once() -> None:
+    images = pictures(2, (900, 800))
+    with working() as worker:
+        assert worker._process is not None
+        pid = worker._process._popen.pid
+        os.kill(pid, signal.SIGKILL)
+        assert gone(pid)
+        with pytest.raises(BenchError, match="its worker was killed by SIGKILL"):
+            worker.score(images, ["a", "b"])
+        np.testing.assert_array_equal(
+            worker.score(images, ["a", "b"]), expected(images, ["a", "b"])
+        )
+
+
 def test_old_logs_are_deleted(logs: Logs) -> None:
     for name, days in (("old", environments.LOG_DAYS + 1), ("recent", environments.LOG_DAYS - 1)):
         log = environments.log_file(name)

@@ -170,9 +170,9 @@ def _probe(python: Path, name: str, adapters: Sequence[Path]) -> tuple[dict[str,
     remedy = f"run: bench env create --rebuild {name}"
     process = Process(f"environment {name!r}", python, "cpu", remedy)
     try:
+        contents = process.ask({"do": "list"}, CHECK_SECONDS)
         request = {"do": "check", "adapters": [str(adapter) for adapter in adapters]}
-        report = process.ask(request, CHECK_SECONDS)
-        exception = report.pop("problem")
+        exception = process.ask(request, CHECK_SECONDS).get("error")
         if exception:
             process.keep_log()
     except (GoneError, TimeoutError) as error:
@@ -184,7 +184,7 @@ def _probe(python: Path, name: str, adapters: Sequence[Path]) -> tuple[dict[str,
         ) from error
     finally:
         process.end()
-    return report, f"{environments.in_words(exception)} (log: {process.log})" if exception else ""
+    return contents, f"{environments.in_words(exception)} (log: {process.log})" if exception else ""
 
 
 def reason(lines: list[str]) -> str:

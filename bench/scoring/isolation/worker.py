@@ -97,8 +97,13 @@ def serve(connection: socket.socket) -> None:
                 scorer = adapter.load(request["device"], **request["options"])
                 able = [name for name in ("score", "overlong") if hasattr(scorer, name)]
                 reply: dict[str, Any] = {"abilities": able}
+            elif request["do"] == "list":
+                reply = {"python": platform.python_version(), "packages": installed()}
             elif request["do"] == "check":
-                reply = check(request["adapters"])
+                importlib.import_module("PIL.Image")
+                for path in request["adapters"]:
+                    getattr(load_adapter(path), "check", lambda: None)()
+                reply = {}
             elif request["do"] == "overlong":
                 reply = {"overlong": [int(row) for row in scorer.overlong(request["prompts"])]}
             else:
@@ -155,27 +160,15 @@ def _end(folder: str) -> None:
     os._exit(0)
 
 
-def check(adapters: Sequence[str]) -> dict[str, Any]:
-    """What is installed here, and what keeps an adapter from working."""
+def installed() -> dict[str, str]:
+    """Package -> version."""
     from importlib import metadata
 
     packages: dict[str, str] = {}
     for package in metadata.distributions():
         # Where two have one name, the first is imported.
         packages.setdefault(package.metadata["Name"], package.version)
-    report: dict[str, Any] = {
-        "python": platform.python_version(),
-        "packages": packages,
-        "problem": None,
-    }
-    try:
-        importlib.import_module("PIL.Image")
-        for adapter in adapters:
-            getattr(load_adapter(adapter), "check", lambda: None)()
-    except Exception as error:
-        traceback.print_exc()
-        report["problem"] = describe(error)
-    return report
+    return packages
 
 
 def main(arguments: Sequence[str]) -> None:
