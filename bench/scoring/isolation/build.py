@@ -15,6 +15,7 @@ from typing import Any
 
 from bench.lib.errors import BenchError
 from bench.lib.files import write_atomic
+from bench.lib.wording import cut
 from bench.scoring.isolation import environments
 from bench.scoring.isolation.client import GoneError, Process
 from bench.scoring.isolation.environments import Environment, EnvironmentSpec
@@ -191,5 +192,5 @@ def reason(lines: list[str]) -> str:
     """What uv gave as its reason, in one line."""
     first = next((i for i, line in enumerate(lines) if _SIGN_OF_ERROR.search(line)), None)
     telling = lines[-2:] if first is None else lines[first:]
-    plain = environments.shortened(re.sub(r"[×│╰╭─▶]+", " ", " ".join(telling)))
-    return plain.rstrip(".") or "uv gave no reason"
+    plain = " ".join(re.sub(r"[×│╰╭─▶]+", " ", " ".join(telling)).split())
+    return cut(plain, environments.MOST_QUOTED).rstrip(".") or "uv gave no reason"

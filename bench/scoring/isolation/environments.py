@@ -32,11 +32,14 @@ from typing import Any
 from bench.lib.errors import BenchError
 from bench.lib.files import content_key
 from bench.lib.reading import expanded
+from bench.lib.wording import cut
 from bench.store.store import Store
 
 ROOT_VARIABLE = "BENCH_ENV_DIR"
 RECORD = "build.json"
 """In a finished build: its Python, and the packages that it sees."""
+MOST_QUOTED = 500
+"""Characters of what others say that go into a message."""
 LOG_DAYS = 30
 """How long a log is kept."""
 
@@ -277,13 +280,8 @@ def end_session(process: subprocess.Popen[Any]) -> None:
 
 def in_words(error: Mapping[str, Any]) -> str:
     """An exception that a worker described, in one line."""
-    return shortened(f"{error['type']}: {error['message']}").rstrip(": .")
-
-
-def shortened(text: str, width: int = 500) -> str:
-    """The text in one line; of a long one its start and its end, where causes stand."""
-    line = " ".join(text.split())
-    return line if len(line) <= width else f"{line[: width // 2]} ... {line[-width // 2 :]}"
+    text = " ".join(f"{error['type']}: {error['message']}".split())
+    return cut(text, MOST_QUOTED).rstrip(": .")
 
 
 def clean_variables(**extra: str) -> dict[str, str]:
