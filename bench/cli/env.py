@@ -44,16 +44,16 @@ def named(
     for spec, scorers in known.items():
         if name in [scorer.name for scorer in scorers]:
             return spec
-    found = [spec for spec in known if spec.name == name]
-    if not found:
+    specs = [spec for spec in known if spec.name == name]
+    if not specs:
         raise UnknownNameError("environment", name, {spec.name for spec in known})
-    if len(found) > 1:
-        one, other, *_ = (known[spec][0].name for spec in found)
+    if len(specs) > 1:
+        one, other, *_ = (known[spec][0].name for spec in specs)
         raise BenchError(
             f"scorers {one!r} and {other!r} declare different environments of the name {name!r}; "
             f"name the scorer whose environment is meant"
         )
-    return found[0]
+    return specs[0]
 
 
 def adapters(scorers: Sequence[type[IsolatedScorer]]) -> list[Path]:
@@ -66,13 +66,13 @@ def create(
     names: Names,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Even if it is there.")] = False,
 ) -> None:
-    """Build environments with uv where it is found, else with venv and pip."""
+    """Build environments, with uv."""
     from bench.registry.registry import default_registry
     from bench.scoring.isolation import build
 
     known = declared(default_registry())
     for spec in dict.fromkeys(named(known, name) for name in names):
-        build.create(spec, adapters(known[spec]), typer.echo, rebuild=rebuild, uv=build.find_uv())
+        build.create(spec, adapters(known[spec]), typer.echo, rebuild=rebuild)
 
 
 @env_app.command("list")
@@ -93,7 +93,7 @@ def list_() -> None:
         if built:
             state = "ready" if built.python.exists() else "broken"
         else:
-            state = "outdated" if environments.pointers(spec.name) else "not built"
+            state = "outdated" if environments.is_built(spec.name) else "not built"
         python = built.python_version if built else (spec.python or environments.running_python())
         table.add_row(spec.name, state, python, ", ".join(scorer.name for scorer in scorers))
     console = output.console()
@@ -111,18 +111,18 @@ def check(
 ) -> None:
     """Import in each environment what its scorer needs, and compare versions."""
     from bench.registry.registry import default_registry
-    from bench.scoring.isolation import environments
+    from bench.scoring.isolation import build, environments
 
     known = declared(default_registry())
     if names:
         specs = list(dict.fromkeys(named(known, name) for name in names))
     else:
-        specs = [spec for spec in known if environments.pointers(spec.name)]
+        specs = [spec for spec in known if environments.is_built(spec.name)]
     if not specs:
         typer.echo("no environment is built; `bench env list` shows what there is")
     broken = 0
     for spec in specs:
-        problems = environments.check(spec, adapters(known[spec]))
+        problems = build.check(spec, adapters(known[spec]))
         broken += bool(problems)
         for problem in problems or ["in order"]:
             typer.echo(f"{spec.name}: {problem}")
@@ -139,6 +139,6 @@ def remove(names: Names) -> None:
     known = declared(default_registry())
     for name in names:
         # What a package that is gone has left can be removed too.
-        target = name if environments.folders(name) else named(known, name).name
+        target = name if environments.builds(name) else named(known, name).name
         if not environments.remove(target, typer.echo):
             typer.echo(f"{target} is not built")

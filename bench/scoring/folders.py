@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TypeAlias
 
@@ -36,111 +36,109 @@ def open_folder(folder: Path, prompts: Sequence[Prompt]) -> ImageSet:
     Raises:
         BenchError: names are unclear; an image is missing, or shows none of the prompts.
     """
-    visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    folders = [path for path in visible if path.is_dir()]
     styles = {prompt.groups[STYLE] for prompt in prompts if STYLE in prompt.groups}
-    by_style = any(path.name in styles for path in folders)
-    if not by_style:
-        return _matched(folder, dict.fromkeys(_images(visible), ""), prompts, by_style=False)
-    foreign = [path.name for path in folders if path.name not in styles]
-    foreign += [path.name for path in _images(visible)]
-    if foreign:
-        raise BenchError(
-            f"{folder}: not the folder of a style: {listed(foreign)}; the prompts' styles are "
-            f"{', '.join(sorted(styles))}"
-        )
-    without = [prompt.text for prompt in prompts if STYLE not in prompt.groups]
-    if without:
-        raise BenchError(
-            f"{folder}: holds a folder a style, but {_count(len(without), 'prompt')} of no style "
-            f"({listed([repr(text) for text in without])}); give each its style"
-        )
-    images = {path: style.name for style in folders for path in _images(sorted(style.iterdir()))}
-    return _matched(folder, images, prompts, by_style=True)
-
-
-def _images(paths: Sequence[Path]) -> list[Path]:
-    return [
-        path
-        for path in paths
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
-
-
-def _matched(
-    folder: Path, images: Mapping[Path, str], prompts: Sequence[Prompt], *, by_style: bool
-) -> ImageSet:
-    """Image (with its style) and prompt, by the image's name."""
+    by_style = any(path.name in styles for path in _visible(folder) if path.is_dir())
+    if by_style:
+        _refuse_mixed(folder, styles, prompts)
+        images = {path: place.name for place in _visible(folder) for path in _images(place)}
+    else:
+        images = dict.fromkeys(_images(folder), "")
     rows: dict[str, list[int]] = {}
     for position, prompt in enumerate(prompts):
-        rows.setdefault(prompt.groups.get(STYLE, "") if by_style else "", []).append(position)
-    found = _places(folder, images)
-    numbers = sorted({number for _, _, number in found}) or [0]
+        rows.setdefault(prompt.groups[STYLE] if by_style else "", []).append(position)
+    files = _places(folder, images)
+    numbers = sorted({number for _, _, number in files}) or [0]
     wanted = {
         (style, row, number): position
         for style, positions in rows.items()
         for row, position in enumerate(positions)
         for number in numbers
     }
-    if wanted.keys() != found.keys():
-        raise BenchError(_unmatched(folder, wanted, found, rows))
+    if wanted.keys() != files.keys():
+        raise BenchError(_unmatched(folder, wanted, files, rows))
     order = sorted(wanted, key=lambda place: (wanted[place], place))
     shown = [prompts[wanted[place]] for place in order]
     return ImageSet(
         source=folder,
-        names=[found[place].relative_to(folder).as_posix() for place in order],
+        names=[files[place].relative_to(folder).as_posix() for place in order],
         prompts=[prompt.text for prompt in shown],
         groups=[prompt.groups for prompt in shown],
-        files=[found[place] for place in order],
+        files=[files[place] for place in order],
         by_style=by_style and len(numbers) == 1,
     )
 
 
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _images(folder: Path) -> list[Path]:
+    return [p for p in _visible(folder) if p.suffix.lower() in SUFFIXES and p.is_file()]
+
+
+def _refuse_mixed(folder: Path, styles: Set[str], prompts: Sequence[Prompt]) -> None:
+    """A folder a style holds nothing else that counts, and every prompt has a style."""
+    foreign = [path.name for path in _visible(folder) if path.is_dir() and path.name not in styles]
+    foreign += [path.name for path in _images(folder)]
+    if foreign:
+        raise BenchError(
+            f"{folder}: not the folder of a style: {listed(foreign)}; the prompts' styles are "
+            f"{', '.join(sorted(styles))}"
+        )
+    without = [repr(prompt.text) for prompt in prompts if STYLE not in prompt.groups]
+    if without:
+        raise BenchError(
+            f"{folder}: holds a folder a style, but {_count(len(without), 'prompt')} of no style "
+            f"({listed(without)}); give each its style"
+        )
+
+
 def _places(folder: Path, images: Mapping[Path, str]) -> dict[Place, Path]:
-    found: dict[Place, Path] = {}
+    """What the names of images, with their styles, say."""
+    files: dict[Place, Path] = {}
     unclear = []
     for path, style in images.items():
-        named = _NUMBERED.fullmatch(path.stem)
-        if named is None:
+        numbers = _NUMBERED.fullmatch(path.stem)
+        if numbers is None:
             unclear.append(path.relative_to(folder).as_posix())
             continue
-        place = style, int(named[1]), int(named[2] or 0)
-        if place in found:
+        place = style, int(numbers[1]), int(numbers[2] or 0)
+        if place in files:
             raise BenchError(
-                f"{folder}: {found[place].name} and {path.name} are named alike, so it is not "
+                f"{folder}: {files[place].name} and {path.name} are named alike, so it is not "
                 f"clear which one counts; {_REMEDY}"
             )
-        found[place] = path
+        files[place] = path
     if unclear:
         raise BenchError(
             f"{folder}: {_count(len(unclear), 'name')} without a prompt's row: {listed(unclear)}; "
             f"{_REMEDY}"
         )
-    return found
+    return files
 
 
 def _unmatched(
     folder: Path,
     wanted: Mapping[Place, int],
-    found: Mapping[Place, Path],
+    files: Mapping[Place, Path],
     rows: Mapping[str, Sequence[int]],
 ) -> str:
-    if not found:
-        inside = [p for p in sorted(folder.iterdir()) if p.is_dir() and _images([*p.iterdir()])]
+    if not files:
+        inside = [path.name for path in _visible(folder) if path.is_dir() and _images(path)]
         hint = ""
         if inside:
-            hint = f"; it has folders of images ({listed([p.name for p in inside])}), but the "
-            hint += "prompts have no such styles"
+            hint = f"; it has folders of images ({listed(inside)}), but the prompts have no such "
+            hint += "styles"
         return f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))}){hint}"
-    missing = [place for place in wanted if place not in found]
-    extra = [place for place in found if place not in wanted]
-    several = any(number for *_, number in found)
+    missing = [place for place in wanted if place not in files]
+    extra = [place for place in files if place not in wanted]
+    several = any(number for *_, number in files)
     parts = []
     if missing:
         names = [_name(place, several) for place in missing]
         parts.append(f"{_count(len(missing), 'image')} missing ({listed(names)})")
     if extra:
-        names = [found[place].relative_to(folder).as_posix() for place in extra]
+        names = [files[place].relative_to(folder).as_posix() for place in extra]
         parts.append(f"{_count(len(extra), 'image')} without a prompt ({listed(names)})")
     remedy = (
         "to score another choice of images than one of each prompt, list them in a .csv with the "

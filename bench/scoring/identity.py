@@ -24,7 +24,7 @@ _THREADS = min(8, os.cpu_count() or 1)
 def identify(images: ImageSet, store: Path, progress: Progress, world: World) -> str:
     """The sha256 of all images in order, once each has been decoded.
 
-    Reads every image once. What was found is noted in the store: as long as no file is written
+    Reads every image once. The result is noted in the store: as long as no file is written
     to, later calls read none.
 
     Raises:
@@ -51,15 +51,15 @@ def _noted(note: Path) -> str | None:
 
 
 def _read(images: ImageSet, world: World, advance: Callable[[int], None]) -> str:
-    found: dict[int, tuple[str, str]] = {}
+    mine: dict[int, tuple[str, str]] = {}
     with world.all_or_none():
-        mine = turns(chunks_of(len(images)), world)
-        wanted = [i for chunk, _ in mine for i in chunk]
+        chunks = turns(chunks_of(len(images)), world)
+        wanted = [i for chunk, _ in chunks for i in chunk]
         looked = ahead(_look, images.encoded(wanted), 2 * _THREADS, _THREADS)
-        for chunk, done in mine:
-            found.update(zip(chunk, looked, strict=False))
+        for chunk, done in chunks:
+            mine.update(zip(chunk, looked, strict=False))
             advance(done)
-    everyone = {i: result for part in world.gather(found) for i, result in part.items()}
+    everyone = {i: result for part in world.gather(mine) for i, result in part.items()}
     broken = [
         f"{images.names[i]} ({problem})" for i, (_, problem) in sorted(everyone.items()) if problem
     ]

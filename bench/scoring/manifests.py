@@ -127,7 +127,7 @@ def _find(table: FileTable, usual: Sequence[str]) -> str:
     )
 
 
-def _group_columns(columns: Sequence[str], named: Sequence[str]) -> dict[str, str]:
+def _group_columns(columns: Sequence[str], groups: Sequence[str]) -> dict[str, str]:
     """Group -> its column."""
     usual = {column.lower(): column for column in columns if column.lower() in _GROUPS}
-    return usual | {name: name for name in named if name in columns and name not in usual}
+    return usual | {name: name for name in groups if name in columns and name not in usual}

@@ -72,12 +72,12 @@ def benchmark(scores: np.ndarray, styles: Sequence[str]) -> Benchmark:
         scores: in the order of the prompts.
         styles: of each image.
     """
-    found = {}
+    summaries = {}
     for style in sorted(set(styles)):
         own = 100 * scores[[name == style for name in styles]]
         starts = range(0, len(own), BENCHMARK_GROUP)
         means = [np.mean(own[start : start + BENCHMARK_GROUP]) for start in starts]
-        found[style] = StyleSummary(
+        summaries[style] = StyleSummary(
             n=len(own), mean=float(np.mean(means)), std=float(np.std(means))
         )
-    return Benchmark(styles=found, average=float(100 * np.mean(scores)))
+    return Benchmark(styles=summaries, average=float(100 * np.mean(scores)))

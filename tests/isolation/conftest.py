@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sysconfig
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,27 @@ def _own_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(environments.ROOT_VARIABLE, str(tmp_path / "environments"))
 
 
+@pytest.fixture(scope="session")
+def lender(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package that `tiny` installs."""
+    folder = tmp_path_factory.mktemp("lender")
+    paths = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+    lines = [f"import site; site.addsitedir({path!r})\n" for path in paths]
+    wheel(folder, "bench_test_lender", "1.0", "".join(lines), suffix="pth")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_index(
+    request: pytest.FixtureRequest, lender: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packages come from folders, but for the proofs that take minutes."""
+    if not request.node.get_closest_marker("slow"):
+        monkeypatch.setenv("UV_FIND_LINKS", str(lender))
+        monkeypatch.setenv("UV_NO_INDEX", "1")
+        monkeypatch.setenv("UV_CACHE_DIR", str(lender / "cache"))
+
+
 @pytest.fixture
 def logs(tmp_path: Path) -> Callable[[], list[Path]]:
     """The logs that are there."""
@@ -28,8 +50,9 @@ def logs(tmp_path: Path) -> Callable[[], list[Path]]:
 
 
 def tiny(name: str = "tiny", **changes: Any) -> EnvironmentSpec:
-    """An environment that is built within a second: it borrows all packages of this one."""
-    return EnvironmentSpec(**{"name": name, "borrow": True, **changes})
+    """An environment that is built within a second: it sees all packages of this one."""
+    own = changes.pop("requirements", ())
+    return EnvironmentSpec(name=name, requirements=("bench-test-lender", *own), **changes)
 
 
 def pictures(count: int, size: tuple[int, int] = (8, 6), mode: str = "RGB") -> list[Image.Image]:
@@ -48,13 +71,15 @@ def expected(images: list[Image.Image], prompts: list[str]) -> list[float]:
     ]
 
 
-def wheel(folder: Path, name: str, version: str, text: str, requires: str = "") -> Path:
-    """A package of one module."""
+def wheel(
+    folder: Path, name: str, version: str, text: str, requires: str = "", suffix: str = "py"
+) -> Path:
+    """A package of one file."""
     path = folder / f"{name}-{version}-py3-none-any.whl"
     info = f"{name}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     files = {
-        f"{name}.py": text,
+        f"{name}.{suffix}": text,
         f"{info}/METADATA": metadata + (f"Requires-Dist: {requires}\n" if requires else ""),
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }

@@ -15,7 +15,7 @@ import pytest
 
 from bench.registry.registry import Registry
 from bench.scoring.isolation import build, environments
-from tests.isolation.conftest import pictures
+from tests.isolation.conftest import pictures, tiny
 
 DOCS = (Path(__file__).parents[2] / "docs" / "isolation.md").read_text(encoding="utf-8")
 
@@ -44,7 +44,7 @@ def test_the_package_of_the_docs_works() -> None:
     assert scorer.unavailable_reason().endswith("run: bench env create colourfulness")
     # All as written, but for the download.
     cls = type(scorer)
-    cls.environment = replace(cls.environment, requirements=(), borrow=True)
+    cls.environment = replace(cls.environment, requirements=tiny().requirements)
     build.create(scorer.environment, [scorer.adapter], lambda line: None)
     worker = scorer.load("cpu")
     (image,) = pictures(1)
@@ -59,7 +59,7 @@ def test_the_package_of_the_docs_works() -> None:
 @pytest.mark.usefixtures("installed")
 def test_the_environment_of_the_docs_is_built_as_written() -> None:
     scorer = Registry.discover().build("scorers", "colourfulness")
-    build.create(scorer.environment, [scorer.adapter], print, uv=build.find_uv())
+    build.create(scorer.environment, [scorer.adapter], print)
     assert environments.require(scorer.environment).installed["numpy"] == "2.2.6"
     worker = scorer.load("cpu")
     assert worker.score(pictures(1), [""])[0] > 0

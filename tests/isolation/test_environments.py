@@ -21,70 +21,57 @@ from typer.testing import CliRunner
 from bench import Scorer
 from bench.cli import env as command
 from bench.lib.errors import BenchError
-from bench.registry.registry import Entry, Registry, registry
+from bench.registry import registry
+from bench.registry.registry import Entry, Registry
 from bench.scoring.isolation import build, environments
-from bench.scoring.isolation.build import find_uv
 from bench.scoring.isolation.environments import EnvironmentSpec
 from bench.scoring.isolation.scorer import IsolatedScorer
 from tests.isolation.conftest import ADAPTER, tiny, wheel
 from tests.isolation.test_worker import gone
 
-UV = find_uv()
-installers = pytest.mark.parametrize(
-    "uv",
-    [
-        pytest.param(None, id="pip"),
-        pytest.param(UV, id="uv", marks=pytest.mark.skipif(UV is None, reason="there is no uv")),
-    ],
-)
+
+def create(spec: EnvironmentSpec, adapter: Path = ADAPTER, *, rebuild: bool = False) -> list[str]:
+    lines: list[str] = []
+    build.create(spec, [adapter], lines.append, rebuild=rebuild)
+    return lines
 
 
-def create(spec: EnvironmentSpec, adapter: Path = ADAPTER, **options: object) -> list[str]:
-    said: list[str] = []
-    build.create(spec, [adapter], said.append, **options)  # type: ignore[arg-type]
-    return said
+def folders() -> list[Path]:
+    """Of all builds, finished or not."""
+    return [f for name in environments.builds("tiny") for f in environments.folders(name)]
 
 
 def check(spec: EnvironmentSpec, adapter: Path = ADAPTER) -> list[str]:
-    return environments.check(spec, [adapter])
+    return build.check(spec, [adapter])
 
 
-@installers
-def test_what_is_declared_is_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uv: Path | None
-) -> None:
+def test_what_is_declared_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What a user has set for other work, and a project that lies above.
     others = tmp_path / "constraints.txt"
     others.write_text("alpha==9\n")
-    for name in ("PIP_CONSTRAINT", "UV_CONSTRAINT"):
-        monkeypatch.setenv(name, str(others))
-    monkeypatch.setenv("PIP_TARGET", str(tmp_path / "elsewhere"))
-    monkeypatch.setenv("PIP_USER", "1")
+    monkeypatch.setenv("UV_CONSTRAINT", str(others))
     (tmp_path / "pyproject.toml").write_text('[tool.uv]\nconstraint-dependencies = ["alpha==9"]\n')
     adapter = tmp_path / "adapter.py"
-    adapter.write_text(
-        "def check():\n    import alpha\n    assert open(alpha.__file__[:-8] + 'z')\n"
-    )
+    adapter.write_text("def check():\n    import alpha, beta\n")
     alpha = wheel(tmp_path, "alpha", "1.5", "")
     beta = wheel(tmp_path, "beta", "2.0", "", requires="no-such-package==7")
     spec = tiny(
         requirements=(f"alpha @ {alpha.as_uri()}",),
         no_deps=(f"beta @ {beta.as_uri()}",),
-        copies=(("beta.py", "z"),),
     )
-    said = create(spec, adapter, uv=uv)
-    assert "ready" in said[-1]
+    lines = create(spec, adapter)
+    assert "ready" in lines[-1]
     built = environments.require(spec)
     assert (built.installed["alpha"], built.installed["beta"]) == ("1.5", "2.0")
-    assert ("uv" if uv else "pip") in said[0]
+    assert built.installed["numpy"] == np.__version__
     assert check(spec, adapter) == []
-    assert create(spec, adapter, uv=uv) == [f"tiny is there already: {built.folder}"]
+    assert create(spec, adapter) == [f"tiny is there already: {built.folder}"]
 
 
 def test_what_cannot_be_installed_leaves_nothing_and_says_why(tmp_path: Path) -> None:
     missing = tmp_path / "gone-1-py3-none-any.whl"
     with pytest.raises(BenchError) as caught:
-        create(tiny(requirements=(f"gone @ {missing.as_uri()}",)), uv=UV)
+        create(tiny(requirements=(f"gone @ {missing.as_uri()}",)))
     message = str(caught.value)
     assert message.startswith("environment 'tiny' could not be built: ")
     assert missing.name in message
@@ -92,16 +79,10 @@ def test_what_cannot_be_installed_leaves_nothing_and_says_why(tmp_path: Path) ->
     assert "\n" not in message
     log = Path(message.partition("the whole log: ")[2].partition(";")[0])
     assert missing.name in log.read_text()
-    assert environments.folders("tiny") == []
+    assert folders() == []
 
 
-def test_the_reason_is_found_in_what_installers_say() -> None:
-    pip = [
-        "Collecting torch",
-        "ERROR: Could not find a version that satisfies the requirement nope==9 (from versions: 1)",
-        "ERROR: No matching distribution found for nope==9",
-    ]
-    assert build.reason(pip) == " ".join(pip[1:])
+def test_the_reason_is_found_in_what_uv_says() -> None:
     uv = [
         "× No solution found when resolving dependencies:",
         "╰─▶ Because there is no version of nope==9 and you require nope==9, we can",
@@ -112,12 +93,12 @@ def test_the_reason_is_found_in_what_installers_say() -> None:
         "and you require nope==9, we can conclude that your requirements are unsatisfiable"
     )
     assert build.reason(["one", "two", "three"]) == "two three"
-    assert build.reason([]) == "the installer gave no reason"
+    assert build.reason([]) == "uv gave no reason"
     causes = ["error: Failed to install", *(f"Caused by: step {i} of many" for i in range(40))]
-    told = build.reason([*causes, "Caused by: No space left on device (os error 28)"])
-    assert told.startswith("error: Failed to install Caused by: step 0")
-    assert told.endswith("Caused by: No space left on device (os error 28)")
-    assert len(told) < 520
+    reason = build.reason([*causes, "Caused by: No space left on device (os error 28)"])
+    assert reason.startswith("error: Failed to install Caused by: step 0")
+    assert reason.endswith("Caused by: No space left on device (os error 28)")
+    assert len(reason) < 520
 
 
 def test_what_does_not_work_is_not_taken_for_finished(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +108,7 @@ def test_what_does_not_work_is_not_taken_for_finished(monkeypatch: pytest.Monkey
         BenchError, match=r"installed but does not work: ImportError: no module named 'flux_cap"
     ):
         create(spec)
-    assert environments.folders("tiny") == []
+    assert folders() == []
     assert "is not built" in environments.unavailable_reason(spec)
     monkeypatch.delenv("TEST_CHECK_FAILS")
     assert "ready" in create(spec)[-1]
@@ -160,12 +141,12 @@ def test_a_build_that_was_killed_is_not_taken_for_finished(
     process.communicate()
     assert gone(int((tmp_path / "sleeper").read_text()))
     spec = tiny()
-    assert len(environments.folders("tiny")) == 1
+    assert len(folders()) == 1
     assert environments.unavailable_reason(spec) == (
         "environment 'tiny' is not built; run: bench env create tiny"
     )
     create(spec)
-    assert environments.folders("tiny") == [environments.require(spec).folder]
+    assert folders() == [environments.require(spec).folder]
 
 
 def test_a_rebuild_that_fails_leaves_the_old_build(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +156,7 @@ def test_a_rebuild_that_fails_leaves_the_old_build(monkeypatch: pytest.MonkeyPat
     with pytest.raises(BenchError, match="does not work"):
         create(tiny(), rebuild=True)
     assert environments.require(tiny()) == old
-    assert environments.folders("tiny") == [old.folder]
+    assert folders() == [old.folder]
 
 
 def test_a_changed_definition_is_noticed() -> None:
@@ -203,7 +184,7 @@ def test_a_lost_python_is_noticed_and_rebuilt() -> None:
     python.write_text("#!/bin/sh\necho cannot open libpython >&2\nexit 127\n")
     python.chmod(0o755)
     (problem,) = check(spec)
-    assert "exit status 127" in problem
+    assert "exit code 127" in problem
     assert "cannot open libpython" in problem
     assert "ready" in create(spec, rebuild=True)[-1]
     assert check(spec) == []
@@ -212,7 +193,7 @@ def test_a_lost_python_is_noticed_and_rebuilt() -> None:
 def test_versions_that_changed_since_are_named() -> None:
     spec = tiny()
     create(spec)
-    path = environments.pointer(spec.build_name)
+    path = environments.require(spec).folder / environments.RECORD
     data = json.loads(path.read_text())
     data["packages"]["bench-test-gone"] = "4.55.4"
     path.write_text(json.dumps(data))
@@ -225,48 +206,32 @@ def test_versions_that_changed_since_are_named() -> None:
     assert numpy.startswith(f"numpy none was installed, now there is {np.__version__}; run: ")
 
 
-def test_a_borrowing_environment_sees_packages_and_its_own_come_first() -> None:
-    spec = tiny()
-    create(spec)
-    built = environments.require(spec)
-    (site,) = built.folder.glob("lib/python*/site-packages")
-    (site / "typer.py").write_text("own = True\n")
-    code = "import numpy, typer, sys; sys.exit(0 if typer.own else 1)"
-    subprocess.run([built.python, "-I", "-c", code], check=True)
-    assert built.installed["numpy"] == np.__version__
-
-
-def test_a_copied_file_is_a_new_one(tmp_path: Path) -> None:
-    """uv links packages from its cache, which must not be written through."""
-    cached, source = tmp_path / "cached", tmp_path / "source"
-    cached.write_text("cached")
-    source.write_text("new")
-    os.link(cached, tmp_path / "linked")
-    build.copy_file(source, tmp_path / "linked", "tiny")
-    assert ((tmp_path / "linked").read_text(), cached.read_text()) == ("new", "cached")
-    with pytest.raises(BenchError, match="'tiny' could not be built: the packages hold no absent"):
-        build.copy_file(tmp_path / "absent", tmp_path / "there", "tiny")
-
-
 def test_two_that_build_at_once_build_once() -> None:
-    spec, said = tiny(), [[], []]  # type: ignore[var-annotated]
+    spec, outputs = tiny(), [[], []]  # type: ignore[var-annotated]
     threads = [
         threading.Thread(target=build.create, args=(spec, [ADAPTER], lines.append))
-        for lines in said
+        for lines in outputs
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    everything = [line for lines in said for line in lines]
+    everything = [line for lines in outputs for line in lines]
     assert sum("is ready" in line for line in everything) == 1
     assert sum("there already" in line for line in everything) == 1
 
 
 def test_a_python_that_is_not_here_is_said_to_be_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent / "nowhere"))
-    with pytest.raises(BenchError, match=r"needs Python 3\.2: install it so that python3\.2"):
-        create(tiny(python="3.2", borrow=False))
+    monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
+    with pytest.raises(BenchError, match=r"could not be built: .*Python 3\.99"):
+        create(tiny(python="3.99"))
+
+
+def test_uv_is_asked_for_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "find_uv", lambda: None)
+    with pytest.raises(BenchError, match=r"'tiny' is built with uv, .* pip install uv$"):
+        create(tiny())
+    assert folders() == []
 
 
 def test_the_users_data_folder_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +262,6 @@ def _registry(*specs: EnvironmentSpec) -> Registry:
 @pytest.fixture
 def env(monkeypatch: pytest.MonkeyPatch) -> CliRunner:
     monkeypatch.setattr(registry, "default_registry", lambda: _registry(tiny(), tiny()))
-    monkeypatch.setattr(build, "find_uv", lambda: None)
     monkeypatch.setenv("COLUMNS", "120")
     return CliRunner()
 
@@ -331,15 +295,15 @@ def test_builds_of_older_definitions_are_shown_and_removed(
     env: CliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create(tiny())
-    changed = _registry(tiny(copies=(("a", "b"),)))
+    changed = _registry(tiny(no_deps=("alpha",)))
     monkeypatch.setattr(registry, "default_registry", lambda: changed)
     assert "outdated" in env.invoke(command.env_app, ["list"]).output
     assert "removed" in env.invoke(command.env_app, ["remove", "tiny"]).output
-    assert environments.folders("tiny") == []
+    assert folders() == []
 
 
 def test_two_definitions_of_one_name_are_told_apart_by_their_scorers() -> None:
-    one, other = tiny(), tiny(copies=(("a", "b"),))
+    one, other = tiny(), tiny(no_deps=("alpha",))
     known = command.declared(_registry(one, other, tiny("another")))
     assert command.named(known, "scorer0") == one
     assert command.named(known, "scorer1") == other
@@ -371,44 +335,30 @@ def test_scorers_with_adapters_of_their_own_share_an_environment(
         ({"requirements": "pillow"}, "requirements must be a tuple of strings such as"),
         ({"requirements": ["pillow"]}, r"requirements must be a tuple .*, not \['pillow'\]$"),
         ({"no_deps": "pillow"}, "no_deps must be a tuple of strings such as"),
-        ({"copies": ("from", "to")}, "copies must be a tuple of pairs such as"),
-        ({"copies": [("from", "to")]}, "copies must be a tuple of pairs such as"),
-        ({"python": "python3.11", "borrow": False}, "python must be a version such as '3.11', not"),
-        ({"python": "3.11"}, "one that borrows packages has the Python that runs bench; leave out"),
+        ({"python": "python3.11"}, "python must be a version such as '3.11', not"),
     ],
 )
 def test_a_wrong_declaration_is_one_sentence(declared: dict[str, object], said: str) -> None:
     with pytest.raises(BenchError, match=said):
-        tiny(**declared)  # type: ignore[arg-type]
+        EnvironmentSpec(**{"name": "tiny", **declared})  # type: ignore[arg-type]
 
 
 def test_what_is_taken_from_bench_is_part_of_a_builds_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = tiny(requirements=("torch", "pillow"), borrow=False)
+    spec = EnvironmentSpec(name="tiny", requirements=("torch", "pillow"))
     name, torch = spec.build_name, importlib.metadata.version("torch").partition("+")[0]
     assert spec.resolved == (f"torch=={torch}", "pillow")
     monkeypatch.setattr(importlib.metadata, "version", lambda package: "99.1+cu999")
     assert spec.resolved == ("torch==99.1", "pillow")
     assert spec.build_name != name
-    pinned = tiny(requirements=("torch==2.15.0",), python="3.11", borrow=False)
+    pinned = EnvironmentSpec(name="pinned", requirements=("torch==2.15.0",), python="3.11")
     before = pinned.build_name
     monkeypatch.undo()
     assert (spec.build_name, pinned.build_name) == (name, before)
     monkeypatch.setattr(environments, "running_python", lambda: "3.99")
     assert spec.build_name != name
     assert pinned.build_name == before
-
-
-def test_a_borrower_is_outdated_when_what_it_borrows_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = environments.own_site_packages()
-    monkeypatch.setattr(environments, "own_site_packages", lambda: [*own, str(tmp_path)])
-    create(tiny())
-    assert environments.unavailable_reason(tiny()) == ""
-    (tmp_path / "bench_test_alpha-1.5.dist-info").mkdir()
-    assert "beside other packages of bench" in environments.unavailable_reason(tiny())
 
 
 @pytest.mark.parametrize("kind", ["a file", "/proc", "read-only"])
@@ -432,16 +382,16 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(
 
 
 def test_what_is_being_built_is_removed_once_it_is_finished(tmp_path: Path) -> None:
-    spec, said = tiny(), queue.SimpleQueue[str]()
+    spec, lines = tiny(), queue.SimpleQueue[str]()
     with environments.locked(spec.build_name, lambda line: None):
-        live = environments.builds_folder() / f"{spec.build_name}-01234567"
+        live = environments.root() / f"{spec.build_name}.01234567"
         live.mkdir(parents=True)
-        remover = threading.Thread(target=environments.remove, args=(spec.name, said.put))
+        remover = threading.Thread(target=environments.remove, args=(spec.name, lines.put))
         remover.start()
-        assert said.get(timeout=10) == "another process is building tiny, waiting for it"
+        assert lines.get(timeout=10) == "another process is building tiny, waiting for it"
         assert live.exists()
     remover.join()
-    assert said.get() == f"removed {live}"
+    assert lines.get() == f"removed {live}"
     assert not live.exists()
 
 

@@ -72,7 +72,8 @@ def test_a_worker_gives_the_packages_own_scores(tmp_path: Path, name: str) -> No
     (tmp_path / "case.json").write_text(json.dumps(case))
 
     scorer = scorers(tmp_path)[name]
-    build.create(scorer.environment, [scorer.adapter], print, uv=build.find_uv())
+    users = [cls for cls in plugin.bench_scorers() if cls.environment == scorer.environment]
+    build.create(scorer.environment, sorted({cls.adapter for cls in users}), print)
     try:
         python = environments.require(scorer.environment).python
         script = SCRIPTS / f"small_{name}.py"
@@ -87,7 +88,7 @@ def test_a_worker_gives_the_packages_own_scores(tmp_path: Path, name: str) -> No
         np.testing.assert_array_equal(worker.score(images[::-1], PROMPTS[::-1]), official[::-1])
         if name in ("hpsv2", "image_reward"):
             assert worker.overlong(PROMPTS) == [1]
-        assert environments.check(scorer.environment, [scorer.adapter]) == []
+        assert build.check(scorer.environment, [scorer.adapter]) == []
         worker.close()
         if name == "image_reward":
             _refuses_a_checkpoint_that_lacks_a_tensor(scorer, tmp_path)

@@ -123,22 +123,20 @@ def test_another_adapter_is_part_of_the_key(tmp_path: Path) -> None:
 
 
 def test_a_rebuild_with_other_versions_is_part_of_the_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, lender: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for installer in ("PIP", "UV"):
-        monkeypatch.setenv(f"{installer}_FIND_LINKS", str(tmp_path))
-        monkeypatch.setenv(f"{installer}_NO_INDEX", "1")
+    monkeypatch.setenv("UV_FIND_LINKS", f"{lender},{tmp_path}")
     spec = tiny(requirements=("bench-test-alpha",))
     scorer = type("Alpha", (Adapted,), {"environment": spec})()
-    found = [scorer.fingerprint()]
+    prints = [scorer.fingerprint()]
     for version in ("1.5", "1.6", "1.6"):
         wheel(tmp_path, "bench_test_alpha", version, "")
-        build.create(spec, [ADAPTER], lambda line: None, rebuild=True, uv=build.find_uv())
-        found.append(scorer.fingerprint())
-    assert len(set(found)) == 3
-    assert found[2] == found[3]
+        build.create(spec, [ADAPTER], lambda line: None, rebuild=True)
+        prints.append(scorer.fingerprint())
+    assert len(set(prints)) == 3
+    assert prints[2] == prints[3]
     environments.remove(spec.name, lambda line: None)
-    assert scorer.fingerprint() == found[0]
+    assert scorer.fingerprint() == prints[0]
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_images_and_prompts_arrive_and_scores_come_back_exactly() -> None:
     prompts = ["", "naïve 日本 🎨", "a\nb", "\ud800 lone", "x" * 300_000, *"abcd"]
     with working() as worker:
         np.testing.assert_array_equal(worker.score(images, prompts), expected(images, prompts))
-        # The same memory serves smaller and larger batches.
+        # Smaller and larger batches.
         for batch in (pictures(1, (3, 3)), pictures(2, (900, 800)), pictures(4)):
             texts = ["p"] * len(batch)
             np.testing.assert_array_equal(worker.score(batch, texts), expected(batch, texts))
@@ -155,6 +155,20 @@ def test_a_crash_says_how_and_the_next_batch_starts_anew(
     assert len({call["pid"] for call in calls(notes)}) == 2
     # An empty one tells nobody anything.
     assert [log for log in logs() if str(log) not in str(caught.value)] == []
+
+
+def test_a_death_between_two_batches_is_noticed_at_once() -> None:
+    images = pictures(2, (900, 800))
+    with working() as worker:
+        assert worker._process is not None
+        pid = worker._process._popen.pid
+        os.kill(pid, signal.SIGKILL)
+        assert gone(pid)
+        with pytest.raises(BenchError, match="its worker was killed by SIGKILL"):
+            worker.score(images, ["a", "b"])
+        np.testing.assert_array_equal(
+            worker.score(images, ["a", "b"]), expected(images, ["a", "b"])
+        )
 
 
 def test_old_logs_are_deleted(logs: Logs) -> None:

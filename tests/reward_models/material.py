@@ -260,23 +260,6 @@ def picture(name: str, width: int, height: int) -> Image.Image:
     return Image.fromarray(np.clip(image + noise, 0, 255).astype(np.uint8))
 
 
-def clean_pictures() -> dict[str, Image.Image]:
-    """Images on which bicubic filters overshoot or stay flat, larger and smaller than networks see.
-
-    Unlike noise, these have many pixels on the border between two 8-bit values.
-    """
-    made = {}
-    sizes = ((512, 512), (501, 300), (300, 1001), (1000, 768), (37, 53), (100, 100), (700, 3))
-    for width, height in sizes:
-        x, y = np.meshgrid(np.arange(width), np.arange(height))
-        slope = np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (width + height)])
-        checks = np.stack([(x // 7 + y // 5) % 2 * 255] * 3)
-        for kind, levels in (("smooth", slope), ("black and white", checks)):
-            image = Image.fromarray(levels.astype(np.uint8).transpose(1, 2, 0))
-            made[f"{kind} {width}x{height}"] = image
-    return made
-
-
 PROMPTS = (
     "a red cat",
     "A painting of the cat, " + "very detailed, trending, 8k resolution, " * 14,

@@ -61,7 +61,7 @@ def test_pickscore_is_the_product_that_transformers_computes(case, model):
     state = material.in_transformers(material.draw(material.clip_shapes(config), cases.SEED))
     official.load_state_dict({k: v for k, v in state.items() if "position_ids" not in k})
     ours = model("pickscore")
-    pictures = torch.stack([ours.preprocessing.of_image(image) for image in IMAGES])
+    pictures = torch.stack([ours.preprocessing(image) for image in IMAGES])
     tokens = open_clip.tokenize(["a red cat"] * len(IMAGES))
     with torch.no_grad():
         logits = official(input_ids=tokens, pixel_values=pictures).logits_per_image[:, 0]

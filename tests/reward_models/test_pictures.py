@@ -1,4 +1,4 @@
-"""Images of any size and mode, and pixels, become what the networks see."""
+"""Images of any size and mode become what the networks see."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from bench_plugins.reward_models.pictures import (
     MEAN,
     SIZE,
     STD,
-    LongestSide,
-    ShortestSide,
-    _pillow_weights,
+    cropped,
+    padded,
     upright_rgb,
 )
 from PIL import Image
@@ -23,13 +22,6 @@ from bench.lib.images import decode
 from tests.reward_models import material
 
 PICTURES = material.pictures()
-EVERY_PICTURE = PICTURES | material.clean_pictures()
-EVEN, DOWN = ShortestSide(odd="even"), ShortestSide(odd="down")
-HPS = LongestSide(antialias=True)
-
-
-def _pixels(image: Image.Image) -> torch.Tensor:
-    return transforms.functional.to_tensor(image.convert("RGB"))[None]
 
 
 def _eight_bit(picture: torch.Tensor) -> np.ndarray:
@@ -48,19 +40,19 @@ def test_shortest_side_is_torchvisions_pillow_path(name):
         ]
     )
     image = PICTURES[name].convert("RGB")
-    torch.testing.assert_close(EVEN.of_image(image), official(image), rtol=0, atol=1e-6)
+    torch.testing.assert_close(cropped(image), official(image), rtol=0, atol=1e-6)
 
 
 def test_an_odd_spare_pixel_is_cut_where_each_official_code_cuts_it():
     image = Image.fromarray(np.arange(227, dtype=np.uint8)[None].repeat(224, 0)).convert("RGB")
-    assert _eight_bit(EVEN.of_image(image))[0, 0, 0] == 2
-    assert _eight_bit(DOWN.of_image(image))[0, 0, 0] == 1
+    assert _eight_bit(cropped(image))[0, 0, 0] == 2
+    assert _eight_bit(cropped(image, "transformers"))[0, 0, 0] == 1
 
 
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("name", [n for n in PICTURES if n != "exact"])
 def test_longest_side_is_torchvisions_tensor_path_and_padding(name, antialias):
-    pixels = _pixels(PICTURES[name])
+    pixels = transforms.functional.to_tensor(PICTURES[name].convert("RGB"))[None]
     height, width = pixels.shape[-2:]
     scale = SIZE / max(height, width)
     new = [round(height * scale), round(width * scale)]
@@ -68,17 +60,17 @@ def test_longest_side_is_torchvisions_tensor_path_and_padding(name, antialias):
         pixels, new, transforms.InterpolationMode.BICUBIC, antialias=antialias
     )
     left, top = (SIZE - new[1]) // 2, (SIZE - new[0]) // 2
-    padded = torch.zeros(1, 3, SIZE, SIZE)
-    padded[..., top : top + new[0], left : left + new[1]] = resized
-    expected = transforms.functional.normalize(padded, MEAN, STD)
-    found = LongestSide(antialias=antialias).of_image(PICTURES[name].convert("RGB"))
+    framed = torch.zeros(1, 3, SIZE, SIZE)
+    framed[..., top : top + new[0], left : left + new[1]] = resized
+    expected = transforms.functional.normalize(framed, MEAN, STD)
+    found = padded(PICTURES[name].convert("RGB"), antialias)
     torch.testing.assert_close(found[None], expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(224, 100), (100, 224)])
 def test_an_image_already_224_long_is_padded_with_black(size):
     image = Image.new("RGB", size, "white")
-    seen = _eight_bit(HPS.of_image(image))
+    seen = _eight_bit(padded(image))
     white = np.full((size[1], size[0]), 255)
     top, left = (SIZE - size[1]) // 2, (SIZE - size[0]) // 2
     np.testing.assert_array_equal(seen[top : top + size[1], left : left + size[0], 0], white)
@@ -87,8 +79,8 @@ def test_an_image_already_224_long_is_padded_with_black(size):
 
 def test_extreme_shapes_are_seen():
     for size in ((1, 600), (600, 1), (1, 1)):
-        assert HPS.of_image(Image.new("RGB", size)).shape == (3, SIZE, SIZE)
-        assert EVEN.of_image(Image.new("RGB", size)).shape == (3, SIZE, SIZE)
+        assert padded(Image.new("RGB", size)).shape == (3, SIZE, SIZE)
+        assert cropped(Image.new("RGB", size)).shape == (3, SIZE, SIZE)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"])
@@ -122,53 +114,5 @@ def test_transparent_images_are_seen_as_bench_sees_files():
     image = Image.fromarray(source.integers(0, 256, (60, 90, 4), dtype=np.uint8), "RGBA")
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    for recipe in (EVEN, DOWN, HPS):
-        assert torch.equal(recipe.of_image(image), recipe.of_image(decode(buffer.getvalue())))
-
-
-@pytest.mark.parametrize("recipe", [EVEN, DOWN, HPS])
-@pytest.mark.parametrize("name", EVERY_PICTURE)
-def test_pixels_are_seen_as_images(name, recipe):
-    image = EVERY_PICTURE[name]
-    assert torch.equal(recipe.of_pixels(_pixels(image))[0], recipe.of_image(image))
-
-
-def test_a_long_strip_is_weighed_where_it_is_seen():
-    span, weights = _pillow_weights(5000, 5000 * SIZE // 3, 186_554)
-    assert span.stop - span.start < 10
-    assert weights.shape == (SIZE, span.stop - span.start)
-
-
-def test_gradients_are_had_after_pixels_without():
-    pixels = _pixels(PICTURES["tall"])
-    with torch.inference_mode():
-        EVEN.of_pixels(pixels)
-    leaf = pixels.clone().requires_grad_()
-    EVEN.of_pixels(leaf).sum().backward()
-    assert leaf.grad.any()
-
-
-# Pillow's weights have 22 bits, which is more than torch's float32 gives.
-@pytest.mark.parametrize(("recipe", "torchs"), [(EVEN, torch.float64), (HPS, torch.float32)])
-def test_gradients_are_those_of_the_unrounded_scaling(recipe, torchs):
-    weight = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    # Away from 0 and 1, so that nothing is clamped; square, so that nothing is cut or padded.
-    pixels = _pixels(PICTURES["square"]).mul(0.2).add(0.4)
-    gradients = []
-    for precision, scale in (
-        (torch.float32, recipe.of_pixels),
-        (
-            torchs,
-            lambda x: transforms.functional.normalize(
-                transforms.functional.resize(
-                    x, [SIZE, SIZE], transforms.InterpolationMode.BICUBIC, antialias=True
-                ),
-                MEAN,
-                STD,
-            ),
-        ),
-    ):
-        leaf = pixels.to(precision, copy=True).requires_grad_()
-        (scale(leaf) * weight).sum().backward()
-        gradients.append(leaf.grad.float())
-    torch.testing.assert_close(*gradients, rtol=0, atol=1e-5)
+    for prepare in (cropped, padded):
+        assert torch.equal(prepare(image), prepare(decode(buffer.getvalue())))

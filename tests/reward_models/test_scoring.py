@@ -8,11 +8,10 @@ import threading
 import numpy as np
 import pytest
 import torch
-from bench_plugins.reward_models.pictures import ShortestSide
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
-from bench import BenchError, DifferentiableScorer
+from bench import BenchError
 from tests.reward_models import cases, material
 
 SCORERS = tuple(cases.TOLERANCE)
@@ -57,28 +56,25 @@ def test_nothing_is_scored_as_nothing(scorer, model):
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
-def test_pixels_are_scored_as_images(scorer, model):
-    clean = material.clean_pictures()
-    images = [clean["smooth 501x300"], clean["black and white 501x300"], IMAGES[1]]
-    prompts = PROMPTS[: len(images)]
-    pixels = torch.stack([to_tensor(image) for image in images])
-    assert isinstance(model(scorer), DifferentiableScorer)
-    found = model(scorer).score_pixels(pixels, prompts)
-    assert found.dtype == torch.float32
-    expected = model(scorer).score(images, prompts)
-    assert (model(scorer).score(pixels, prompts) == expected).all()
-    _near(found.numpy(), expected, expected)
+def test_tensors_are_scored_as_images(scorer, model):
+    images, prompts = IMAGES[:2], PROMPTS[:2]
+    tensors = [to_tensor(image) for image in images]
+    assert (model(scorer).score(tensors, prompts) == model(scorer).score(images, prompts)).all()
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
-def test_gradients_are_slopes(scorer, model):
-    pixels = to_tensor(material.pictures()["odd"])[None].mul(0.8).add(0.1).requires_grad_()
-    model(scorer).score_pixels(pixels, ["a red cat"]).sum().backward()
-    step = 0.25 / 255 * pixels.grad.sign()
+def test_networks_have_the_slope_of_their_pictures(scorer, model):
+    """What methods that follow a reward's gradient build on."""
+    network, prepare = model(scorer).network, model(scorer).preprocessing
     with torch.no_grad():
-        ends = [model(scorer).score_pixels(pixels + s, ["a red cat"]) for s in (step, -step)]
+        texts = network.read(["a red cat"])
+    picture = prepare(material.pictures()["odd"])[None].requires_grad_()
+    network.rate(picture, texts).sum().backward()
+    step = 0.004 * picture.grad.sign()
+    with torch.no_grad():
+        ends = [network.rate(picture + s, texts) for s in (step, -step)]
     slope = (ends[0] - ends[1]).item()
-    assert slope == pytest.approx(2 * (pixels.grad * step).sum().item(), rel=0.1)
+    assert slope == pytest.approx(2 * (picture.grad * step).sum().item(), rel=0.1)
 
 
 @pytest.mark.parametrize("scorer", ["hpsv2", "pickscore", "clip-l14", "clip-h14"])
@@ -116,7 +112,7 @@ def test_images_of_every_mode_are_scored(scorer, model):
         grey.convert("RGBA"),
     ]
     scores = model(scorer).score(images, ["a red cat"] * len(images))
-    assert (scores == scores[0]).all()
+    _near(scores, scores[0], scores)
 
 
 def test_antialias_is_an_option_that_counts(case):
@@ -169,26 +165,25 @@ def test_float32_products_are_not_rounded_to_tf32(switch, allowed, model, monkey
     setattr(switch, name, values[allowed])
     try:
         model("clip-h14").score(IMAGES[:1], PROMPTS[:1])
-        model("clip-h14").score_pixels(to_tensor(IMAGES[0])[None], PROMPTS[:1])
         assert getattr(switch, name) == values[allowed]
     finally:
         setattr(switch, name, before)
-    assert seen == [values[False]] * 2
+    assert seen == [values[False]]
 
 
 def test_images_are_prepared_before_texts_are_read(model, monkeypatch):
     prepared = threading.Event()
-    of_image, read = ShortestSide.of_image, model("clip-h14").network.read
+    prepare, read = model("clip-h14").preprocessing, model("clip-h14").network.read
 
-    def watched(recipe, image):
+    def watched(image):
         prepared.set()
-        return of_image(recipe, image)
+        return prepare(image)
 
     def patient(prompts):
         assert prepared.wait(timeout=10)
         return read(prompts)
 
-    monkeypatch.setattr(ShortestSide, "of_image", watched)
+    monkeypatch.setattr(model("clip-h14"), "preprocessing", watched)
     monkeypatch.setattr(model("clip-h14").network, "read", patient)
     model("clip-h14").score(IMAGES[:1], PROMPTS[:1])
 

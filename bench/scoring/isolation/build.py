@@ -1,4 +1,4 @@
-"""Building environments, with uv where it is found, else with venv and pip."""
+"""Building environments with uv, and checking them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.lib.errors import BenchError
 from bench.lib.files import write_atomic
-from bench.scoring.isolation import environments as found
+from bench.lib.wording import cut
+from bench.scoring.isolation import environments
+from bench.scoring.isolation.client import GoneError, Process
 from bench.scoring.isolation.environments import Environment, EnvironmentSpec
+
+CHECK_SECONDS = 900
+"""More than importing any scorer's packages takes on a slow disk."""
 
 _SIGN_OF_ERROR = re.compile(r"(?i)error|×")
 _PACKAGE_LIST = re.compile(r"[+~-] ")
@@ -35,7 +40,6 @@ def create(
     say: Callable[[str], None],
     *,
     rebuild: bool = False,
-    uv: Path | None = None,
 ) -> Environment:
     """Build the environment unless it is there.
 
@@ -44,170 +48,149 @@ def create(
         adapters: of the scorers that work there; each says whether what it needs can be imported.
         say: takes lines of progress.
         rebuild: build it anew even if it is there; the old build stays until the new one works.
-        uv: the program that installs, see `find_uv`; None takes venv and pip.
 
     Raises:
         BenchError: it cannot be built; says why and where the log is. Nothing half-built is ever
             taken for finished.
     """
     name = spec.build_name
-    with found.locked(name, say):
-        there = found.find(spec)
-        if there and there.python.exists() and not rebuild:
-            say(f"{spec.name} is there already: {there.folder}")
-            return there
+    with environments.locked(name, say):
+        old = environments.find(spec)
+        if old and old.python.exists() and not rebuild:
+            say(f"{spec.name} is there already: {old.folder}")
+            return old
         start = time.monotonic()
-        # A place of its own: installers that outlived a killed build write elsewhere.
-        folder = found.builds_folder() / f"{name}-{uuid.uuid4().hex[:8]}"
+        place = environments.root() / name
         try:
-            report = _Build(spec, adapters, folder, say, uv).run()
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        text = json.dumps({"build": folder.name, **report}, indent=1, sort_keys=True)
-        write_atomic(found.pointer(name), text.encode())
-        for other in found.folders(spec.name, key=name[len(spec.name) + 1 :]):
-            if other != folder:
-                shutil.rmtree(other, ignore_errors=True)
-        say(f"{spec.name} is ready after {time.monotonic() - start:.0f} s: {folder}")
-        return found.require(spec)
+            # A place of its own: installers that outlived a killed build write elsewhere.
+            folder = _attempt(place)
+            _build(spec, adapters, folder, say)
+            if place.exists():
+                place.rename(_attempt(place))
+            folder.rename(place)
+        finally:
+            for other in environments.folders(name):
+                if other != place:
+                    shutil.rmtree(other, ignore_errors=True)
+        say(f"{spec.name} is ready after {time.monotonic() - start:.0f} s: {place}")
+        return environments.require(spec)
 
 
-class _Build:
-    """One attempt."""
+def _attempt(place: Path) -> Path:
+    return place.with_name(f"{place.name}.{uuid.uuid4().hex[:8]}")
 
-    def __init__(
-        self,
-        spec: EnvironmentSpec,
-        adapters: Sequence[Path],
-        folder: Path,
-        say: Callable[[str], None],
-        uv: Path | None,
-    ) -> None:
-        self.spec, self.adapters = spec, adapters
-        self.folder, self.say, self.uv = folder, say, uv
-        self.installer = "uv" if uv else "venv and pip"
-        self.log = found.log_file(f"create-{spec.name}")
 
-    def run(self) -> dict[str, object]:
-        """Fill the folder and try it; what there is to know of the finished build."""
-        found.made(self.folder.parent)
-        self.say(f"building {self.spec.name} in {self.folder} with {self.installer}")
-        self._make()
-        for wanted, flags in ((self.spec.resolved, []), (self.spec.no_deps, ["--no-deps"])):
-            if wanted:
-                self._install([*flags, *wanted])
-        (site,) = self.folder.glob("lib/python*/site-packages")
-        for source, target in self.spec.copies:
-            copy_file(site / source, site / target, self.spec.name)
-        if self.spec.borrow:
-            paths = found.own_site_packages()
-            lines = [f"import site; site.addsitedir({path!r})\n" for path in paths]
-            (site / "borrowed.pth").write_text("".join(lines), encoding="utf-8")
-        self.say("trying whether it works")
-        report = found.probe(found.python_of(self.folder), self.spec.name, self.adapters, self.log)
-        error = report.pop("error")
-        if error:
-            raise BenchError(
-                f"environment {self.spec.name!r} was installed but does not work: "
-                f"{found.in_words(error)}; the whole log: {self.log}"
-            )
-        self.log.unlink(missing_ok=True)
-        return {**report, "installer": self.installer}
+def _build(
+    spec: EnvironmentSpec, adapters: Sequence[Path], folder: Path, say: Callable[[str], None]
+) -> None:
+    """Fill the folder, try it, and note what is in it."""
+    uv, python = find_uv(), str(environments.python_of(folder))
+    if uv is None:
+        raise BenchError(
+            f"environment {spec.name!r} is built with uv, which is not here: pip install uv"
+        )
+    say(f"building {spec.name} in {folder} with {uv}")
+    wanted = sys.executable if spec.python in ("", environments.running_python()) else spec.python
+    calls = [["venv", "--quiet", "--relocatable", "--python", wanted, str(folder)]]
+    for packages, flags in ((spec.resolved, []), (spec.no_deps, ["--no-deps"])):
+        if packages:
+            calls.append(["pip", "install", "--python", python, *flags, *packages])
+    log = environments.log_file(f"create-{spec.name}")
+    for arguments in calls:
+        _call([str(uv), *arguments], spec.name, log, say)
+    log.unlink()
+    say("trying whether it works")
+    contents, problem = _probe(Path(python), spec.name, adapters)
+    if problem:
+        raise BenchError(f"environment {spec.name!r} was installed but does not work: {problem}")
+    record = json.dumps(contents, indent=1, sort_keys=True)
+    write_atomic(folder / environments.RECORD, record.encode())
 
-    def _make(self) -> None:
-        python, folder = self.spec.python, str(self.folder)
-        if python in ("", found.running_python()):
-            python = sys.executable
-        if self.uv:
-            self._call([str(self.uv), "venv", "--quiet", "--python", python, folder])
-            return
-        if python != sys.executable:
-            python = _on_path(python, self.spec.name)
-        bare = [] if self.spec.requirements or self.spec.no_deps else ["--without-pip"]
-        self._call([python, "-I", "-m", "venv", *bare, folder])
 
-    def _install(self, arguments: list[str]) -> None:
-        python = str(found.python_of(self.folder))
-        if self.uv:
-            command = [str(self.uv), "pip", "install", "--python", python]
-        else:
-            command = [python, "-I", "-m", "pip", "install", "--disable-pip-version-check"]
-        self._call([*command, *arguments])
-
-    def _call(self, command: list[str]) -> None:
-        """Run an installer; its lines go to the log and, but for lists of packages, to the user."""
-        lines: list[str] = []
-        with (
-            self.log.open("a", encoding="utf-8") as log,
-            _reading(command) as process,
-        ):
+def _call(command: Sequence[str], name: str, log: Path, say: Callable[[str], None]) -> None:
+    """Run uv; its lines go to the log and, but for lists of packages, to the user."""
+    lines: list[str] = []
+    with (
+        log.open("a", encoding="utf-8") as file,
+        subprocess.Popen(
+            command,
+            # Above it there is no project, whose settings uv would take.
+            cwd=Path.cwd().anchor,
+            env=environments.clean_variables(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            # A group of its own can be ended with all that it starts.
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
             for line in process.stdout or ():
-                log.write(line)
+                file.write(line)
                 text = line.strip()
                 if text and not _PACKAGE_LIST.match(text):
                     lines.append(text)
-                    self.say(f"  {text}")
-        if process.returncode != 0:
-            raise BenchError(
-                f"environment {self.spec.name!r} could not be built: {reason(lines)}; "
-                f"the whole log: {self.log}; to try again, run: bench env create {self.spec.name}"
-            )
+                    say(f"  {text}")
+        except BaseException:
+            environments.end_session(process)
+            raise
+    if process.returncode != 0:
+        raise BenchError(
+            f"environment {name!r} could not be built: {reason(lines)}; "
+            f"the whole log: {log}; to try again, run: bench env create {name}"
+        )
 
 
-def copy_file(source: Path, target: Path, name: str) -> None:
-    """Copy a file of one package of environment `name` to where another one misses it.
+def check(spec: EnvironmentSpec, adapters: Sequence[Path]) -> list[str]:
+    """Everything that is wrong with the environment, a sentence each; starts its Python."""
+    try:
+        built = environments.require(spec)
+        contents, problem = _probe(built.python, spec.name, adapters)
+    except BenchError as error:
+        return [str(error)]
+    then = {"Python": built.python_version, **built.installed}
+    now = {"Python": contents["python"], **contents["packages"]}
+    problems = [
+        f"{name} {then.get(name, 'none')} was installed, now there is {now.get(name, 'none')}"
+        for name in then | now
+        if then.get(name) != now.get(name)
+    ]
+    problems += [problem] if problem else []
+    return [f"{problem}; run: bench env create --rebuild {spec.name}" for problem in problems]
+
+
+def _probe(python: Path, name: str, adapters: Sequence[Path]) -> tuple[dict[str, Any], str]:
+    """What an environment's own Python says of it: "python" and "packages"; what is wrong, or "".
 
     Raises:
-        BenchError: there is no such file.
+        BenchError: it cannot even say that.
     """
-    if not source.is_file():
+    remedy = f"run: bench env create --rebuild {name}"
+    process = Process(f"environment {name!r}", python, "cpu", remedy)
+    try:
+        contents = process.ask({"do": "list"}, CHECK_SECONDS)
+        request = {"do": "check", "adapters": [str(adapter) for adapter in adapters]}
+        exception = process.ask(request, CHECK_SECONDS).get("error")
+        if exception:
+            process.keep_log()
+    except (GoneError, TimeoutError) as error:
+        process.keep_log()
+        how = str(error) or f"did not answer within {CHECK_SECONDS} s"
         raise BenchError(
-            f"environment {name!r} could not be built: the packages hold no {source.name}, "
-            f"which was to be copied to {target}"
-        )
-    # Installers link files from their cache; a new file in the place of a link spares the cache.
-    write_atomic(target, source.read_bytes())
-
-
-@contextmanager
-def _reading(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """A process whose output is read; ended if the reader stops before it."""
-    with subprocess.Popen(
-        command,
-        # Above it there is no project, whose settings uv would take.
-        cwd=Path.cwd().anchor,
-        # Said aloud, since pip's own files could say otherwise.
-        env=found.clean_variables(PIP_USER="0"),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        # A group of its own can be ended with all that it starts.
-        start_new_session=True,
-    ) as process:
-        try:
-            yield process
-        except BaseException:
-            found.end_session(process)
-            raise
-
-
-def _on_path(version: str, name: str) -> str:
-    python = shutil.which(f"python{version}")
-    if python is None:
-        raise BenchError(
-            f"environment {name!r} needs Python {version}: install it so that python{version} is "
-            f"on the PATH, or install uv, which fetches it"
-        )
-    return python
+            f"environment {name!r} is broken, its Python cannot import what it needs: it {how}"
+            f"{process.last_words()}; {remedy}"
+        ) from error
+    finally:
+        process.end()
+    return contents, f"{environments.in_words(exception)} (log: {process.log})" if exception else ""
 
 
 def reason(lines: list[str]) -> str:
-    """What an installer gave as its reason, in one line."""
+    """What uv gave as its reason, in one line."""
     first = next((i for i, line in enumerate(lines) if _SIGN_OF_ERROR.search(line)), None)
     telling = lines[-2:] if first is None else lines[first:]
-    plain = found.shortened(re.sub(r"[×│╰╭─▶]+", " ", " ".join(telling)))
-    return plain.rstrip(".") or "the installer gave no reason"
+    plain = " ".join(re.sub(r"[×│╰╭─▶]+", " ", " ".join(telling)).split())
+    return cut(plain, environments.MOST_QUOTED).rstrip(".") or "uv gave no reason"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import select
 import shutil
@@ -16,7 +15,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from bench.lib.errors import BenchError
 from bench.lib.images import upright_rgb
@@ -83,7 +82,7 @@ class Worker:
             BenchError: Python, packages or weights are not in order; says which.
         """
         self.order = order
-        self._process: _Process | None = None
+        self._process: Process | None = None
         self._running()
 
     def score(self, images: Sequence[Image | Tensor], prompts: Sequence[str]) -> np.ndarray:
@@ -110,7 +109,7 @@ class Worker:
             return []
         request = {"do": "overlong", "prompts": list(prompts)}
         # Prompts take next to nothing, however many they are.
-        answer = self._ask(process, request, "answer", self.order.timeout)
+        answer = self._ask(process, request, self.order.timeout)
         positions: list[int] = answer["overlong"]
         return positions
 
@@ -121,11 +120,11 @@ class Worker:
         self._process = None
 
     def _score(self, images: Sequence[Image | Tensor], prompts: Sequence[str]) -> list[float]:
-        process = self._running()
-        sizes = process.images.write(images)
+        pictures = [upright_rgb(image) for image in images]
+        sizes = [picture.size for picture in pictures]
         request = {"do": "score", "sizes": sizes, "prompts": list(prompts)}
         limit = self.order.timeout * min(len(images), COUNTED)
-        answer = self._ask(process, request, "answer", limit)
+        answer = self._ask(self._running(), request, limit, pictures)
         scores: list[float] = answer["scores"]
         if len(scores) != len(images):
             raise BenchError(
@@ -133,11 +132,12 @@ class Worker:
             )
         return scores
 
-    def _running(self) -> _Process:
+    def _running(self) -> Process:
         """The process with the scorer loaded; started where there is none."""
         if self._process is None:
             order = self.order
-            process = self._process = _Process(order)
+            user = f"scorer {order.name!r}"
+            process = self._process = Process(user, order.python, order.device, order.remedy)
             request = {
                 "do": "load",
                 "adapter": str(order.adapter),
@@ -146,7 +146,7 @@ class Worker:
                 "path": list(order.path),
             }
             try:
-                answer = self._ask(process, request, "load", order.load_timeout)
+                answer = self._ask(process, request, order.load_timeout)
                 process.abilities = frozenset(answer["abilities"])
             except BenchError:
                 self.close()
@@ -154,21 +154,25 @@ class Worker:
         return self._process
 
     def _ask(
-        self, process: _Process, request: Mapping[str, Any], what: str, limit: float
+        self,
+        process: Process,
+        request: Mapping[str, Any],
+        limit: float,
+        pictures: Sequence[Image] = (),
     ) -> dict[str, Any]:
         """One question and its answer; a process that gives none is ended."""
-        who = f"scorer {self.order.name!r}"
+        loading, who = request["do"] == "load", f"scorer {self.order.name!r}"
         remedy = f"; {self.order.remedy}" if self.order.remedy else ""
         try:
-            answer = process.ask(request, limit)
-        except _GoneError as error:
+            answer = process.ask(request, limit, pictures)
+        except GoneError as error:
             self.close()
-            remedy = remedy if what == "load" else ""
+            remedy = remedy if loading else ""
             raise BenchError(f"{who}: its worker {error}{process.last_words()}{remedy}") from error
         except TimeoutError as error:
             process.keep_log()
             self.close()
-            option = "load_timeout" if what == "load" else "timeout"
+            what, option = ("load", "load_timeout") if loading else ("answer", "timeout")
             advice = f"; if it needs longer, raise its option {option!r}"
             raise BenchError(
                 f"{who}: its worker did not {what} within {limit:g} s and was ended"
@@ -180,73 +184,84 @@ class Worker:
             raise
         if "error" not in answer:
             return answer
-        said = answer["error"]
-        if said["for_users"]:
-            raise BenchError(str(said["message"]))
+        exception = answer["error"]
+        if exception["for_users"]:
+            raise BenchError(str(exception["message"]))
         process.keep_log()
-        reason = SCORING_REMEDY if said["memory"] else in_words(said)
-        remedy = remedy if said["import"] else ""
+        reason = SCORING_REMEDY if exception["memory"] else in_words(exception)
+        remedy = remedy if exception["import"] else ""
         raise BenchError(f"{who}: {reason} (in its worker; log: {process.log}){remedy}")
 
 
-class _GoneError(Exception):
+class GoneError(Exception):
     """The worker has ended; the message is a verb phrase that says how."""
 
 
-class _Process:
-    """A worker's process with its socket, its images and its log."""
+class Process:
+    """A worker's process with its socket and its log."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, user: str, python: Path, device: str, remedy: str = "") -> None:
+        """Start it.
+
+        Args:
+            user: what it is for, as messages begin.
+            python: what runs it.
+            device: of the parent; `self.device` is its own name of it.
+            remedy: what to run where `python` turns out to be broken.
+
+        Raises:
+            BenchError: `python` cannot be run.
+        """
         self.abilities: frozenset[str] = frozenset()
-        self.images = _Images()
-        self.log = log_file(order.name)
-        self.device, variables = placed(order.device)
+        self.log = log_file(user)
+        self.device, variables = placed(device)
         self._socket, theirs = socket.socketpair()
         folder = tempfile.mkdtemp(prefix="bench-worker-")
-        descriptors = (theirs.fileno(), self.images.file.fileno())
-        command = [str(order.python), "-I", "-u", worker.__file__]
+        command = [str(python), "-I", "-u", worker.__file__]
         try:
             with self.log.open("wb") as log, theirs:
                 self._popen = subprocess.Popen(
-                    [*command, "serve", *map(str, descriptors), folder],
+                    [*command, str(theirs.fileno()), folder],
                     env=variables | {"TMPDIR": folder},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    pass_fds=descriptors,
+                    pass_fds=[theirs.fileno()],
                     # A group of its own can be ended with all that libraries start in it.
                     start_new_session=True,
                 )
         except OSError as error:
             self.log.unlink(missing_ok=True)
             os.rmdir(folder)
-            remedy = f"; {order.remedy}" if order.remedy else ""
             raise BenchError(
-                f"scorer {order.name!r}: its Python {order.python} cannot be run: "
-                f"{error.strerror}{remedy}"
+                f"{user}: its Python {python} cannot be run: {error.strerror}"
+                f"{f'; {remedy}' if remedy else ''}"
             ) from error
         self._forget_log = weakref.finalize(self, self.log.unlink, missing_ok=True)
-        self._kill = weakref.finalize(
-            self, _kill, self._popen, self._socket, self.images.file, folder, os.getpid()
-        )
+        self._kill = weakref.finalize(self, _kill, self._popen, self._socket, folder, os.getpid())
 
-    def ask(self, request: Mapping[str, Any], limit: float) -> dict[str, Any]:
-        """Send a request and wait for its answer.
+    def ask(
+        self, request: Mapping[str, Any], limit: float, pictures: Sequence[Image] = ()
+    ) -> dict[str, Any]:
+        """Send a request and its pictures, and wait for the answer.
 
         Raises:
             TimeoutError: there was none within `limit` seconds.
-            _GoneError: there will be none.
+            GoneError: there will be none.
         """
         deadline = time.monotonic() + limit
+        if self._has_exited():
+            # A child that outlives it would leave us waiting for someone to read.
+            raise GoneError(self._how_it_ended())
         try:
             self._socket.settimeout(limit)
-            worker.send(self._socket, request)
+            worker.send(self._socket, request, (picture.tobytes() for picture in pictures))
             self._wait_until_readable(deadline)
             answer = worker.receive(self._socket)
         except ConnectionError:
             answer = None
         if answer is None:
-            raise _GoneError(self._how_it_ended())
+            raise GoneError(self._how_it_ended())
         return answer
 
     def end(self) -> None:
@@ -273,7 +288,7 @@ class _Process:
                 return
             # A process that one of its children outlives leaves the socket open.
             if self._has_exited():
-                raise _GoneError(self._how_it_ended())
+                raise GoneError(self._how_it_ended())
             if left <= 0:
                 raise TimeoutError
 
@@ -298,39 +313,8 @@ class _Process:
         return f"was killed by {name}{hint}"
 
 
-class _Images:
-    """A file in memory, without a name, that holds one request's images after each other."""
-
-    def __init__(self) -> None:
-        if sys.platform == "linux":
-            # Not under /dev/shm, which containers often keep small; nothing is left behind.
-            self.file: IO[bytes] = os.fdopen(os.memfd_create("bench-images"), "r+b", buffering=0)
-        else:
-            self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-        self._memory: mmap.mmap | None = None
-
-    def write(self, images: Sequence[Image | Tensor]) -> list[tuple[int, int]]:
-        """Put the images into the file, which grows as needed; gives widths and heights."""
-        pictures = [upright_rgb(image) for image in images]
-        needed = sum(i.width * i.height for i in pictures) * worker.BYTES_PER_PIXEL
-        if needed and (self._memory is None or len(self._memory) < needed):
-            self.file.truncate(needed)
-            self._memory = mmap.mmap(self.file.fileno(), needed)
-        start = 0
-        for picture in pictures:
-            data = picture.tobytes()
-            if self._memory:
-                self._memory[start : start + len(data)] = data
-            start += len(data)
-        return [picture.size for picture in pictures]
-
-
 def _kill(
-    popen: subprocess.Popen[bytes],
-    connection: socket.socket,
-    images: IO[bytes],
-    folder: str,
-    owner: int,
+    popen: subprocess.Popen[bytes], connection: socket.socket, folder: str, owner: int
 ) -> None:
     if os.getpid() != owner:
         # A forked copy of the parent has a copy of this object, but the worker is not its own.
@@ -340,7 +324,6 @@ def _kill(
     end_session(popen)
     shutil.rmtree(folder, ignore_errors=True)
     connection.close()
-    images.close()
 
 
 def placed(device: str) -> tuple[str, dict[str, str]]:

@@ -1,13 +1,14 @@
 """Python environments for scorers whose packages cannot live beside ours.
 
-    <root>/<name>-<key>.json               a finished build: where it lies and what is installed
-    <root>/builds/<name>-<key>-<attempt>/  a virtual environment; unfinished unless a file points
-    <root>/logs/                           what installers and workers printed
+    <root>/<name>-<key>/            a finished build: a virtual environment
+    <root>/<name>-<key>/build.json  what is installed there
+    <root>/<name>-<key>.<attempt>/  an unfinished build, or one that was replaced
+    <root>/logs/                    what uv and workers printed
 
 The key hashes the declaration and the versions that it takes from the Python that runs bench, so
-where either changes it is another build and never a stale one. The file that points is written
-last and in one step. The root is $BENCH_ENV_DIR, by default in the user's data folder. `build`
-makes what this module finds.
+where either changes it is another build and never a stale one. A build gets its name last and in
+one step. The root is $BENCH_ENV_DIR, by default in the user's data folder. `build` makes what this
+module finds.
 """
 
 from __future__ import annotations
@@ -17,29 +18,28 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import sysconfig
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from bench.lib.errors import BenchError
 from bench.lib.files import content_key
 from bench.lib.reading import expanded
-from bench.scoring.isolation import worker
+from bench.lib.wording import cut
 from bench.store.store import Store
 
 ROOT_VARIABLE = "BENCH_ENV_DIR"
-CHECK_SECONDS = 900
-"""More than importing any scorer's packages takes on a slow disk."""
-
+RECORD = "build.json"
+"""In a finished build: its Python, and the packages that it sees."""
+MOST_QUOTED = 500
+"""Characters of what others say that go into a message."""
 LOG_DAYS = 30
 """How long a log is kept."""
 
@@ -51,12 +51,10 @@ _DROPPED = (
     *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"),
     *("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_*", "ACCELERATE_*"),
     # Installing other things or elsewhere; indexes, proxies and caches stay the user's.
-    *("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT", "PIP_REQUIREMENT", "PIP_EDITABLE", "PIP_NO_DEPS"),
-    *("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PIP_DRY_RUN"),
     *("UV_CONSTRAINT", "UV_BUILD_CONSTRAINT", "UV_OVERRIDE", "UV_EXCLUDE", "UV_RESOLUTION"),
     *("UV_SYSTEM_PYTHON", "UV_PROJECT", "UV_WORKING_DIR", "UV_WORKING_DIRECTORY"),
 )
-"""Patterns of environment variables that neither installers nor workers get."""
+"""Patterns of environment variables that neither uv nor workers get."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _VERSION = re.compile(r"\d+\.\d+(\.\d+)?")
@@ -76,37 +74,22 @@ class EnvironmentSpec:
     version are taken in the versions that run bench, which suit this machine's driver."""
     no_deps: tuple[str, ...] = ()
     """Installed afterwards, without what they declare."""
-    copies: tuple[tuple[str, str], ...] = ()
-    """(from, to) in site-packages: a file that one wheel has and another forgot."""
     python: str = ""
     """"3.11"; by default the version that runs bench."""
-    borrow: bool = False
-    """See the packages of the Python that runs bench, where it has none of its own of that name."""
 
     def __post_init__(self) -> None:
-        """Refuse what installers would misread."""
+        """Refuse what uv would misread."""
         who = f"environment {self.name!r}"
         if not _NAME.fullmatch(self.name):
             raise BenchError(f"{who}: its name may hold letters, digits and _ . - only")
         for field in ("requirements", "no_deps"):
             value = getattr(self, field)
-            if not _is_tuple_of_text(value):
+            if not isinstance(value, tuple) or not all(isinstance(v, str) and v for v in value):
                 raise BenchError(
                     f"{who}: {field} must be a tuple of strings such as ('pillow',), not {value!r}"
                 )
-        pairs = self.copies if isinstance(self.copies, tuple) else [None]
-        if not all(_is_tuple_of_text(pair) and len(pair) == 2 for pair in pairs):
-            raise BenchError(
-                f"{who}: copies must be a tuple of pairs such as (('from', 'to'),), not "
-                f"{self.copies!r}"
-            )
         if self.python and not _VERSION.fullmatch(self.python):
             raise BenchError(f"{who}: python must be a version such as '3.11', not {self.python!r}")
-        if self.python and self.borrow:
-            raise BenchError(
-                f"{who}: one that borrows packages has the Python that runs bench; leave out "
-                f"python or borrow"
-            )
 
     @property
     def fingerprint(self) -> str:
@@ -126,12 +109,11 @@ class EnvironmentSpec:
 
     @property
     def build_name(self) -> str:
-        """`<name>-<key>`; what the Python that runs bench decides or lends is part of the key."""
+        """`<name>-<key>`; what the Python that runs bench decides is part of the key."""
         identity = {
             "spec": self.fingerprint,
             "python": self.python or running_python(),
             "requirements": self.resolved,
-            "lender": [*own_site_packages(), *_lent()] if self.borrow else [],
         }
         return f"{self.name}-{content_key(identity)}"
 
@@ -166,16 +148,6 @@ def root() -> Path:
     return Path(data) / "diffusion-preference-bench" / "environments"
 
 
-def builds_folder() -> Path:
-    """Where finished and unfinished builds lie."""
-    return root() / "builds"
-
-
-def pointer(build_name: str) -> Path:
-    """The file that says where the finished build lies."""
-    return root() / f"{build_name}.json"
-
-
 def python_of(folder: Path) -> Path:
     """The interpreter of a virtual environment."""
     return folder / "bin" / "python"
@@ -184,17 +156,6 @@ def python_of(folder: Path) -> Path:
 def running_python() -> str:
     """The version of the Python that runs bench: "3.11"."""
     return f"{sys.version_info.major}.{sys.version_info.minor}"
-
-
-def own_site_packages() -> list[str]:
-    """Where the packages of the Python that runs bench lie."""
-    return sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-
-
-def _lent() -> list[str]:
-    """The packages of the Python that runs bench, with their versions."""
-    folders = map(Path, own_site_packages())
-    return sorted(path.stem for folder in folders for path in folder.glob("*.dist-info"))
 
 
 def made(folder: Path) -> Path:
@@ -230,10 +191,11 @@ def locked(build_name: str, say: Callable[[str], None]) -> Iterator[None]:
 
 def find(spec: EnvironmentSpec) -> Environment | None:
     """The finished build of exactly this declaration."""
+    folder = root() / spec.build_name
     try:
-        data = json.loads(pointer(spec.build_name).read_text(encoding="utf-8"))
+        data = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return Environment(
-            folder=builds_folder() / data["build"],
+            folder=folder,
             python_version=data["python"],
             installed=data["packages"],
         )
@@ -247,17 +209,17 @@ def require(spec: EnvironmentSpec) -> Environment:
     Raises:
         BenchError: it is absent or broken; names the command that makes it.
     """
-    found = find(spec)
-    if found is None:
+    environment = find(spec)
+    if environment is None:
         older = "was built for an older definition or beside other packages of bench"
-        state = older if pointers(spec.name) else "is not built"
+        state = older if is_built(spec.name) else "is not built"
         raise BenchError(f"environment {spec.name!r} {state}; run: bench env create {spec.name}")
-    if not found.python.exists():
+    if not environment.python.exists():
         raise BenchError(
-            f"environment {spec.name!r} is broken, its Python {found.python} is gone; "
+            f"environment {spec.name!r} is broken, its Python {environment.python} is gone; "
             f"run: bench env create --rebuild {spec.name}"
         )
-    return found
+    return environment
 
 
 def unavailable_reason(spec: EnvironmentSpec) -> str:
@@ -269,38 +231,21 @@ def unavailable_reason(spec: EnvironmentSpec) -> str:
     return ""
 
 
-def check(spec: EnvironmentSpec, adapters: Sequence[Path]) -> list[str]:
-    """Everything that is wrong with the environment, a sentence each; starts its Python."""
-    try:
-        found = require(spec)
-        log = log_file(f"check-{spec.name}")
-        report = probe(found.python, spec.name, adapters, log)
-    except BenchError as error:
-        return [str(error)]
-    again = f"run: bench env create --rebuild {spec.name}"
-    then = {"Python": found.python_version, **found.installed}
-    now = {"Python": report["python"], **report["packages"]}
-    problems = [
-        f"{name} {then.get(name, 'none')} was installed, now there is {now.get(name, 'none')}; "
-        f"{again}"
-        for name in then | now
-        if then.get(name) != now.get(name)
-    ]
-    if report["error"]:
-        problems.append(f"{in_words(report['error'])} (log: {log}); {again}")
-    else:
-        log.unlink(missing_ok=True)
-    return problems
+def builds(name: str) -> list[str]:
+    """The names of all builds of an environment: of any definition, finished or not."""
+    form = re.compile(rf"({re.escape(name)}-[0-9a-f]{{20}})(\.[0-9a-f]{{8}})?")
+    matches = (form.fullmatch(path.name) for path in root().glob("*"))
+    return sorted({match[1] for match in matches if match})
 
 
-def pointers(name: str) -> list[Path]:
-    """The files of all finished builds of that name: of this and of older definitions."""
-    return _matching(root(), re.escape(name) + r"-[0-9a-f]{20}\.json")
+def is_built(name: str) -> bool:
+    """Whether any build of an environment is finished."""
+    return any((root() / build / RECORD).exists() for build in builds(name))
 
 
-def folders(name: str, key: str = "[0-9a-f]{20}") -> list[Path]:
-    """The folders of all builds of that name, finished or not."""
-    return _matching(builds_folder(), re.escape(name) + f"-{key}-[0-9a-f]{{8}}")
+def folders(build_name: str) -> list[Path]:
+    """The folder of a build, if it is finished, and those of unfinished attempts at it."""
+    return sorted(root().glob(f"{build_name}*"))
 
 
 def remove(name: str, say: Callable[[str], None]) -> bool:
@@ -309,66 +254,20 @@ def remove(name: str, say: Callable[[str], None]) -> bool:
     Raises:
         BenchError: something cannot be deleted.
     """
-    builds = {path.stem for path in pointers(name)}
-    builds |= {folder.name.rpartition("-")[0] for folder in folders(name)}
-    for build in sorted(builds):
+    every = builds(name)
+    for build in every:
         with locked(build, say):
             try:
-                # Before the folders, so that a removal cut short leaves no broken build.
-                pointer(build).unlink(missing_ok=True)
-                for folder in folders(name, key=build[len(name) + 1 :]):
+                for folder in folders(build):
+                    # First, so that a removal cut short leaves no broken build.
+                    (folder / RECORD).unlink(missing_ok=True)
                     shutil.rmtree(folder)
                     say(f"removed {folder}")
             except OSError as error:
                 raise BenchError(
                     f"environment {name!r} cannot be removed: {error.filename}: {error.strerror}"
                 ) from error
-    return bool(builds)
-
-
-def probe(python: Path, name: str, adapters: Sequence[Path], log: Path) -> dict[str, Any]:
-    """What an environment's own Python says of it: "python", "packages" and "error" (or None).
-
-    Raises:
-        BenchError: it cannot even say that.
-    """
-    result = log.with_suffix(".json")
-    try:
-        with log.open("ab") as out:
-            code = _run_check(python, [str(result), *map(str, adapters)], out)
-        if code:
-            raise subprocess.CalledProcessError(code, str(python))
-        report: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-    except (OSError, subprocess.SubprocessError) as error:
-        said = log_tail(log)
-        raise BenchError(
-            f"environment {name!r} is broken, its Python cannot import what it needs: "
-            f"{' '.join(str(error).split())}{f'; it said: {said}' if said else ''}; "
-            f"run: bench env create --rebuild {name}"
-        ) from error
-    finally:
-        result.unlink(missing_ok=True)
-    return report
-
-
-def _run_check(python: Path, arguments: Sequence[str], out: IO[bytes]) -> int:
-    """The exit code of `worker.py check`, which ends with this process, however that ends."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        descriptor = theirs.fileno()
-        process = subprocess.Popen(
-            [str(python), "-I", worker.__file__, "check", str(descriptor), *arguments],
-            env=clean_variables(CUDA_VISIBLE_DEVICES=""),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            pass_fds=[descriptor],
-            start_new_session=True,
-        )
-        try:
-            return process.wait(CHECK_SECONDS)
-        finally:
-            end_session(process)
+    return bool(every)
 
 
 def end_session(process: subprocess.Popen[Any]) -> None:
@@ -381,13 +280,8 @@ def end_session(process: subprocess.Popen[Any]) -> None:
 
 def in_words(error: Mapping[str, Any]) -> str:
     """An exception that a worker described, in one line."""
-    return shortened(f"{error['type']}: {error['message']}").rstrip(": .")
-
-
-def shortened(text: str, width: int = 500) -> str:
-    """The text in one line; of a long one its start and its end, where causes stand."""
-    line = " ".join(text.split())
-    return line if len(line) <= width else f"{line[: width // 2]} ... {line[-width // 2 :]}"
+    text = " ".join(f"{error['type']}: {error['message']}".split())
+    return cut(text, MOST_QUOTED).rstrip(": .")
 
 
 def clean_variables(**extra: str) -> dict[str, str]:
@@ -415,13 +309,5 @@ def log_file(name: str) -> Path:
 def log_tail(log: Path, lines: int = 3, width: int = 200) -> str:
     """The last lines of a log in one, for messages."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    found = [" ".join(line.split()) for line in re.split(r"[\r\n]+", text)]
-    return " | ".join([line[:width] for line in found if line][-lines:])
-
-
-def _matching(folder: Path, pattern: str) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if re.fullmatch(pattern, path.name))
-
-
-def _is_tuple_of_text(value: object) -> bool:
-    return isinstance(value, tuple) and all(isinstance(part, str) and part for part in value)
+    every = [" ".join(line.split()) for line in re.split(r"[\r\n]+", text)]
+    return " | ".join([line[:width] for line in every if line][-lines:])

@@ -3,16 +3,15 @@
 It needs the standard library, and PIL for the images; nothing of bench has to be importable. Of
 the adapter's object it calls `score(images, prompts)` and, where there is one, `overlong(prompts)`.
 
-    worker.py serve SOCKET IMAGES FOLDER       answer requests until the socket's other end closes
-    worker.py check SOCKET RESULT ADAPTER...   load adapters, call their `check`, write JSON
+    worker.py SOCKET FOLDER   answer requests until the socket's other end closes
 
-FOLDER is the worker's own, for temporary files, and deleted at its end. Either ends at once when
-the other end of SOCKET closes, with all processes of its session.
+Then it ends at once, with all processes of its session. FOLDER is its own, for temporary files, and
+deleted at its end.
 
-A message is the length of its JSON text as eight bytes, and the text. Images lie one after the
-other in the memory file IMAGES, which the parent fills; only their sizes are in the message. The
-socket is a descriptor of its own, so whatever libraries print, from Python or from C, goes to the
-log that the parent gave as standard output and can't harm the talk.
+A message is the length of its JSON text as eight bytes, and the text. The RGB pixels of images
+follow the message that holds their sizes. The socket is a descriptor of its own, so whatever
+libraries print, from Python or from C, goes to the log that the parent gave as standard output and
+can't harm the talk.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ import faulthandler
 import importlib
 import importlib.util
 import json
-import mmap
 import os
 import platform
 import select
@@ -32,18 +30,21 @@ import struct
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 _LENGTH = struct.Struct("!Q")
-BYTES_PER_PIXEL = 3
 
 
-def send(connection: socket.socket, message: Mapping[str, Any]) -> None:
-    """Write one message."""
+def send(
+    connection: socket.socket, message: Mapping[str, Any], images: Iterable[bytes] = ()
+) -> None:
+    """Write one message, and the images that it announces."""
     text = json.dumps(message).encode()
     connection.sendall(_LENGTH.pack(len(text)) + text)
+    for pixels in images:
+        connection.sendall(pixels)
 
 
 def receive(connection: socket.socket) -> dict[str, Any] | None:
@@ -56,41 +57,16 @@ def receive(connection: socket.socket) -> dict[str, Any] | None:
     return message
 
 
-def _exactly(connection: socket.socket, count: int) -> bytes:
-    """`count` bytes; fewer if the other side closed before."""
-    parts = []
-    while count:
-        part = connection.recv(min(count, 1 << 20))
-        if not part:
-            return b""
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
-
-
-class SharedImages:
-    """The memory file that holds a request's images, as the worker sees it."""
-
-    def __init__(self, descriptor: int) -> None:
-        """Nothing is mapped before there are images."""
-        self._descriptor = descriptor
-        self._memory: mmap.mmap | None = None
-
-    def read(self, sizes: Sequence[Sequence[int]]) -> list[Any]:
-        """RGB images of the given widths and heights, from the start of the file."""
-        from PIL import Image
-
-        needed = sum(width * height for width, height in sizes) * BYTES_PER_PIXEL
-        if needed and (self._memory is None or len(self._memory) < needed):
-            # The parent has made the file longer; length 0 maps all of it.
-            self._memory = mmap.mmap(self._descriptor, 0)
-        memory = memoryview(self._memory or b"")
-        images, start = [], 0
-        for width, height in sizes:
-            end = start + width * height * BYTES_PER_PIXEL
-            images.append(Image.frombytes("RGB", (width, height), memory[start:end]))
-            start = end
-        return images
+def _exactly(connection: socket.socket, count: int) -> bytearray:
+    """`count` bytes; none if the other side closed before."""
+    data = bytearray(count)
+    rest = memoryview(data)
+    while rest:
+        received = connection.recv_into(rest)
+        if not received:
+            return bytearray()
+        rest = rest[received:]
+    return data
 
 
 def load_adapter(path: str) -> ModuleType:
@@ -104,13 +80,15 @@ def load_adapter(path: str) -> ModuleType:
     return module
 
 
-def serve(connection: socket.socket, images: SharedImages) -> None:
+def serve(connection: socket.socket) -> None:
     """Answer requests one after the other until the parent closes."""
     scorer: Any = None
     while True:
         request = receive(connection)
         if request is None:
             return
+        sizes = request.get("sizes", [])
+        pixels = [_exactly(connection, 3 * width * height) for width, height in sizes]
         try:
             if request["do"] == "load":
                 sys.path.extend(p for p in request["path"] if p not in sys.path)
@@ -119,10 +97,21 @@ def serve(connection: socket.socket, images: SharedImages) -> None:
                 scorer = adapter.load(request["device"], **request["options"])
                 able = [name for name in ("score", "overlong") if hasattr(scorer, name)]
                 reply: dict[str, Any] = {"abilities": able}
+            elif request["do"] == "list":
+                reply = {"python": platform.python_version(), "packages": installed()}
+            elif request["do"] == "check":
+                importlib.import_module("PIL.Image")
+                for path in request["adapters"]:
+                    getattr(load_adapter(path), "check", lambda: None)()
+                reply = {}
             elif request["do"] == "overlong":
                 reply = {"overlong": [int(row) for row in scorer.overlong(request["prompts"])]}
             else:
-                scores = scorer.score(images.read(request["sizes"]), request["prompts"])
+                from PIL import Image
+
+                pairs = zip(sizes, pixels, strict=True)
+                images = [Image.frombytes("RGB", tuple(size), data) for size, data in pairs]
+                scores = scorer.score(images, request["prompts"])
                 reply = {"scores": [float(score) for score in scores]}
         except Exception as error:
             # Whatever a library raises is told to the parent, which decides what becomes of it.
@@ -144,14 +133,14 @@ def describe(error: Exception) -> dict[str, Any]:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """As `bench.run.making.out_of_memory`, which cannot be imported here."""
+    """As `bench.lib.errors.out_of_memory`, which cannot be imported here."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     words = ("can't allocate memory", "not enough memory")
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
-def _end_with_parent(connection: socket.socket, folder: str = "") -> None:
+def _end_with_parent(connection: socket.socket, folder: str) -> None:
     """Wait, beside the work, until the parent's end closes, even by its death; then end at once.
 
     The system could signal a parent's death itself (PR_SET_PDEATHSIG), but it means the parent's
@@ -164,53 +153,33 @@ def _end_with_parent(connection: socket.socket, folder: str = "") -> None:
 
 
 def _end(folder: str) -> None:
-    if folder:
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
     if os.getpgrp() == os.getpid():
         # With all processes that libraries have started.
         os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(0)
 
 
-def check(result: str, adapters: Sequence[str]) -> None:
-    """Write what is installed here, and what keeps an adapter from working, to a file."""
+def installed() -> dict[str, str]:
+    """Package -> version."""
     from importlib import metadata
 
     packages: dict[str, str] = {}
-    for found in metadata.distributions():
+    for package in metadata.distributions():
         # Where two have one name, the first is imported.
-        packages.setdefault(found.metadata["Name"], found.version)
-    report: dict[str, Any] = {
-        "python": platform.python_version(),
-        "packages": packages,
-        "error": None,
-    }
-    try:
-        importlib.import_module("PIL.Image")
-        for adapter in adapters:
-            getattr(load_adapter(adapter), "check", lambda: None)()
-    except Exception as error:
-        traceback.print_exc()
-        report["error"] = describe(error)
-    with open(result, "w", encoding="utf-8") as file:
-        json.dump(report, file)
+        packages.setdefault(package.metadata["Name"], package.version)
+    return packages
 
 
 def main(arguments: Sequence[str]) -> None:
     """See the top of this file."""
     faulthandler.enable()
-    does, descriptor, *others = arguments
-    os.set_inheritable(int(descriptor), False)
-    connection = socket.socket(fileno=int(descriptor))
-    folder = others[1] if does == "serve" else ""
+    descriptor, folder = int(arguments[0]), arguments[1]
+    os.set_inheritable(descriptor, False)
+    connection = socket.socket(fileno=descriptor)
     watch = threading.Thread(target=_end_with_parent, args=(connection, folder), daemon=True)
     watch.start()
-    if does == "check":
-        check(others[0], others[1:])
-        return
-    images = int(others[0])
-    os.set_inheritable(images, False)
-    serve(connection, SharedImages(images))
+    serve(connection)
     _end(folder)
 
 

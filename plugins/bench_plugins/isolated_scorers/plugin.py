@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from bench import Scorer, hookimpl, option
-from bench.lib import hub
 from bench.scoring.isolation.environments import EnvironmentSpec
 from bench.scoring.isolation.scorer import IsolatedScorer
 from bench_plugins.reward_models.assets import Asset, revision_option, source_option
@@ -32,23 +31,15 @@ _HPSV2 = EnvironmentSpec(
         "huggingface_hub",
     ),
     no_deps=("hpsv2==1.2.0", "clint==0.5.1", "args==0.1.0", "open_clip_torch==3.3.0"),
-    # Its wheel lacks the tokenizer's merges (github.com/tgxs002/HPSv2 issue 30); this is the file
-    # of its repository byte for byte.
-    copies=(
-        (
-            "open_clip/bpe_simple_vocab_16e6.txt.gz",
-            "hpsv2/src/open_clip/bpe_simple_vocab_16e6.txt.gz",
-        ),
-    ),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Published(IsolatedScorer):
-    """A published package with files of its own."""
+    """A published package and the files of its model."""
 
     def assets(self) -> Mapping[str, Asset]:
-        """Option of the adapter's `load` -> the file whose path it is given."""
+        """Option of the adapter's `load` -> the file or folder whose path it is given."""
         raise NotImplementedError
 
     def options(self) -> Mapping[str, Any]:
@@ -173,7 +164,7 @@ _ALL_BUT_WEIGHTS = ("*.json", "*.txt", "*.model")
 
 
 @dataclass(frozen=True, kw_only=True)
-class HPSv3(IsolatedScorer):
+class HPSv3(_Published):
     """HPS v3 by the published package hpsv3 1.0.0: a Qwen2-VL of 7B; needs a GPU of 24 GB.
 
     The mean of its reward; higher is better. Source: https://github.com/MizzenAI/HPSv3.
@@ -193,19 +184,12 @@ class HPSv3(IsolatedScorer):
         _QWEN_REVISION, "commit, branch or tag of Qwen/Qwen2-VL-7B-Instruct", affects_results=False
     )
 
-    @property
-    def _asset(self) -> Asset:
-        return _HPSV3_WEIGHTS.at(self.weights, self.revision)
-
-    def options(self) -> Mapping[str, Any]:
-        """The checkpoint and the base's folder."""
-        base = hub.fetch_folder(self.base, revision=self.base_revision, patterns=_ALL_BUT_WEIGHTS)
-        return {"weights": str(self._asset.fetch()), "base": str(base)}
-
-    def weights_fingerprint(self) -> str:
-        """Of the checkpoint and of the base's small files."""
-        base = hub.fingerprint(self.base, revision=self.base_revision, patterns=_ALL_BUT_WEIGHTS)
-        return f"{self._asset.fingerprint()} {base}"
+    def assets(self) -> Mapping[str, Asset]:
+        """The checkpoint, and the base's small files."""
+        return {
+            "weights": _HPSV3_WEIGHTS.at(self.weights, self.revision),
+            "base": Asset(source=self.base, revision=self.base_revision, patterns=_ALL_BUT_WEIGHTS),
+        }
 
 
 _VQASCORE = EnvironmentSpec(
@@ -239,7 +223,7 @@ _VQASCORE = EnvironmentSpec(
 
 
 @dataclass(frozen=True, kw_only=True)
-class VQAScore(IsolatedScorer):
+class VQAScore(_Published):
     """VQAScore by the published package t2v-metrics 1.2: P("Yes"), 0 to 1; needs a GPU of 40 GB.
 
     CLIP-FlanT5 is asked whether the picture shows the prompt.
@@ -271,34 +255,22 @@ class VQAScore(IsolatedScorer):
         affects_results=False,
     )
 
-    @property
-    def _folders(self) -> dict[str, tuple[str, str, tuple[str, ...]]]:
-        """Adapter option -> (source, revision, patterns of its files)."""
+    def assets(self) -> Mapping[str, Asset]:
+        """The network, its tokenizer and its vision tower."""
+        network, tokenizer = ("*.json", "*.bin", "*.safetensors"), ("*token*", "spiece.model")
         weights = self.weights or f"zhiqiulin/{self.model}"
+        tower, tower_revision = self.vision_tower, self.vision_tower_revision
         return {
-            "weights": (weights, self.revision, ("*.json", "*.bin", "*.safetensors")),
-            "tokenizer": (self.tokenizer, self.tokenizer_revision, ("*token*", "spiece.model")),
-            "vision_tower": (
-                self.vision_tower,
-                self.vision_tower_revision,
-                ("*.json", "*.bin", "*.safetensors"),
+            "weights": Asset(source=weights, revision=self.revision, patterns=network),
+            "tokenizer": Asset(
+                source=self.tokenizer, revision=self.tokenizer_revision, patterns=tokenizer
             ),
+            "vision_tower": Asset(source=tower, revision=tower_revision, patterns=network),
         }
 
     def options(self) -> Mapping[str, Any]:
         """The model's name and three folders."""
-        folders = {
-            name: str(hub.fetch_folder(source, revision=revision, patterns=patterns))
-            for name, (source, revision, patterns) in self._folders.items()
-        }
-        return {"model": self.model, **folders}
-
-    def weights_fingerprint(self) -> str:
-        """Of all three."""
-        return " ".join(
-            hub.fingerprint(source, revision=revision, patterns=patterns)
-            for source, revision, patterns in self._folders.values()
-        )
+        return {"model": self.model, **super().options()}
 
 
 @hookimpl

@@ -2,5 +2,5 @@
 
 `plugin` declares them and imports nothing heavy. Behind it, `clip` and `blip` are the networks,
 `pictures` turns images into what they see, `checkpoints` reads weights with every name accounted
-for, `packed` makes linear layers fast on a CPU, and `scoring` runs it all in batches.
+for, and `scoring` runs it all in batches.
 """

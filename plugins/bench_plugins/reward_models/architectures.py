@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Format: TypeAlias = Literal["open_clip", "transformers"]
-"""By which package's rules CLIP's weights are named, or its texts cleaned."""
+"""By which package's rules CLIP's weights are named, or texts cleaned and pictures cut."""
 
 CLIP_H = "ViT-H-14"
 """open_clip's name of LAION's CLIP, which PickScore and HPSv2 were tuned from."""

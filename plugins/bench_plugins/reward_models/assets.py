@@ -1,4 +1,4 @@
-"""Which files a reward model is made of, and how they are known before they are here."""
+"""Files that reward models are made of, and how they are known before they are here."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from bench.lib import hub
 
 @dataclass(frozen=True, kw_only=True)
 class Asset:
-    """One file of a Hub repository or of a local folder, or a local file itself."""
+    """Files of a Hub repository or of a local folder, or a local file itself."""
 
     source: str
     """Hub id, local folder or local file."""
-    filename: str
-    """Name inside the repository or folder."""
+    filename: str = ""
+    """Name of the one file inside the repository or folder; or "" and `patterns`."""
+    patterns: tuple[str, ...] = ()
+    """Which files are wanted, in their folder."""
     revision: str
     """Commit, branch or tag of a Hub id."""
     sha256: str = ""
@@ -33,7 +35,9 @@ class Asset:
         return replace(self, source=source, revision=revision, sha256="")
 
     def fetch(self) -> Path:
-        """The local file, downloaded if need be."""
+        """The local file or folder, downloaded if need be."""
+        if self.patterns:
+            return hub.fetch_folder(self.source, revision=self.revision, patterns=self.patterns)
         return hub.fetch_file(
             self.source, self.filename, revision=self.revision, sha256=self.sha256
         )
@@ -44,6 +48,8 @@ class Asset:
         Nothing is downloaded, and a local copy of a file whose sha256 is known has the same
         fingerprint as the original.
         """
+        if self.patterns:
+            return hub.fingerprint(self.source, revision=self.revision, patterns=self.patterns)
         if hub.local(self.source) is not None:
             return hub.cached_sha256(self.fetch())
         if self.sha256:

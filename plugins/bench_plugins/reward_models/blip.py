@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.lib.errors import BenchError
-from bench_plugins.reward_models import packed
 from bench_plugins.reward_models.architectures import BlipSize
-from bench_plugins.reward_models.checkpoints import Origin, load_weights
+from bench_plugins.reward_models.checkpoints import Origin, load_weights, renamed
 from bench_plugins.reward_models.heads import linear_stack
 from bench_plugins.reward_models.imports import importing
 
@@ -35,21 +33,19 @@ _UNUSED = (
 )
 """In the official file, but without a part in the score."""
 
-_VISION = {
-    "embeddings.class_embedding": "cls_token",
-    "embeddings.position_embedding": "pos_embed",
-    "embeddings.patch_embedding": "patch_embed.proj",
-    "post_layernorm": "norm",
-}
-_VISION_LAYER = {
-    "self_attn.qkv": "attn.qkv",
+_OFFICIAL = {
+    "head.": "mlp.layers.",
+    "text.": "blip.text_encoder.",
+    "vision.embeddings.class_embedding": "blip.visual_encoder.cls_token",
+    "vision.embeddings.position_embedding": "blip.visual_encoder.pos_embed",
+    "vision.embeddings.patch_embedding": "blip.visual_encoder.patch_embed.proj",
+    "vision.post_layernorm": "blip.visual_encoder.norm",
+    "vision.encoder.layers.": "blip.visual_encoder.blocks.",
     "self_attn.projection": "attn.proj",
-    "layer_norm1": "norm1",
-    "layer_norm2": "norm2",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
+    "self_attn.qkv": "attn.qkv",
+    "layer_norm": "norm",
 }
-_LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)")
+"""Parts of names here -> of those in the official file."""
 
 
 class ImageRewardNetwork:
@@ -103,11 +99,10 @@ class ImageRewardNetwork:
             weights,
             device=device,
             dtype=dtype,
-            layout={name: _official(name) for name in network.state_dict()},
+            layout={name: Origin((renamed(name, _OFFICIAL),)) for name in network.state_dict()},
             ignored=_UNUSED,
             full=("head.",),
         )
-        packed.pack_where_available(network, device, dtype)
         self.vision, self.text, self.head = network["vision"], network["text"], network["head"]
         self.device = device
         self.dtype = dtype
@@ -159,18 +154,3 @@ def _tokenizer(vocabulary: Path, rows: int) -> Any:
     tokenizer.enable_truncation(CONTEXT)
     tokenizer.enable_padding(length=CONTEXT)
     return tokenizer
-
-
-def _official(name: str) -> Origin:
-    part, _, rest = name.partition(".")
-    if part == "head":
-        return Origin((f"mlp.layers.{rest}",))
-    if part == "text":
-        return Origin((f"blip.text_encoder.{rest}",))
-    prefix, names = "blip.visual_encoder", _VISION
-    if inside := _LAYER.fullmatch(rest):
-        prefix, names, rest = f"{prefix}.blocks.{inside[1]}", _VISION_LAYER, inside[2]
-    if rest in names:
-        return Origin((f"{prefix}.{names[rest]}",))
-    module, _, kind = rest.rpartition(".")
-    return Origin((f"{prefix}.{names[module]}.{kind}",))

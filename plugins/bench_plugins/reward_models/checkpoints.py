@@ -39,6 +39,13 @@ class Origin:
         return whole.T if self.transposed else whole
 
 
+def renamed(name: str, parts: Mapping[str, str]) -> str:
+    """The name, with each part on the left replaced by the one on the right, in their order."""
+    for ours, theirs in parts.items():
+        name = name.replace(ours, theirs)
+    return name
+
+
 def read(path: Path) -> dict[str, Tensor]:
     """The named tensors of a .safetensors file, or of a torch file that holds only tensors.
 
@@ -49,18 +56,18 @@ def read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            found: object = load_file(path)
+            content: object = load_file(path)
         else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # What the parsers raise on foreign or cut off bytes has no common type.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise BenchError(f"{path} is no checkpoint, or is damaged or cut off: {reason}") from error
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
-    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise BenchError(f"{path} is no checkpoint: it does not hold named tensors alone")
-    return found
+    return content
 
 
 def load_weights(
@@ -90,18 +97,18 @@ def load_weights(
     wanted = network.state_dict()
     if layout is None:
         layout = {name: Origin((name,)) for name in wanted}
-    found = read(path)
-    _account(wanted, found, layout, ignored, path)
+    tensors = read(path)
+    _account(wanted, tensors, layout, ignored, path)
     state = {}
     for name, origin in layout.items():
         # Taken out of the file's dictionary, so that memory holds one copy of the weights.
-        whole = origin.join({part: found.pop(part) for part in origin.names})
+        whole = origin.join({part: tensors.pop(part) for part in origin.names})
         precision = torch.float32 if name.startswith(full) or not whole.ndim else dtype
         state[name] = whole.to(device=device, dtype=precision, copy=True).contiguous()
     network.load_state_dict(state, strict=True, assign=True)
     network.eval().requires_grad_(False)
-    tensors = itertools.chain(network.named_parameters(), network.named_buffers())
-    if empty := [name for name, tensor in tensors if tensor.is_meta]:
+    filled = itertools.chain(network.named_parameters(), network.named_buffers())
+    if empty := [name for name, tensor in filled if tensor.is_meta]:
         raise BenchError(
             f"{type(network).__name__} has tensors that its checkpoint does not fill "
             f"({_some(empty)}): this version of the package that defines it is not supported"
@@ -110,7 +117,7 @@ def load_weights(
 
 def _account(
     wanted: Mapping[str, Tensor],
-    found: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
     layout: Mapping[str, Origin],
     ignored: Collection[str],
     path: Path,
@@ -120,22 +127,16 @@ def _account(
         for target, origin in layout.items()
         for name in origin.names
     }
-    missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected and name not in ignored]
-    misshapen = [
-        f"{name} {tuple(found[name].shape)} instead of {shape}"
-        for name, shape in expected.items()
-        if name in found and tuple(found[name].shape) != shape
-    ]
-    problems = [
-        f"{len(names)} {what} ({_some(names)})"
-        for what, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", misshapen),
-        )
-        if names
-    ]
+    wrong = {
+        "missing": [name for name in expected if name not in tensors],
+        "unexpected": [name for name in tensors if name not in expected and name not in ignored],
+        "of another shape": [
+            f"{name} {tuple(tensors[name].shape)} instead of {shape}"
+            for name, shape in expected.items()
+            if name in tensors and tuple(tensors[name].shape) != shape
+        ],
+    }
+    problems = [f"{len(names)} {what} ({_some(names)})" for what, names in wrong.items() if names]
     if problems:
         raise BenchError(
             f"{path} does not hold the weights of this model: of {len(expected)} tensors, "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -12,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench_plugins.reward_models import packed
 from bench_plugins.reward_models.architectures import Format
-from bench_plugins.reward_models.checkpoints import Origin, load_weights
+from bench_plugins.reward_models.checkpoints import Origin, load_weights, renamed
 from bench_plugins.reward_models.heads import linear_stack
 from bench_plugins.reward_models.imports import importing
 
@@ -64,7 +62,6 @@ class Towers:
             layout=transformers_layout(self.clip) if foreign else None,
             ignored=_POSITION_IDS if foreign else (),
         )
-        packed.pack_where_available(self.clip, device, dtype)
         self.device = device
         self.dtype = dtype
         # They differ: open_clip, as OpenAI's code, repairs encodings, quotes and HTML entities.
@@ -134,47 +131,38 @@ class AestheticHead:
         return ratings.squeeze(-1)
 
 
+_IN_TRANSFORMERS = {
+    "visual.transformer.resblocks": "vision_model.encoder.layers",
+    "transformer.resblocks": "text_model.encoder.layers",
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.": "self_attn.",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+    "text_projection": "text_projection.weight",
+    "visual.proj": "visual_projection.weight",
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "token_embedding": "text_model.embeddings.token_embedding",
+    "visual.conv1": "vision_model.embeddings.patch_embedding",
+    "visual.ln_pre": "vision_model.pre_layrnorm",
+    "visual.ln_post": "vision_model.post_layernorm",
+    "ln_final": "text_model.final_layer_norm",
+}
+
+
 def transformers_layout(clip: nn.Module) -> dict[str, Origin]:
     """Where a file of transformers' CLIPModel holds the parameters of open_clip's CLIP."""
     return {name: _in_transformers(name) for name in clip.state_dict()}
 
 
-_OUTSIDE_THE_LAYERS = {
-    "logit_scale": "logit_scale",
-    "text_projection": "text_projection.weight",
-    "positional_embedding": "text_model.embeddings.position_embedding.weight",
-    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
-    "ln_final": "text_model.final_layer_norm",
-    "visual.proj": "visual_projection.weight",
-    "visual.class_embedding": "vision_model.embeddings.class_embedding",
-    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
-    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
-    "visual.ln_pre": "vision_model.pre_layrnorm",
-    "visual.ln_post": "vision_model.post_layernorm",
-}
-_IN_A_LAYER = {
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "attn.out_proj": "self_attn.out_proj",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-}
-_LAYER = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+)")
-
-
 def _in_transformers(name: str) -> Origin:
-    inside = _LAYER.fullmatch(name)
-    if not inside:
-        module, _, kind = name.rpartition(".")
-        known = _OUTSIDE_THE_LAYERS.get(name) or f"{_OUTSIDE_THE_LAYERS[module]}.{kind}"
-        return Origin((known,), transposed=name in ("text_projection", "visual.proj"))
-    visual, layer, part = inside.groups()
-    prefix = f"{'vision' if visual else 'text'}_model.encoder.layers.{layer}"
-    if part.startswith("attn.in_proj_"):
-        kind = part.removeprefix("attn.in_proj_")
-        return Origin(tuple(f"{prefix}.self_attn.{x}_proj.{kind}" for x in "qkv"))
-    module, _, kind = part.rpartition(".")
-    return Origin((f"{prefix}.{_IN_A_LAYER[module]}.{kind}",))
+    place = renamed(name, _IN_TRANSFORMERS)
+    module, joined, kind = place.partition("in_proj_")
+    if joined:
+        return Origin(tuple(f"{module}{part}_proj.{kind}" for part in "qkv"))
+    return Origin((place,), transposed=name in ("text_projection", "visual.proj"))
 
 
 def _split_as_open_clip(prompts: Sequence[str]) -> list[list[int]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bench import (
@@ -115,7 +116,7 @@ class _ClipScorer(_RewardScorer):
     architecture: ClassVar[str]
     original: ClassVar[Asset]
     weights_format: ClassVar[Format] = "open_clip"
-    texts: ClassVar[Format] = "open_clip"
+    rules: ClassVar[Format] = "open_clip"
     scaled: ClassVar[bool] = False
     weights: str
     revision: str
@@ -139,16 +140,16 @@ class _ClipScorer(_RewardScorer):
             self.architecture,
             weights.fetch(),
             weights_format=self.weights_format,
-            texts=self.texts,
+            texts=self.rules,
             device=device,
             dtype=self._precision(device),
             scaled=self.scaled,
         )
 
     def _preprocessing(self) -> Preprocessing:
-        from bench_plugins.reward_models.pictures import ShortestSide
+        from bench_plugins.reward_models.pictures import cropped
 
-        return ShortestSide(odd="even")
+        return partial(cropped, rules=self.rules)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,15 +163,10 @@ class PickScore(_ClipScorer):
     architecture: ClassVar[str] = CLIP_H
     original: ClassVar[Asset] = PICKSCORE
     weights_format: ClassVar[Format] = "transformers"
-    texts: ClassVar[Format] = "transformers"
+    rules: ClassVar[Format] = "transformers"
     scaled: ClassVar[bool] = True
     weights: str = source_option(PICKSCORE)
     revision: str = revision_option(PICKSCORE)
-
-    def _preprocessing(self) -> Preprocessing:
-        from bench_plugins.reward_models.pictures import ShortestSide
-
-        return ShortestSide(odd="down")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +187,9 @@ class HPSv2(_ClipScorer):
     )
 
     def _preprocessing(self) -> Preprocessing:
-        from bench_plugins.reward_models.pictures import LongestSide
+        from bench_plugins.reward_models.pictures import padded
 
-        return LongestSide(antialias=self.antialias)
+        return partial(padded, antialias=self.antialias)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,7 +289,7 @@ class ImageReward(_RewardScorer):
     def load(self, device: str) -> RewardModel:
         """Read weights and vocabulary."""
         from bench_plugins.reward_models.blip import ImageRewardNetwork
-        from bench_plugins.reward_models.pictures import ShortestSide
+        from bench_plugins.reward_models.pictures import cropped
         from bench_plugins.reward_models.scoring import RewardModel
 
         weights, vocabulary = self.assets()
@@ -305,7 +301,7 @@ class ImageReward(_RewardScorer):
             device=device,
             dtype=self._precision(device),
         )
-        return RewardModel(network, ShortestSide(odd="even"), device)
+        return RewardModel(network, cropped, device)
 
 
 @hookimpl

@@ -57,7 +57,10 @@ class RewardModel:
         Raises:
             ValueError: an image cannot be read; names its position.
         """
-        _check(len(images), prompts)
+        if len(images) != len(prompts):
+            raise ValueError(
+                f"{len(images)} images but {len(prompts)} prompts: they are scored in pairs"
+            )
         if not prompts:
             return np.zeros(0)
         # Made while texts are read and other pictures are rated.
@@ -71,22 +74,6 @@ class RewardModel:
                 scores = self.network.rate(batch.to(self.device), chosen)
                 parts.append(scores.cpu().double().numpy())
         return np.concatenate(parts)
-
-    def score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Rate image i under prompt i, differentiably.
-
-        Args:
-            pixels: [N, 3, H, W] in [0, 1] on this model's device.
-            prompts: N prompts.
-
-        Returns:
-            float32 [N], equal to `score` of the same images.
-        """
-        _check(len(pixels), prompts)
-        with _without_tf32():
-            with torch.no_grad():
-                texts, rows = self._read(prompts)
-            return self.network.rate(self.preprocessing.of_pixels(pixels.float()), texts[rows])
 
     def overlong(self, prompts: Sequence[str]) -> list[int]:
         """Positions of the prompts that are longer than the model's limit and so are cut."""
@@ -104,7 +91,7 @@ class RewardModel:
     def _prepare(self, numbered: tuple[int, Image | Tensor]) -> Tensor:
         position, image = numbered
         try:
-            return self.preprocessing.of_image(image)
+            return self.preprocessing(image)
         except (ValueError, OSError) as error:
             # PIL reads a file when its pixels are asked for.
             raise ValueError(f"image {position}: {error}") from error
@@ -114,8 +101,7 @@ class RewardModel:
 def _without_tf32() -> Iterator[None]:
     """Leave the factors of float32 products on a GPU as they are.
 
-    By default PyTorch rounds those of convolutions to TF32, 10 digits of 23. The gradients of
-    `score_pixels` are computed later, under whatever holds then.
+    By default PyTorch rounds those of convolutions to TF32, 10 digits of 23.
     """
     # Newer versions refuse to read `allow_tf32` where somebody has set `fp32_precision`.
     convolutions = getattr(torch.backends.cudnn, "conv", None)
@@ -129,8 +115,3 @@ def _without_tf32() -> Iterator[None]:
     finally:
         for switch, value in zip(switches, before, strict=True):
             setattr(switch, name, value)
-
-
-def _check(images: int, prompts: Sequence[str]) -> None:
-    if images != len(prompts):
-        raise ValueError(f"{images} images but {len(prompts)} prompts: they are scored in pairs")

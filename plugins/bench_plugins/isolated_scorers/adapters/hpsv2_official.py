@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import sysconfig
 import types
+from pathlib import Path
 from typing import Any
 
 TOKENS = 77
 """That the text tower reads."""
+_MERGES = "open_clip/bpe_simple_vocab_16e6.txt.gz"
 
 
 def check() -> None:
@@ -77,6 +81,12 @@ def _package() -> Any:
     turtle = types.ModuleType("turtle")
     turtle.forward = None  # type: ignore[attr-defined]
     sys.modules.setdefault("turtle", turtle)
+    # Its wheel lacks the tokenizer's merges (github.com/tgxs002/HPSv2 issue 30); open_clip's are
+    # the file of its repository byte for byte. Whoever builds the environment comes here first.
+    site = Path(sysconfig.get_path("purelib"))
+    merges = site / "hpsv2" / "src" / _MERGES
+    if not merges.exists():
+        shutil.copyfile(site / _MERGES, merges)
     from hpsv2 import img_score  # type: ignore[import-not-found]
 
     return img_score
