@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -358,24 +358,10 @@ def wrong_scene(scene: Scene, rng: random.Random) -> Scene:
 
 
 def _change_one(scene: Scene, rng: random.Random) -> Scene:
-    def other(values: tuple[str, ...], value: str) -> str:
-        return rng.choice([v for v in values if v != value])
-
-    first, *rest = scene.things
-    kinds = ["shape"]
-    kinds += ["colour"] if first.colour else []
-    kinds += ["background"] if scene.background else []
-    kinds += ["style"] if scene.style else []
-    kind = rng.choice(kinds)
-    if kind == "background":
-        return replace(scene, background=other(grammar.BACKGROUNDS, str(scene.background)))
-    if kind == "style":
-        return replace(scene, style=other(grammar.STYLES, str(scene.style)))
-    if kind == "colour":
-        first = replace(first, colour=other(grammar.COLOURS, str(first.colour)))
-    else:
-        first = replace(first, shape=other(grammar.SHAPES, first.shape))
-    return replace(scene, things=(first, *rest))
+    first = scene.things[0]
+    values = {"shape": first.shape, "colour": first.colour}
+    values |= {"background": scene.background, "style": scene.style}
+    return grammar.changed(scene, rng.choice([a for a, v in values.items() if v]), rng)
 
 
 def training_example(

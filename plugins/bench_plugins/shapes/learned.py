@@ -79,7 +79,7 @@ def tokenise(captions: Sequence[str]) -> Tensor:
 
 def picture_tensor(pictures: NDArray[np.uint8]) -> Tensor:
     """Pictures uint8 [N, 64, 64, 3] as float32 [N, 3, 64, 64] from -1 to 1."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+    return torch.tensor(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 def as_array(image: Image | Tensor) -> NDArray[np.uint8]:

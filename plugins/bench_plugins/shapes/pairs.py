@@ -11,7 +11,7 @@ import io
 import json
 import random
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench_plugins.shapes import files, population
+from bench_plugins.shapes.files import Report
 from bench_plugins.shapes.prompts import PromptsConfig, prompt_lists
 
 if TYPE_CHECKING:
     from bench.api.policy import Policy
 
-Report = Callable[[str], None]
 ByteArray = NDArray[np.uint8]
 
 PAIRS_FILE = "pairs.parquet"
@@ -151,12 +151,11 @@ def sample_pairs(
     for start in range(0, len(captions), config.batch):
         path = work / f"sampled-{start:05d}.npy"
         if not path.exists():
-            told = [c for c in captions[start : start + config.batch] for _ in (0, 1)]
-            seeds = list(config.image_seeds) * (len(told) // 2)
-            drawn = sample(policy, told, seeds, steps=config.steps, guidance=config.guidance)
+            prompts = [c for c in captions[start : start + config.batch] for _ in (0, 1)]
+            seeds = list(config.image_seeds) * (len(prompts) // 2)
+            drawn = sample(policy, prompts, seeds, steps=config.steps, guidance=config.guidance)
             pictures = np.stack([np.asarray(i, dtype=np.uint8) for i in drawn.images])
-            with files.replacing(path) as part, part.open("wb") as file:
-                np.save(file, pictures.reshape(-1, 2, *pictures.shape[1:]))
+            files.write_array(path, pictures.reshape(-1, 2, *pictures.shape[1:]))
             report(f"pairs: sampled {min(start + config.batch, len(captions))}/{len(captions)}")
         parts.append(np.load(path))
     return np.concatenate(parts)

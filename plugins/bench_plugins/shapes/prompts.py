@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bench_plugins.shapes import files, grammar
+from bench_plugins.shapes.files import Report
 from bench_plugins.shapes.grammar import Scene, Thing
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +156,8 @@ def prompt_lists(config: PromptsConfig) -> PromptLists:
     )
 
 
-def build_prompts(config: PromptsConfig, work: Path, assets: Path, report: Report) -> None:
-    """Write the prompt files into `assets/prompts`; seconds, so `work` is not used."""
+def build_prompts(config: PromptsConfig, assets: Path, report: Report) -> None:
+    """Write the prompt files into `assets/prompts`; seconds."""
     folder = assets / "prompts"
     stamp = folder / "provenance.json"
     facts = {"made_by": f"{__name__}.build_prompts", "config": asdict(config)}
