@@ -213,7 +213,7 @@ def read_pairs(path: Path) -> PairData:
 
     table = pq.read_table(path, columns=["caption", "jpg_0", "jpg_1", "label_0"]).to_pydict()
     both = zip(table["jpg_0"], table["jpg_1"], strict=True)
-    pictures = [[learned.as_array(Image.open(io.BytesIO(j))) for j in two] for two in both]
+    pictures = [[draw.fitted(Image.open(io.BytesIO(j))) for j in two] for two in both]
     return PairData(
         captions=tuple(table["caption"]),
         pictures=np.asarray(pictures, dtype=np.uint8),
