@@ -288,17 +288,8 @@ def _three_cells(radii: list[float], rng: random.Random) -> list[Point]:
 
 def _two_along(relation: str, first: float, second: float, rng: random.Random) -> list[Point]:
     """Two centres of which the first is `relation` the second, much more along than across."""
-    if relation in ("right of", "below"):
-        b, a = _ordered_pair(second, first, rng)
-    else:
-        a, b = _ordered_pair(first, second, rng)
-    if relation in ("above", "below"):
-        return [(a[1], a[0]), (b[1], b[0])]
-    return [a, b]
-
-
-def _ordered_pair(low: float, high: float, rng: random.Random) -> tuple[Point, Point]:
-    """(along, across) of two centres, the first before the second along the main axis."""
+    backwards = relation in ("right of", "below")
+    low, high = (second, first) if backwards else (first, second)
     slack = IMAGE_SIZE - 2 * BORDER - MIN_GAP - 2 * (low + high)
     before = rng.uniform(0.1, 0.4) * slack
     between = rng.uniform(0.1, 0.4) * slack
@@ -309,7 +300,10 @@ def _ordered_pair(low: float, high: float, rng: random.Random) -> tuple[Point, P
         reach = min(0.12 * (end - start), IMAGE_SIZE / 2 - BORDER - r)
         across.append(IMAGE_SIZE / 2 + rng.uniform(-reach, reach))
     shift = rng.uniform(-1, 1) * min(4.0, IMAGE_SIZE / 2 - BORDER - max(low, high) - 4)
-    return (start, across[0] + shift), (end, across[1] + shift)
+    centres = [(start, across[0] + shift), (end, across[1] + shift)]
+    if relation in ("above", "below"):
+        centres = [(y, x) for x, y in centres]
+    return centres[::-1] if backwards else centres
 
 
 def render(scene_filled: Scene, rng: random.Random) -> ByteArray:

@@ -39,7 +39,7 @@ SIZE_CUT = (draw.RADIUS_RANGE["small"][1] + draw.RADIUS_RANGE["large"][0]) / 2
 """Objects of a greater radius than this, in pixels, are large."""
 
 _SIZE = draw.IMAGE_SIZE
-_FRAME = 2
+_FRAME = np.pad(np.zeros((_SIZE - 4, _SIZE - 4), dtype=bool), 2, constant_values=True)
 _GRID = 24
 _REACH = 1.45
 _MASK_REACH = 1.1
@@ -125,24 +125,17 @@ def perceive(image: Image.Image | Tensor) -> Percept:
 # --- background and objects -------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
-def _frame_mask() -> BoolArray:
-    mask = np.ones((_SIZE, _SIZE), dtype=bool)
-    mask[_FRAME:-_FRAME, _FRAME:-_FRAME] = False
-    return mask
-
-
 def _stand_out(pixels: FloatArray) -> tuple[FloatArray, FloatArray]:
     """The background's colour, and how far each pixel is from it in units of its noise.
 
     The noise is measured at the frame, where no object reaches, with its direction in colour
     space: blotches of light and dark then hide no object that differs in hue.
     """
-    frame = pixels[_frame_mask()]
+    frame = pixels[_FRAME]
     ground = np.median(frame, axis=0)
     off = frame - ground
     strength = (off * off).sum(axis=1)
-    calm = off[strength <= np.partition(strength, int(0.88 * len(off)))[int(0.88 * len(off))]]
+    calm = off[strength <= np.sort(strength)[int(0.88 * len(off))]]
     spread = 1.4 * (calm.T @ calm) / len(calm) + 9.0 * np.eye(3, dtype=np.float32)
     whiten = np.linalg.inv(np.linalg.cholesky(spread)).astype(np.float32)
     white = (pixels - ground) @ whiten.T
@@ -164,7 +157,7 @@ def _background_name(ground: FloatArray) -> str:
 
 def _object_masks(distance: FloatArray) -> list[BoolArray]:
     """One mask for each object, holes filled, in reading order."""
-    strong = float(np.partition(distance.ravel(), -80)[-80])
+    strong = float(np.sort(distance, axis=None)[-80])
     threshold = max(3.2, 0.2 * strong)
     masks = _regions(distance > threshold)
     parts = [p for m in masks for p in _split(m, distance, threshold)]
@@ -177,8 +170,8 @@ def _object_masks(distance: FloatArray) -> list[BoolArray]:
 
 def _contrast(mask: BoolArray, distance: FloatArray) -> float:
     """How far the clearest fifth of a mask stands out at least."""
-    inside = distance[mask]
-    return float(np.partition(inside, -len(inside) // 5)[-len(inside) // 5])
+    inside = np.sort(distance[mask])
+    return float(inside[-len(inside) // 5])
 
 
 def _tightened(mask: BoolArray, distance: FloatArray) -> BoolArray:
@@ -188,8 +181,8 @@ def _tightened(mask: BoolArray, distance: FloatArray) -> BoolArray:
     """
     contrast = _contrast(mask, distance)
     rim = mask & ~ndimage.binary_erosion(mask, iterations=2, border_value=1)
-    slope = np.hypot(*_slopes(distance))[rim]
-    steep = float(np.partition(slope, -len(slope) // 6)[-len(slope) // 6]) / contrast
+    slopes = np.sort(np.hypot(*_slopes(distance))[rim])
+    steep = float(slopes[-len(slopes) // 6]) / contrast
     softness = min(1.0, max(0.0, (0.44 - steep) / 0.22))
     if softness == 0:
         return mask
@@ -211,8 +204,7 @@ def _regions(mask: BoolArray) -> list[BoolArray]:
 
 
 def _extent(mask: BoolArray) -> int:
-    rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
-    return int(max(np.ptp(rows), np.ptp(columns))) + 1
+    return int(np.ptp(np.argwhere(mask), axis=0).max()) + 1
 
 
 def _split(mask: BoolArray, distance: FloatArray, threshold: float) -> list[BoolArray]:
@@ -279,8 +271,7 @@ def _joined(parts: list[BoolArray]) -> list[BoolArray]:
 
 
 def _belongs(part: BoolArray, whole: BoolArray) -> bool:
-    both = part | whole
-    if _extent(both) > 30:
+    if _extent(part | whole) > 30:
         return False
     ys, xs = np.nonzero(part)
     wy, wx = np.nonzero(whole)
@@ -403,20 +394,18 @@ def _textures(shape: int, large: bool) -> _Textures:
     radius = _RADII[int(large)]
     at = _around(radius, *_grid(_REACH))
     kinds = _style_maps(draw.signed_distance(grammar.SHAPES[shape], radius), radius)
-    styles, rows, basis, solves = [], [], [], []
+    styles, rows, bases, solves = [], [], [], []
     for i, (blur, (style, maps)) in enumerate(itertools.product(_BLURS, kinds)):
         columns = [_sample(_margined(_blurred(m, blur)[..., None]), *at)[:, 0] for m in maps]
         q, r = np.linalg.qr(np.stack(columns, axis=1).astype(np.float64))
-        solve = np.zeros((3, 3))
-        solve[: len(maps), : len(maps)] = np.linalg.inv(r)
         styles.append(style)
         rows += [3 * i + j for j in range(len(maps))]
-        basis.append(q.T)
-        solves.append(solve)
+        bases.append(q.T)
+        solves.append(np.pad(np.linalg.inv(r), (0, 3 - len(maps))))
     return _Textures(
         of_style={s: np.flatnonzero(np.asarray(styles) == s) for s in grammar.STYLES},
         rows=np.asarray(rows),
-        basis=np.concatenate(basis).astype(np.float32),
+        basis=np.concatenate(bases).astype(np.float32),
         solve=np.stack(solves).astype(np.float32),
     )
 
