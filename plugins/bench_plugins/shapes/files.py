@@ -7,13 +7,12 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from bench import BenchError
 from bench.lib import hub
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Report = Callable[[str], None]
 """Told what a builder does, a line at a time."""
@@ -46,16 +45,12 @@ def read_json(path: Path) -> Any:
 
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write a .npy file, whole or not at all."""
-    import numpy as np
-
     with replacing(path) as part, part.open("wb") as file:
         np.save(file, array)
 
 
 def write_examples(folder: Path, examples: Iterable[tuple[np.ndarray, Any]]) -> None:
     """Write pictures, and last what is known of each, into a folder."""
-    import numpy as np
-
     pictures, known = zip(*examples, strict=True)
     write_array(folder / "pictures.npy", np.stack(pictures))
     write_json(folder / "captions.json", known)
@@ -63,8 +58,6 @@ def write_examples(folder: Path, examples: Iterable[tuple[np.ndarray, Any]]) -> 
 
 def read_examples(folder: Path) -> tuple[np.ndarray, Any]:
     """The pictures, which stay on the disk, and what is known of each."""
-    import numpy as np
-
     return np.load(folder / "pictures.npy", mmap_mode="r"), read_json(folder / "captions.json")
 
 
