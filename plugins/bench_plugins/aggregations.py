@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
+
+import numpy as np
 
 from bench import (
     Aggregation,
@@ -20,9 +22,6 @@ from bench import (
     option,
 )
 from bench.lib.seeding import derive_seed
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +40,41 @@ class Human(Aggregation):
 
     def label(self, pairs: PairRewards, seed: int) -> Labels:
         """p = 1, 0 or, for a tie, 0.5."""
-        import numpy as np
-
         votes = np.sign(pairs.human - 0.5)
         labels = _hard(votes)
         return labels if self.ties == "drop" else Labels(p=labels.p, kept=np.ones_like(labels.kept))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Average(Aggregation):
+class _OfScorers(Aggregation):
+    """Labels by the rewards of some scorers."""
+
+    scorers: tuple[str, ...] = option((), "the scorers whose rewards are read; empty: the pool")
+
+    def needs(self, pool: Sequence[str]) -> tuple[str, ...]:
+        """The scorers chosen."""
+        chosen = tuple(dict.fromkeys(self.scorers or pool))
+        if not chosen:
+            raise BenchError(
+                f"{self.name} needs scorers to label the pairs: give its option `scorers`, or name "
+                f"them in the recipe's `label_scorers`"
+            )
+        return chosen
+
+    def _rewards(self, pairs: PairRewards) -> dict[str, np.ndarray]:
+        """Those of the scorers chosen, sorted so that no result hangs on the order given."""
+        chosen = {name: pairs.rewards[name] for name in sorted(self.needs([*pairs.rewards]))}
+        for name, rewards in chosen.items():
+            bad = int((~np.isfinite(rewards)).any(axis=1).sum())
+            if bad:
+                raise BenchError(
+                    f"scorer {name!r} gave rewards that are not finite for {bad} pairs"
+                )
+        return chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Average(_OfScorers):
     """The image with the higher mean reward wins; equal means are dropped.
 
     BalancedDPO's ablation baselines by name, "vanilla" (raw) and "normalized" aggregation.
@@ -57,26 +82,19 @@ class Average(Aggregation):
 
     name: ClassVar[str] = "average"
 
-    scorers: tuple[str, ...] = option((), "the scorers averaged; empty: the pool")
     normalise: Literal["raw", "minmax", "zscore"] = option(
         "raw", "scaling of each scorer over all images of the data set before the mean"
     )
 
-    def needs(self, pool: Sequence[str]) -> tuple[str, ...]:
-        """The scorers averaged."""
-        return _chosen(self.name, self.scorers, pool)
-
     def label(self, pairs: PairRewards, seed: int) -> Labels:
         """p = 1 or 0 by the sign of the difference of the means."""
-        import numpy as np
-
         scale = {"raw": _raw, "minmax": _minmax, "zscore": _zscore}[self.normalise]
-        mean = np.mean([scale(r) for r in _rewards(self.scorers, pairs).values()], axis=0)
+        mean = np.mean([scale(r) for r in self._rewards(pairs).values()], axis=0)
         return _hard(np.sign(mean[:, 0] - mean[:, 1]))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Smoothed(Aggregation):
+class Smoothed(_OfScorers):
     """SmPO-Diffusion: p = sigmoid of the difference of min-max normalised rewards.
 
     SmPO uses one reward model, PickScore, with the minimum and maximum of its own data set as
@@ -87,20 +105,13 @@ class Smoothed(Aggregation):
 
     name: ClassVar[str] = "smoothed"
 
-    scorers: tuple[str, ...] = option((), "the scorers smoothed; empty: the pool")
     low: float | None = option(None, "reward that becomes 0; none: the data set's minimum")
     high: float | None = option(None, "reward that becomes 1; none: the data set's maximum")
     temperature: float = option(1.0, "divides the difference; SmPO: 1", gt=0)
 
-    def needs(self, pool: Sequence[str]) -> tuple[str, ...]:
-        """The scorers smoothed."""
-        return _chosen(self.name, self.scorers, pool)
-
     def label(self, pairs: PairRewards, seed: int) -> Labels:
         """SmPO Eq. 8: alpha / gamma = p = sigmoid((r'_0 - r'_1) / temperature)."""
-        import numpy as np
-
-        rewards = _rewards(self.scorers, pairs)
+        rewards = self._rewards(pairs)
         if len(rewards) > 1 and (self.low is not None or self.high is not None):
             raise BenchError(
                 f"smoothed: low and high are rewards of one scorer, but there are {len(rewards)} "
@@ -114,7 +125,7 @@ class Smoothed(Aggregation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MajorityVote(Aggregation):
+class MajorityVote(_OfScorers):
     """BalancedDPO: every scorer casts a vote, the majority labels the pair.
 
     With an even number of scorers ties are of first order: four independent scorers that are
@@ -124,7 +135,6 @@ class MajorityVote(Aggregation):
 
     name: ClassVar[str] = "majority_vote"
 
-    scorers: tuple[str, ...] = option((), "the voters; empty: the pool")
     ties: Literal["drop", "human", "priority"] = option(
         "drop",
         "pairs without a majority: left out, or decided by the human label or by the scorer "
@@ -140,31 +150,7 @@ class MajorityVote(Aggregation):
 
     def needs(self, pool: Sequence[str]) -> tuple[str, ...]:
         """The voters."""
-        voters = _chosen(self.name, self.scorers, pool)
-        self._check_priority(voters)
-        return voters
-
-    def label(self, pairs: PairRewards, seed: int) -> Labels:
-        """p = 1 or 0 by the sign of the sum of votes in {-1, 0, 1}."""
-        import numpy as np
-
-        rewards = _rewards(self.scorers, pairs)
-        self._check_priority(rewards)
-        votes = {name: self._votes(r[:, 0] - r[:, 1]) for name, r in rewards.items()}
-        majority = np.sign(np.sum(list(votes.values()), axis=0))
-        if self.ties == "human":
-            majority = np.where(majority == 0, np.sign(pairs.human - 0.5), majority)
-        elif self.ties == "priority":
-            majority = np.where(majority == 0, votes[self.priority], majority)
-        return _hard(majority)
-
-    def _votes(self, differences: np.ndarray) -> np.ndarray:
-        import numpy as np
-
-        unsure = np.abs(differences) < self.dead_zone * differences.std()
-        return np.where(unsure, 0.0, np.sign(differences))
-
-    def _check_priority(self, voters: Sequence[str] | dict[str, np.ndarray]) -> None:
+        voters = super().needs(pool)
         if self.ties == "priority" and self.priority not in voters:
             raise BenchError(
                 f"majority_vote: ties=priority needs `priority` to name one of the voters "
@@ -175,10 +161,26 @@ class MajorityVote(Aggregation):
                 f"majority_vote: priority={self.priority} has no effect with ties={self.ties}; "
                 f"set ties=priority"
             )
+        return voters
+
+    def label(self, pairs: PairRewards, seed: int) -> Labels:
+        """p = 1 or 0 by the sign of the sum of votes in {-1, 0, 1}."""
+        rewards = self._rewards(pairs)
+        votes = {name: self._votes(r[:, 0] - r[:, 1]) for name, r in rewards.items()}
+        majority = np.sign(np.sum(list(votes.values()), axis=0))
+        if self.ties == "human":
+            majority = np.where(majority == 0, np.sign(pairs.human - 0.5), majority)
+        elif self.ties == "priority":
+            majority = np.where(majority == 0, votes[self.priority], majority)
+        return _hard(majority)
+
+    def _votes(self, differences: np.ndarray) -> np.ndarray:
+        unsure = np.abs(differences) < self.dead_zone * differences.std()
+        return np.where(unsure, 0.0, np.sign(differences))
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomScorer(Aggregation):
+class RandomScorer(_OfScorers):
     """Each pair is labelled by one scorer drawn at random; its ties are dropped.
 
     BalancedDPO's ablation baseline "random score".
@@ -186,17 +188,9 @@ class RandomScorer(Aggregation):
 
     name: ClassVar[str] = "random_scorer"
 
-    scorers: tuple[str, ...] = option((), "the scorers drawn from; empty: the pool")
-
-    def needs(self, pool: Sequence[str]) -> tuple[str, ...]:
-        """The scorers drawn from."""
-        return _chosen(self.name, self.scorers, pool)
-
     def label(self, pairs: PairRewards, seed: int) -> Labels:
         """p = 1 or 0 by the sign of the drawn scorer's difference."""
-        import numpy as np
-
-        rewards = np.stack(list(_rewards(self.scorers, pairs).values()))
+        rewards = np.stack(list(self._rewards(pairs).values()))
         rng = np.random.default_rng(derive_seed(seed, self.name))
         n = rewards.shape[1]
         drawn = rewards[rng.integers(len(rewards), size=n), np.arange(n)]
@@ -208,38 +202,12 @@ def _hard(votes: np.ndarray) -> Labels:
     return Labels(p=0.5 * (votes + 1.0), kept=votes != 0)
 
 
-def _chosen(name: str, scorers: tuple[str, ...], pool: Sequence[str]) -> tuple[str, ...]:
-    chosen = tuple(dict.fromkeys(scorers or pool))
-    if not chosen:
-        raise BenchError(
-            f"{name} needs scorers to label the pairs: give its option `scorers`, or name them "
-            f"in the recipe's `label_scorers`"
-        )
-    return chosen
-
-
-def _rewards(scorers: tuple[str, ...], pairs: PairRewards) -> dict[str, np.ndarray]:
-    """The rewards of the chosen scorers, sorted so that no result hangs on the order given."""
-    import numpy as np
-
-    chosen = {
-        name: pairs.rewards[name] for name in sorted(_chosen("labels", scorers, [*pairs.rewards]))
-    }
-    for name, rewards in chosen.items():
-        bad = int((~np.isfinite(rewards)).any(axis=1).sum())
-        if bad:
-            raise BenchError(f"scorer {name!r} gave rewards that are not finite for {bad} pairs")
-    return chosen
-
-
 def _raw(rewards: np.ndarray) -> np.ndarray:
     return rewards
 
 
 def _minmax(rewards: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
     """(r - low) / (high - low), bounds the data's own unless given; constant rewards become 0."""
-    import numpy as np
-
     bottom = float(rewards.min()) if low is None else low
     top = float(rewards.max()) if high is None else high
     if top == bottom and low is None and high is None:

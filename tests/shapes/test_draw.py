@@ -60,7 +60,7 @@ def test_a_relation_holds(relation: str) -> None:
 
 @pytest.mark.parametrize("shape", grammar.SHAPES)
 def test_a_mask_covers_its_inside_and_nothing_beyond_its_radius(shape: str) -> None:
-    mask = draw.shape_mask(shape, 14.0)
+    mask = draw.coverage(draw.signed_distance(shape, 14.0))
     axis = np.arange(draw.IMAGE_SIZE) + 0.5 - draw.IMAGE_SIZE / 2
     distance = np.hypot(*np.meshgrid(axis, axis))
     assert mask[distance < 3].min() == 1.0

@@ -47,11 +47,10 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = zip(captions, arrays, dull, strict=True)
     labelled = [pairs.label_pair(c, (a, b), i, config) for i, (c, a, b) in enumerate(rows)]
     pq.write_table(pairs.table_of(labelled, "test"), folder / pairs.PAIRS_FILE)
-    heads = train_scorers.HeadsConfig(
-        aesthetic=train_scorers.AestheticConfig(drawn=20, steps=5, batch=8),
-        preference=train_scorers.PreferenceConfig(steps=5, batch=8),
-    )
-    train_scorers.build_heads(heads, folder / "work", folder, QUIET)
+    aesthetic = train_scorers.AestheticConfig(drawn=20, steps=5, batch=8)
+    train_scorers.build_aesthetic(aesthetic, folder, QUIET)
+    preference = train_scorers.PreferenceConfig(steps=5, batch=8)
+    train_scorers.build_preference(preference, folder, QUIET)
     return folder
 
 
@@ -153,7 +152,7 @@ def test_finished_weights_are_kept_and_interrupted_training_goes_on(
 ) -> None:
     told: list[str] = []
     train_scorers.build_encoder(ENCODER, assets / "work", assets, told.append)
-    assert told == ["scorers: the dual encoder is there already"]
+    assert told == ["scorers: shapes_clip is there already"]
 
     def stop(text: str) -> None:
         if "step 2/" in text:
@@ -174,7 +173,7 @@ def test_finished_weights_are_kept_and_interrupted_training_goes_on(
 def test_another_configuration_trains_anew(assets: Path) -> None:
     told: list[str] = []
     other = train_scorers.PreferenceConfig(steps=3, batch=8)
-    train_scorers.build_preference(other, assets / "work", assets, told.append)
+    train_scorers.build_preference(other, assets, told.append)
     assert "done" in told[-1]
 
 
@@ -200,7 +199,7 @@ def test_the_contrastive_loss_falls() -> None:
 def test_the_facts_are_shares_and_written_once(assets: Path) -> None:
     told: list[str] = []
     for _ in range(2):
-        facts.build_facts(assets / "work", assets, told.append)
+        facts.build_facts(assets, told.append)
     assert told[1] == "facts: there already"
     found = json.loads((assets / "facts.json").read_text(encoding="utf-8"))
     assert found["pairs"] == 12

@@ -88,7 +88,8 @@ def test_gold_prefers_the_right_vivid_and_clean_picture() -> None:
         for kind in draw.DEGRADATIONS:
             worse = draw.degrade(np.asarray(picture), random.Random(seed), kind)
             assert gold > population.gold(Image.fromarray(worse), caption)
-            share = population.share_preferring(picture, Image.fromarray(worse), caption)
+            measured = [population.measures(p, caption) for p in (picture, Image.fromarray(worse))]
+            share = float(population.share_from(*measured))
             assert 0.5 < share <= 1.0
 
 

@@ -6,16 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from bench_plugins.shapes.pretrain import STAGES, PretrainConfig, pretrain
+from bench_plugins.shapes.pretrain import STAGES, Phase, PretrainConfig, pretrain
 
+PHASE = Phase(steps=2, batch=4, lr=1e-3, weight_decay=1e-4)
 TINY = PretrainConfig(
     pictures=64,
-    workers=1,
     checkpoint_every=1,
-    vae_steps=2,
-    decoder_steps=2,
-    unet_steps=2,
-    unet_batch=4,
+    vae=PHASE,
+    decoder=PHASE,
+    unet=PHASE,
     unet_channels=(16, 32),
 )
 

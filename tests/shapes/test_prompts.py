@@ -59,7 +59,7 @@ def test_evaluation_prompts_do_not_depend_on_the_number_of_pairs(lists: PromptLi
 
 
 def test_files_pass_the_loaders_of_the_real_formats(tmp_path: Path, lists: PromptLists) -> None:
-    build_prompts(PromptsConfig(), tmp_path / "work", tmp_path, lambda _: None)
+    build_prompts(PromptsConfig(), tmp_path, lambda _: None)
     rows = PartiPrompts(path=str(tmp_path / "prompts" / "parti.tsv")).load()
     assert [p.text for p in rows] == [r.prompt for r in lists.parti]
     assert Counter(p.groups["challenge"] for p in rows)["Quantity"] == 36
@@ -70,5 +70,5 @@ def test_files_pass_the_loaders_of_the_real_formats(tmp_path: Path, lists: Promp
 def test_building_again_does_nothing(tmp_path: Path) -> None:
     told: list[str] = []
     for _ in range(2):
-        build_prompts(PromptsConfig(), tmp_path, tmp_path, told.append)
+        build_prompts(PromptsConfig(), tmp_path, told.append)
     assert told[1] == "prompts: there already"

@@ -19,7 +19,10 @@ class WorldConfig:
     prompts: prompts.PromptsConfig = field(default_factory=prompts.PromptsConfig)
     pairs: pairs.PairsConfig = field(default_factory=pairs.PairsConfig)
     encoder: train_scorers.EncoderConfig = field(default_factory=train_scorers.EncoderConfig)
-    heads: train_scorers.HeadsConfig = field(default_factory=train_scorers.HeadsConfig)
+    aesthetic: train_scorers.AestheticConfig = field(default_factory=train_scorers.AestheticConfig)
+    preference: train_scorers.PreferenceConfig = field(
+        default_factory=train_scorers.PreferenceConfig
+    )
 
 
 def build_world(
@@ -41,11 +44,12 @@ def build_world(
     work.mkdir(parents=True, exist_ok=True)
     assets.mkdir(parents=True, exist_ok=True)
     pretrain.pretrain(config.pretrain, work / "pretrain", assets / "pipeline", report)
-    prompts.build_prompts(config.prompts, work / "prompts", assets, report)
+    prompts.build_prompts(config.prompts, assets, report)
     train_scorers.build_encoder(config.encoder, work / "scorers", assets, report)
     pairs.build_pairs(config.pairs, work / "pairs", assets, report)
-    train_scorers.build_heads(config.heads, work / "scorers", assets, report)
-    facts.build_facts(work / "facts", assets, report)
+    train_scorers.build_aesthetic(config.aesthetic, assets, report)
+    train_scorers.build_preference(config.preference, assets, report)
+    facts.build_facts(assets, report)
 
 
 _PARTS = {"pretrain", "prompts", "scorers", "pairs", "facts"}

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from bench.lib.images import upright_rgb
 from bench_plugins.shapes import grammar
 from bench_plugins.shapes.grammar import Scene
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FloatArray = NDArray[np.float32]
 ByteArray = NDArray[np.uint8]
@@ -74,12 +78,6 @@ DEGRADATIONS = ("noise", "blur", "dull")
 DEGRADED_SHARE = 0.35
 WRONG_CAPTION_SHARE = 0.1
 
-_CIRCLE = 0.9
-_SQUARE = 0.74
-_STAR_INNER = 0.46
-_CROSS_LENGTH = 0.94
-_CROSS_WIDTH = 0.33
-
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
@@ -100,70 +98,70 @@ class Example:
 
     caption: str
     image: ByteArray
-    scene: Scene
     degradation: str | None
     wrong_caption: bool
 
 
-@lru_cache(maxsize=8)
-def _grid(size: int) -> tuple[FloatArray, FloatArray]:
-    axis = np.arange(size, dtype=np.float32) + 0.5
-    x, y = np.meshgrid(axis, axis)
-    return x, y
+def fitted(image: Image.Image | Tensor) -> ByteArray:
+    """A picture of any size and mode, or what `upright_rgb` takes, as uint8 [64, 64, 3]."""
+    rgb = upright_rgb(image)
+    if rgb.size != (IMAGE_SIZE, IMAGE_SIZE):
+        rgb = rgb.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
+    return np.asarray(rgb, dtype=np.uint8)
 
 
-@lru_cache(maxsize=8)
-def unit_polygon(shape: str) -> tuple[tuple[float, float], ...]:
-    """The corners of a shape of radius 1, y down; empty for the circle."""
-    if shape == "circle":
-        return ()
-    if shape == "square":
-        s = _SQUARE
-        return ((-s, -s), (s, -s), (s, s), (-s, s))
-    if shape == "cross":
-        a, b = _CROSS_LENGTH, _CROSS_WIDTH
-        quarter = [(b, -a), (b, -b), (a, -b)]
-        turned = [
-            [(x, y) for x, y in quarter],
-            [(-y, x) for x, y in quarter],
-            [(-x, -y) for x, y in quarter],
-            [(y, -x) for x, y in quarter],
-        ]
-        return tuple(point for part in turned for point in part)
-    tips = {"triangle": 3, "star": 5}[shape]
-    steps = tips if shape == "triangle" else 2 * tips
-    points = []
-    for i in range(steps):
-        reach = _STAR_INNER if shape == "star" and i % 2 else 1.0
-        angle = 2 * math.pi * i / steps - math.pi / 2
-        points.append((reach * math.cos(angle), reach * math.sin(angle)))
-    return tuple(points)
+# --- shapes -----------------------------------------------------------------------------
+
+Point = tuple[float, float]
+CENTRE = (IMAGE_SIZE / 2, IMAGE_SIZE / 2)
+
+
+def _ring(*reaches: float) -> tuple[Point, ...]:
+    """Corners at equal angles, the first at the top, each so far from the centre."""
+    angles = [2 * math.pi * i / len(reaches) - math.pi / 2 for i in range(len(reaches))]
+    return tuple((r * math.cos(a), r * math.sin(a)) for r, a in zip(reaches, angles, strict=True))
+
+
+_CIRCLE = 0.9
+_S = 0.74
+_A, _B = 0.94, 0.33
+_CORNERS: dict[str, tuple[Point, ...]] = {
+    "square": ((-_S, -_S), (_S, -_S), (_S, _S), (-_S, _S)),
+    "triangle": _ring(1, 1, 1),
+    "star": _ring(*(1, 0.46) * 5),
+    # A quarter, turned.
+    "cross": tuple(
+        (c * x - s * y, s * x + c * y)
+        for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))
+        for x, y in ((_B, -_A), (_B, -_B), (_A, -_B))
+    ),
+}
+"""Of shapes of radius 1, y down; the circle has none, but `_CIRCLE` for a radius."""
+
+
+def object_axes(
+    radius: float = 1.0, rotation: float = 0.0, centre: Point = CENTRE
+) -> tuple[FloatArray, FloatArray]:
+    """Pixel coordinates x and y in an object's own frame, in units of its radius."""
+    axis = np.arange(IMAGE_SIZE, dtype=np.float32) + 0.5
+    gx, gy = np.meshgrid(axis, axis)
+    cos, sin = np.float32(math.cos(rotation) / radius), np.float32(math.sin(rotation) / radius)
+    dx, dy = gx - np.float32(centre[0]), gy - np.float32(centre[1])
+    return cos * dx + sin * dy, cos * dy - sin * dx
 
 
 def signed_distance(
     shape: str,
     radius: float,
     rotation: float = 0.0,
-    size: int = IMAGE_SIZE,
-    centre: tuple[float, float] | None = None,
+    centre: Point = CENTRE,
 ) -> FloatArray:
     """Distance of each pixel centre from the shape's edge, negative inside."""
-    x, y = _object_axes(radius, rotation, size, centre)
+    x, y = object_axes(radius, rotation, centre)
     if shape == "circle":
         return np.asarray((np.hypot(x, y) - _CIRCLE) * np.float32(radius), dtype=np.float32)
-    corners = np.asarray(unit_polygon(shape), dtype=np.float32)
+    corners = np.asarray(_CORNERS[shape], dtype=np.float32)
     return _polygon_distance(x, y, corners) * np.float32(radius)
-
-
-def _object_axes(
-    radius: float, rotation: float, size: int, centre: tuple[float, float] | None
-) -> tuple[FloatArray, FloatArray]:
-    """Pixel coordinates in the object's own frame, in units of its radius."""
-    gx, gy = _grid(size)
-    cx, cy = centre if centre is not None else (size / 2, size / 2)
-    cos, sin = np.float32(math.cos(rotation) / radius), np.float32(math.sin(rotation) / radius)
-    dx, dy = gx - np.float32(cx), gy - np.float32(cy)
-    return cos * dx + sin * dy, cos * dy - sin * dx
 
 
 def _polygon_distance(x: FloatArray, y: FloatArray, corners: FloatArray) -> FloatArray:
@@ -187,15 +185,21 @@ def coverage(distance: FloatArray) -> FloatArray:
     return np.asarray(np.clip(0.5 - distance, 0.0, 1.0), dtype=np.float32)
 
 
-def shape_mask(
-    shape: str,
-    radius: float,
-    rotation: float = 0.0,
-    size: int = IMAGE_SIZE,
-    centre: tuple[float, float] | None = None,
-) -> FloatArray:
-    """Anti-aliased mask of a shape, 0 to 1, centred unless `centre` (x, y) says otherwise."""
-    return coverage(signed_distance(shape, radius, rotation, size, centre))
+def stripes(y: FloatArray, phase: float) -> FloatArray:
+    """How dark an object's stripes are, 0 to 1; `y` in pixels along its own axis."""
+    wave = np.sin((y / STRIPE_PERIOD + phase) * 2 * math.pi)
+    # The steep, clipped wave is a square wave with edges about one pixel wide.
+    dark: FloatArray = np.clip(0.5 + wave * STRIPE_PERIOD / (2 * math.pi), 0.0, 1.0)
+    return dark
+
+
+def shade(x: FloatArray, y: FloatArray) -> FloatArray:
+    """How far an object's pixels are from its highlight, 0 to 1; `x`, `y` by its radius."""
+    far: FloatArray = np.clip(np.hypot(x + 0.35, y + 0.35) / 1.25, 0.0, 1.0)
+    return far
+
+
+# --- pictures ---------------------------------------------------------------------------
 
 
 def paint(placed: tuple[Placed, ...], background: str, style: str) -> ByteArray:
@@ -203,9 +207,7 @@ def paint(placed: tuple[Placed, ...], background: str, style: str) -> ByteArray:
     canvas = np.empty((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.float32)
     canvas[:] = BACKGROUND_RGB[background]
     for thing in placed:
-        distance = signed_distance(
-            thing.shape, thing.radius, thing.rotation, centre=(thing.x, thing.y)
-        )
+        distance = signed_distance(thing.shape, thing.radius, thing.rotation, (thing.x, thing.y))
         edge = np.float32(OUTLINE_OUTSIDE if style == "outlined" else 0.0)
         alpha = coverage(distance - edge)[..., None]
         canvas += alpha * (object_texture(thing, distance, background, style) - canvas)
@@ -220,20 +222,19 @@ def object_texture(thing: Placed, distance: FloatArray, background: str, style: 
         inner = coverage(distance + np.float32(OUTLINE_INSIDE))[..., None]
         lined = inner * colour + (1 - inner) * np.asarray(line, dtype=np.float32)
         return np.asarray(lined, dtype=np.float32)
-    x, y = _object_axes(1.0, thing.rotation, IMAGE_SIZE, (thing.x, thing.y))
+    x, y = object_axes(1.0, thing.rotation, (thing.x, thing.y))
     if style == "striped":
-        wave = np.sin((y / STRIPE_PERIOD + thing.stripe_phase) * 2 * math.pi)
-        # The steep, clipped wave is a square wave with edges about one pixel wide.
-        dark = np.clip(0.5 + wave * STRIPE_PERIOD / (2 * math.pi), 0.0, 1.0)[..., None]
+        dark = stripes(y, thing.stripe_phase)[..., None]
         return np.asarray(colour * (1 - dark * np.float32(1 - STRIPE_DARKNESS)), dtype=np.float32)
     if style == "shaded":
         r = np.float32(thing.radius)
-        far = np.hypot(x / r + 0.35, y / r + 0.35) / 1.25
-        t = np.clip(far, 0.0, 1.0)[..., None]
-        light = colour + (255 - colour) * np.float32(SHADE_LIGHT)
-        middle, dark_rgb = colour, colour * np.float32(SHADE_DARK)
-        near_side = light + (middle - light) * 2 * t
-        far_side = middle + (dark_rgb - middle) * (2 * t - 1)
+        t = shade(x / r, y / r)[..., None]
+        light, dark = (
+            colour + (255 - colour) * np.float32(SHADE_LIGHT),
+            colour * np.float32(SHADE_DARK),
+        )
+        near_side = light + (colour - light) * 2 * t
+        far_side = colour + (dark - colour) * (2 * t - 1)
         return np.asarray(np.where(t < 0.5, near_side, far_side), dtype=np.float32)
     return np.broadcast_to(colour, (*distance.shape, 3))
 
@@ -262,7 +263,7 @@ def place(scene: Scene, rng: random.Random) -> tuple[Placed, ...]:
     )
 
 
-def _centres(scene: Scene, radii: list[float], rng: random.Random) -> list[tuple[float, float]]:
+def _centres(scene: Scene, radii: list[float], rng: random.Random) -> list[Point]:
     middle = IMAGE_SIZE / 2
     if len(radii) == 1:
         reach = 0.55 * (middle - radii[0] - BORDER)
@@ -273,7 +274,7 @@ def _centres(scene: Scene, radii: list[float], rng: random.Random) -> list[tuple
     return _two_along(relation, radii[0], radii[1], rng)
 
 
-def _three_cells(radii: list[float], rng: random.Random) -> list[tuple[float, float]]:
+def _three_cells(radii: list[float], rng: random.Random) -> list[Point]:
     """Centres in three quarters of the picture, each wholly inside its own quarter."""
     quarter = IMAGE_SIZE / 4
     cells = rng.sample([(1, 1), (3, 1), (1, 3), (3, 3)], 3)
@@ -285,23 +286,10 @@ def _three_cells(radii: list[float], rng: random.Random) -> list[tuple[float, fl
     return centres
 
 
-def _two_along(
-    relation: str, first: float, second: float, rng: random.Random
-) -> list[tuple[float, float]]:
+def _two_along(relation: str, first: float, second: float, rng: random.Random) -> list[Point]:
     """Two centres of which the first is `relation` the second, much more along than across."""
-    if relation in ("right of", "below"):
-        b, a = _ordered_pair(second, first, rng)
-    else:
-        a, b = _ordered_pair(first, second, rng)
-    if relation in ("above", "below"):
-        return [(a[1], a[0]), (b[1], b[0])]
-    return [a, b]
-
-
-def _ordered_pair(
-    low: float, high: float, rng: random.Random
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """(along, across) of two centres, the first before the second along the main axis."""
+    backwards = relation in ("right of", "below")
+    low, high = (second, first) if backwards else (first, second)
     slack = IMAGE_SIZE - 2 * BORDER - MIN_GAP - 2 * (low + high)
     before = rng.uniform(0.1, 0.4) * slack
     between = rng.uniform(0.1, 0.4) * slack
@@ -312,7 +300,10 @@ def _ordered_pair(
         reach = min(0.12 * (end - start), IMAGE_SIZE / 2 - BORDER - r)
         across.append(IMAGE_SIZE / 2 + rng.uniform(-reach, reach))
     shift = rng.uniform(-1, 1) * min(4.0, IMAGE_SIZE / 2 - BORDER - max(low, high) - 4)
-    return (start, across[0] + shift), (end, across[1] + shift)
+    centres = [(start, across[0] + shift), (end, across[1] + shift)]
+    if relation in ("above", "below"):
+        centres = [(y, x) for x, y in centres]
+    return centres[::-1] if backwards else centres
 
 
 def render(scene_filled: Scene, rng: random.Random) -> ByteArray:
@@ -358,45 +349,23 @@ def wrong_scene(scene: Scene, rng: random.Random) -> Scene:
 
 
 def _change_one(scene: Scene, rng: random.Random) -> Scene:
-    def other(values: tuple[str, ...], value: str) -> str:
-        return rng.choice([v for v in values if v != value])
-
-    first, *rest = scene.things
-    kinds = ["shape"]
-    kinds += ["colour"] if first.colour else []
-    kinds += ["background"] if scene.background else []
-    kinds += ["style"] if scene.style else []
-    kind = rng.choice(kinds)
-    if kind == "background":
-        return replace(scene, background=other(grammar.BACKGROUNDS, str(scene.background)))
-    if kind == "style":
-        return replace(scene, style=other(grammar.STYLES, str(scene.style)))
-    if kind == "colour":
-        first = replace(first, colour=other(grammar.COLOURS, str(first.colour)))
-    else:
-        first = replace(first, shape=other(grammar.SHAPES, first.shape))
-    return replace(scene, things=(first, *rest))
+    first = scene.things[0]
+    values = {"shape": first.shape, "colour": first.colour}
+    values |= {"background": scene.background, "style": scene.style}
+    return grammar.changed(scene, rng.choice([a for a, v in values.items() if v]), rng)
 
 
-def training_example(
-    rng: random.Random,
-    *,
-    degraded_share: float = DEGRADED_SHARE,
-    wrong_share: float = WRONG_CAPTION_SHARE,
-) -> Example:
+def training_example(rng: random.Random) -> Example:
     """One picture and its caption, as flawed as data from the wild."""
     scene = grammar.sample_scene(rng)
-    filled = grammar.fill(scene, rng)
-    image = render(filled, rng)
-    degradation = rng.choice(DEGRADATIONS) if rng.random() < degraded_share else None
+    image = render(grammar.fill(scene, rng), rng)
+    degradation = rng.choice(DEGRADATIONS) if rng.random() < DEGRADED_SHARE else None
     if degradation is not None:
         image = degrade(image, rng, degradation)
-    wrong = rng.random() < wrong_share
-    told = wrong_scene(scene, rng) if wrong else scene
+    wrong = rng.random() < WRONG_CAPTION_SHARE
     return Example(
-        caption=grammar.caption(told),
+        caption=grammar.caption(wrong_scene(scene, rng) if wrong else scene),
         image=image,
-        scene=filled,
         degradation=degradation,
         wrong_caption=wrong,
     )

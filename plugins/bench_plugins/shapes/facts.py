@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +12,25 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench_plugins.shapes import files, learned, population
+from bench_plugins.shapes.files import Report
 from bench_plugins.shapes.pairs import PAIRS_FILE
 from bench_plugins.shapes.train_scorers import PairData, PreferenceConfig, accuracy, read_pairs
 
-Report = Callable[[str], None]
 FloatArray = NDArray[np.float64]
 
 LEARNED = (learned.ENCODER, learned.AESTHETIC, learned.PREFERENCE)
 
 
-def build_facts(work: Path, assets: Path, report: Report) -> None:
-    """Measure the world and write `assets/facts.json`; a minute, `work` is not used."""
+def build_facts(assets: Path, report: Report) -> None:
+    """Measure the world and write `assets/facts.json`; a minute."""
     target = assets / "facts.json"
     inputs = [assets / PAIRS_FILE, *(assets / "scorers" / f"{n}.safetensors" for n in LEARNED)]
     of = {p.name: files.hash_of(p) for p in inputs} | {"population": population.fingerprint()}
-    if target.exists() and json.loads(target.read_text(encoding="utf-8")).get("of") == of:
+    if target.exists() and files.read_json(target).get("of") == of:
         report("facts: there already")
         return
     facts = world_facts(read_pairs(assets / PAIRS_FILE), assets / "scorers")
-    files.write_text(target, json.dumps({**facts, "of": of}, indent=2) + "\n")
+    files.write_json(target, {**facts, "of": of})
     report(f"facts: {json.dumps(facts)}")
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 SIZES = ("small", "large")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
@@ -18,6 +20,14 @@ STYLES = ("flat", "outlined", "striped", "shaded")
 RELATIONS = ("left of", "right of", "above", "below")
 COUNTS = (1, 2, 3)
 COUNT_WORDS = {1: "a", 2: "two", 3: "three"}
+OF_THINGS: Mapping[str, tuple[Any, ...]] = {"shape": SHAPES, "colour": COLOURS, "size": SIZES}
+OF_SCENES: Mapping[str, tuple[Any, ...]] = {
+    "background": BACKGROUNDS,
+    "style": STYLES,
+    "relation": RELATIONS,
+    "count": COUNTS,
+}
+"""Attributes and their values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +161,20 @@ def fill(scene: Scene, rng: random.Random) -> Scene:
         background=scene.background or rng.choice(BACKGROUNDS),
         style=scene.style or rng.choice(STYLES),
     )
+
+
+def changed(scene: Scene, attribute: str, rng: random.Random, *, thing: int = 0) -> Scene:
+    """The scene with another value of one attribute, which may be one of a thing's."""
+
+    def other(values: tuple[Any, ...], value: Any) -> Any:
+        return rng.choice([v for v in values if v != value])
+
+    if values := OF_SCENES.get(attribute):
+        return replace(scene, **{attribute: other(values, getattr(scene, attribute))})
+    things = list(scene.things)
+    value = other(OF_THINGS[attribute], getattr(things[thing], attribute))
+    things[thing] = replace(things[thing], **{attribute: value})
+    return replace(scene, things=tuple(things))
 
 
 WORDS = tuple(

@@ -18,8 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bench.lib.errors import BenchError
-from bench.lib.images import upright_rgb
+from bench import BenchError
 from bench_plugins.shapes import draw, files, grammar
 
 if TYPE_CHECKING:
@@ -79,18 +78,7 @@ def tokenise(captions: Sequence[str]) -> Tensor:
 
 def picture_tensor(pictures: NDArray[np.uint8]) -> Tensor:
     """Pictures uint8 [N, 64, 64, 3] as float32 [N, 3, 64, 64] from -1 to 1."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
-
-
-def as_array(image: Image | Tensor) -> NDArray[np.uint8]:
-    """A picture of any size and mode, or what `upright_rgb` takes, as uint8 [64, 64, 3]."""
-    rgb = upright_rgb(image)
-    side = (draw.IMAGE_SIZE, draw.IMAGE_SIZE)
-    if rgb.size != side:
-        from PIL.Image import Resampling
-
-        rgb = rgb.resize(side, Resampling.BICUBIC)
-    return np.asarray(rgb, dtype=np.uint8)
+    return torch.tensor(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 class AestheticHead(nn.Module):
@@ -235,7 +223,7 @@ class LearnedScorer:
     ) -> NDArray[np.float64]:
         pictures = np.zeros((BATCH, draw.IMAGE_SIZE, draw.IMAGE_SIZE, 3), dtype=np.uint8)
         for i, image in enumerate(images):
-            pictures[i] = as_array(image)
+            pictures[i] = draw.fitted(image)
         features, seen = self.encoder.look(picture_tensor(pictures).to(self.device))
         if isinstance(self.head, AestheticHead):
             scores = self.head(features)

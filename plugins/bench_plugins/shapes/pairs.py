@@ -11,9 +11,8 @@ import io
 import json
 import random
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +21,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench_plugins.shapes import files, population
+from bench_plugins.shapes.files import Report
 from bench_plugins.shapes.prompts import PromptsConfig, prompt_lists
 
 if TYPE_CHECKING:
     from bench.api.policy import Policy
 
-Report = Callable[[str], None]
 ByteArray = NDArray[np.uint8]
 
 PAIRS_FILE = "pairs.parquet"
 MODEL_NAME = "shapes-base"
-_FIRST_MOMENT = datetime(2025, 1, 1)
+_FIRST_MOMENT = np.datetime64("2025-01-01", "ns")
 _NAMESPACE = uuid.UUID("6b1f5a52-6d5c-4f0e-9e67-0d7f7b6f4a11")
 
 
@@ -88,31 +87,8 @@ def table_of(pairs: Sequence[LabelledPair], provenance: str) -> Any:
     """The pairs as a `pyarrow.Table` of the Pick-a-Pic v2 schema."""
     import pyarrow as pa
 
-    text, number = pa.string(), pa.int64()
-    schema = pa.schema(
-        [
-            ("are_different", pa.bool_()),
-            ("best_image_uid", text),
-            ("caption", text),
-            ("created_at", pa.timestamp("ns")),
-            ("has_label", pa.bool_()),
-            ("image_0_uid", text),
-            ("image_1_uid", text),
-            ("image_0_url", text),
-            ("image_1_url", text),
-            ("jpg_0", pa.binary()),
-            ("jpg_1", pa.binary()),
-            ("label_0", pa.float64()),
-            ("label_1", pa.float64()),
-            ("model_0", text),
-            ("model_1", text),
-            ("ranking_id", number),
-            ("user_id", number),
-            ("num_example_per_prompt", number),
-        ],
-        metadata={"provenance": provenance},
-    )
-    return pa.Table.from_pylist([_row(p, i) for i, p in enumerate(pairs)], schema=schema)
+    table = pa.Table.from_pylist([_row(p, i) for i, p in enumerate(pairs)])
+    return table.replace_schema_metadata({"provenance": provenance})
 
 
 def _row(pair: LabelledPair, number: int) -> dict[str, Any]:
@@ -122,7 +98,7 @@ def _row(pair: LabelledPair, number: int) -> dict[str, Any]:
         "are_different": pair.jpegs[0] != pair.jpegs[1],
         "best_image_uid": best,
         "caption": pair.caption,
-        "created_at": _FIRST_MOMENT + timedelta(minutes=number),
+        "created_at": _FIRST_MOMENT + np.timedelta64(number, "m"),
         "has_label": True,
         "image_0_uid": uids[0],
         "image_1_uid": uids[1],
@@ -151,12 +127,11 @@ def sample_pairs(
     for start in range(0, len(captions), config.batch):
         path = work / f"sampled-{start:05d}.npy"
         if not path.exists():
-            told = [c for c in captions[start : start + config.batch] for _ in (0, 1)]
-            seeds = list(config.image_seeds) * (len(told) // 2)
-            drawn = sample(policy, told, seeds, steps=config.steps, guidance=config.guidance)
+            prompts = [c for c in captions[start : start + config.batch] for _ in (0, 1)]
+            seeds = list(config.image_seeds) * (len(prompts) // 2)
+            drawn = sample(policy, prompts, seeds, steps=config.steps, guidance=config.guidance)
             pictures = np.stack([np.asarray(i, dtype=np.uint8) for i in drawn.images])
-            with files.replacing(path) as part, part.open("wb") as file:
-                np.save(file, pictures.reshape(-1, 2, *pictures.shape[1:]))
+            files.write_array(path, pictures.reshape(-1, 2, *pictures.shape[1:]))
             report(f"pairs: sampled {min(start + config.batch, len(captions))}/{len(captions)}")
         parts.append(np.load(path))
     return np.concatenate(parts)

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
-from bench.lib.images import upright_rgb
 from bench_plugins.shapes import draw, grammar
 from bench_plugins.shapes.grammar import Scene, Thing
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
-IntArray = NDArray[np.int32]
+IntArray = NDArray[np.int64]
 
 UNKNOWN_ALIGNMENT = 0.5
 """The alignment of every picture under a caption that the grammar cannot parse."""
@@ -39,7 +39,7 @@ SIZE_CUT = (draw.RADIUS_RANGE["small"][1] + draw.RADIUS_RANGE["large"][0]) / 2
 """Objects of a greater radius than this, in pixels, are large."""
 
 _SIZE = draw.IMAGE_SIZE
-_FRAME = 2
+_FRAME = np.pad(np.zeros((_SIZE - 4, _SIZE - 4), dtype=bool), 2, constant_values=True)
 _GRID = 24
 _REACH = 1.45
 _MASK_REACH = 1.1
@@ -61,7 +61,6 @@ _COLOURED_BELOW = 185.0
 _LINE_CONTRAST = 10.0
 _RADIUS_TRIES = (0.86, 0.93, 1.07)
 _FINALISTS = 2
-_OFFSETS = (0.0, draw.OUTLINE_OUTSIDE)
 _RADII = tuple((low + high) / 2 for low, high in draw.RADIUS_RANGE.values())
 
 
@@ -105,36 +104,9 @@ class Percept:
     """0 (noisy or blurred beyond use) to 1 (even surfaces, sharp edges)."""
 
 
-def vividness(image: Image.Image) -> float:
-    """How vivid a picture's colours are, 0 to 1; see `Percept.vividness`."""
-    return perceive(image).vividness
-
-
-def cleanliness(image: Image.Image) -> float:
-    """How free of noise and blur a picture is, 0 to 1; see `Percept.cleanliness`."""
-    return perceive(image).cleanliness
-
-
-def alignment(image: Image.Image, scene: Scene | None) -> float:
-    """Share of the attributes that a caption names and the picture shows, 0 to 1."""
-    return agreement(perceive(image), scene)
-
-
-def pixels_of(image: Image.Image | Tensor) -> FloatArray:
-    """What `upright_rgb` takes, as float32 [64, 64, 3], 0 to 255."""
-    rgb = upright_rgb(image)
-    if rgb.size != (_SIZE, _SIZE):
-        rgb = rgb.resize((_SIZE, _SIZE), Image.Resampling.BICUBIC)
-    return np.asarray(rgb, dtype=np.float32)
-
-
-def perceive(image: Image.Image) -> Percept:
-    """Recognise a picture of any size and mode; about 4 ms."""
-    return perceive_pixels(pixels_of(image))
-
-
-def perceive_pixels(pixels: FloatArray) -> Percept:
-    """Recognise float32 [64, 64, 3] pixels, 0 to 255."""
+def perceive(image: Image.Image | Tensor) -> Percept:
+    """Recognise what `draw.fitted` takes; about 4 ms."""
+    pixels = draw.fitted(image).astype(np.float32)
     ground, distance = _stand_out(pixels)
     background = _background_name(ground)
     masks = _object_masks(distance)
@@ -153,24 +125,17 @@ def perceive_pixels(pixels: FloatArray) -> Percept:
 # --- background and objects -------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
-def _frame_mask() -> BoolArray:
-    mask = np.ones((_SIZE, _SIZE), dtype=bool)
-    mask[_FRAME:-_FRAME, _FRAME:-_FRAME] = False
-    return mask
-
-
 def _stand_out(pixels: FloatArray) -> tuple[FloatArray, FloatArray]:
     """The background's colour, and how far each pixel is from it in units of its noise.
 
     The noise is measured at the frame, where no object reaches, with its direction in colour
     space: blotches of light and dark then hide no object that differs in hue.
     """
-    frame = pixels[_frame_mask()]
+    frame = pixels[_FRAME]
     ground = np.median(frame, axis=0)
     off = frame - ground
     strength = (off * off).sum(axis=1)
-    calm = off[strength <= np.partition(strength, int(0.88 * len(off)))[int(0.88 * len(off))]]
+    calm = off[strength <= np.sort(strength)[int(0.88 * len(off))]]
     spread = 1.4 * (calm.T @ calm) / len(calm) + 9.0 * np.eye(3, dtype=np.float32)
     whiten = np.linalg.inv(np.linalg.cholesky(spread)).astype(np.float32)
     white = (pixels - ground) @ whiten.T
@@ -192,10 +157,9 @@ def _background_name(ground: FloatArray) -> str:
 
 def _object_masks(distance: FloatArray) -> list[BoolArray]:
     """One mask for each object, holes filled, in reading order."""
-    strong = float(np.partition(distance.ravel(), -80)[-80])
+    strong = float(np.sort(distance, axis=None)[-80])
     threshold = max(3.2, 0.2 * strong)
-    labels, count = label_regions(_without_holes(distance > threshold))
-    masks = [labels == i for i in range(1, count + 1)]
+    masks = _regions(distance > threshold)
     parts = [p for m in masks for p in _split(m, distance, threshold)]
     whole = [_tightened(m, distance) for m in _joined(parts)]
     large = [m for m in whole if int(m.sum()) >= _MIN_AREA]
@@ -206,8 +170,8 @@ def _object_masks(distance: FloatArray) -> list[BoolArray]:
 
 def _contrast(mask: BoolArray, distance: FloatArray) -> float:
     """How far the clearest fifth of a mask stands out at least."""
-    inside = distance[mask]
-    return float(np.partition(inside, -len(inside) // 5)[-len(inside) // 5])
+    inside = np.sort(distance[mask])
+    return float(inside[-len(inside) // 5])
 
 
 def _tightened(mask: BoolArray, distance: FloatArray) -> BoolArray:
@@ -216,13 +180,14 @@ def _tightened(mask: BoolArray, distance: FloatArray) -> BoolArray:
     Only a sharp object can have parts that stand out less than half, such as dark stripes.
     """
     contrast = _contrast(mask, distance)
-    rim = mask & ~_shrunk(_shrunk(mask))
-    slope = np.hypot(*_slopes(distance))[rim]
-    steep = float(np.partition(slope, -len(slope) // 6)[-len(slope) // 6]) / contrast
+    rim = mask & ~ndimage.binary_erosion(mask, iterations=2, border_value=1)
+    slopes = np.sort(np.hypot(*_slopes(distance))[rim])
+    steep = float(slopes[-len(slopes) // 6]) / contrast
     softness = min(1.0, max(0.0, (0.44 - steep) / 0.22))
     if softness == 0:
         return mask
-    return _without_holes(mask & (distance > (0.2 + 0.27 * softness) * contrast))
+    clear: BoolArray = mask & (distance > (0.2 + 0.27 * softness) * contrast)
+    return np.asarray(ndimage.binary_fill_holes(clear))
 
 
 def _slopes(field: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -232,63 +197,14 @@ def _slopes(field: FloatArray) -> tuple[FloatArray, FloatArray]:
     return down, right
 
 
-def _grown(mask: BoolArray) -> BoolArray:
-    grown = mask.copy()
-    grown[1:] |= mask[:-1]
-    grown[:-1] |= mask[1:]
-    grown[:, 1:] |= mask[:, :-1]
-    grown[:, :-1] |= mask[:, 1:]
-    return grown
-
-
-def _shrunk(mask: BoolArray) -> BoolArray:
-    return ~_grown(~mask)
-
-
-def _without_holes(mask: BoolArray) -> BoolArray:
-    labels, count = label_regions(~mask)
-    edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    outside = np.zeros(count + 1, dtype=bool)
-    outside[edge] = True
-    outside[0] = False
-    return ~outside[labels]
-
-
-def label_regions(mask: BoolArray) -> tuple[IntArray, int]:
-    """Number the 4-connected regions of a mask from 1; 0 elsewhere."""
-    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    rows, starts = np.nonzero(edges == 1)
-    ends = np.nonzero(edges == -1)[1]
-    runs = list(zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True))
-    parent = list(range(len(runs)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    above = 0
-    for i, (row, start, end) in enumerate(runs):
-        while runs[above][0] < row - 1:
-            above += 1
-        j = above
-        while runs[j][0] == row - 1 and runs[j][1] < end:
-            if runs[j][2] > start:
-                parent[root(i)] = root(j)
-            j += 1
-        while above < i and runs[above][0] == row - 1 and runs[above][2] <= start:
-            above += 1
-    labels = np.zeros(mask.shape, dtype=np.int32)
-    names: dict[int, int] = {}
-    for i, (row, start, end) in enumerate(runs):
-        labels[row, start:end] = names.setdefault(root(i), len(names) + 1)
-    return labels, len(names)
+def _regions(mask: BoolArray) -> list[BoolArray]:
+    """The 4-connected regions of a mask, holes filled, in reading order."""
+    labels, count = ndimage.label(ndimage.binary_fill_holes(mask))
+    return [labels == i for i in range(1, count + 1)]
 
 
 def _extent(mask: BoolArray) -> int:
-    rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
-    return int(max(np.ptp(rows), np.ptp(columns))) + 1
+    return int(np.ptp(np.argwhere(mask), axis=0).max()) + 1
 
 
 def _split(mask: BoolArray, distance: FloatArray, threshold: float) -> list[BoolArray]:
@@ -296,8 +212,7 @@ def _split(mask: BoolArray, distance: FloatArray, threshold: float) -> list[Bool
     if int(mask.sum()) < _MIN_AREA or _extent(mask) <= _MAX_EXTENT:
         return [mask]
     for raised in (1.5, 2.0, 2.6, 3.3):
-        labels, count = label_regions(_without_holes(mask & (distance > raised * threshold)))
-        cores = [labels == i for i in range(1, count + 1)]
+        cores = _regions(mask & (distance > raised * threshold))
         cores = [c for c in cores if int(c.sum()) >= _MIN_AREA]
         if len(cores) >= 2:
             return _share_out(mask, cores)
@@ -312,13 +227,14 @@ def _share_out(mask: BoolArray, cores: list[BoolArray]) -> list[BoolArray]:
     for core in cores:
         cy, cx = (float(v.mean()) for v in np.nonzero(core))
         powers.append((ys - cy) ** 2 + (xs - cx) ** 2 - core.sum() / math.pi)
-    owner = np.argmin(np.stack(powers), axis=0)
-    parts = []
-    for i in range(len(cores)):
-        part = np.zeros_like(mask)
-        part[ys[owner == i], xs[owner == i]] = True
-        parts.append(part)
-    return parts
+    return _shares(mask, np.argmin(np.stack(powers), axis=0))
+
+
+def _shares(mask: BoolArray, owners: IntArray) -> list[BoolArray]:
+    """Take a mask apart by the owner's number of each of its pixels."""
+    numbers = np.full(mask.shape, -1)
+    numbers[mask] = owners
+    return [numbers == i for i in range(owners.max() + 1)]
 
 
 def _cut(mask: BoolArray) -> list[BoolArray]:
@@ -335,12 +251,7 @@ def _cut(mask: BoolArray) -> list[BoolArray]:
     waist = low + int(np.argmin(widths[low:high]))
     if widths[waist] > 0.7 * min(widths[:waist].max(), widths[waist:].max()):
         return []
-    halves = []
-    for side in (bins < waist, bins >= waist):
-        half = np.zeros_like(mask)
-        half[ys[side], xs[side]] = True
-        halves.append(half)
-    return halves
+    return _shares(mask, (bins >= waist).astype(int))
 
 
 def _joined(parts: list[BoolArray]) -> list[BoolArray]:
@@ -360,8 +271,7 @@ def _joined(parts: list[BoolArray]) -> list[BoolArray]:
 
 
 def _belongs(part: BoolArray, whole: BoolArray) -> bool:
-    both = part | whole
-    if _extent(both) > 30:
+    if _extent(part | whole) > 30:
         return False
     ys, xs = np.nonzero(part)
     wy, wx = np.nonzero(whole)
@@ -373,14 +283,13 @@ def _belongs(part: BoolArray, whole: BoolArray) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Silhouettes:
-    """Masks of all shapes and turns on one grid, scaled to area 1; one row each."""
+class _Silhouette:
+    """Masks of one shape at T turns on one grid, scaled to area 1."""
 
-    shapes: IntArray
-    """[T] index into `grammar.SHAPES`."""
+    shape: int
+    """Index into `grammar.SHAPES`."""
+    outlined: bool
     turns: FloatArray
-    offsets: FloatArray
-    """[T] how far the mask reaches beyond the shape's edge, in pixels."""
     sides: FloatArray
     """[T, 2] square root of the mask's area at the two radii `_RADII`."""
     maps: FloatArray
@@ -395,10 +304,8 @@ class _Textures:
     has up to three maps, of which its pixels are mixtures.
     """
 
-    styles: IntArray
-    """[T] index into `grammar.STYLES`."""
-    of_style: tuple[IntArray, ...]
-    """For each of `grammar.STYLES` its hypotheses."""
+    of_style: dict[str, IntArray]
+    """The hypotheses of each style."""
     rows: IntArray
     """[R] index, into the T * 3 maps, of those that are used."""
     basis: FloatArray
@@ -427,8 +334,7 @@ def _grid(reach: float) -> tuple[FloatArray, FloatArray]:
 
 def _margined(field: FloatArray) -> FloatArray:
     """[64, 64, C] with a margin of zeros, flat: [66 * 66, C], for `_sample`."""
-    wide = np.zeros((_SIZE + 2, _SIZE + 2, field.shape[2]), dtype=np.float32)
-    wide[1:-1, 1:-1] = field
+    wide = np.pad(field, ((1, 1), (1, 1), (0, 0)))
     return wide.reshape((_SIZE + 2) ** 2, -1)
 
 
@@ -447,32 +353,35 @@ def _sample(margined: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
 
 
 @lru_cache(maxsize=1)
-def _silhouettes() -> _Silhouettes:
-    rows = []
+def _silhouettes() -> tuple[_Silhouette, ...]:
+    """Of every shape, without an outline and with one."""
+    found = []
     x, y = _grid(_MASK_REACH)
-    middle = _SIZE / 2
-    for (i, shape), turn, offset in itertools.product(
-        enumerate(grammar.SHAPES), _ROTATIONS, _OFFSETS
-    ):
-        if shape == "circle" and turn != 0:
-            continue
+    for (i, shape), outlined in itertools.product(enumerate(grammar.SHAPES), (False, True)):
+        turns = (0.0,) if shape == "circle" else _ROTATIONS
         sides, maps = [], []
-        for radius in _RADII:
-            distance = draw.signed_distance(shape, radius, turn) - np.float32(offset)
-            mask = (distance < 0).astype(np.float32)
+        for turn, radius in itertools.product(turns, _RADII):
+            distance = draw.signed_distance(shape, radius, turn)
+            edge = np.float32(draw.OUTLINE_OUTSIDE if outlined else 0.0)
+            mask = (distance < edge).astype(np.float32)
             side = math.sqrt(float(mask.sum()))
-            at = (middle + side * x, middle + side * y)
             sides.append(side)
-            maps.append(_unit(_sample(_margined(mask[..., None]), *at).ravel()))
-        rows.append((i, turn, offset, sides, np.stack(maps)))
-    shapes, turns, offsets, all_sides, all_maps = zip(*rows, strict=True)
-    return _Silhouettes(
-        shapes=np.asarray(shapes, dtype=np.int32),
-        turns=np.asarray(turns, dtype=np.float32),
-        offsets=np.asarray(offsets, dtype=np.float32),
-        sides=np.asarray(all_sides, dtype=np.float32),
-        maps=np.stack(all_maps),
-    )
+            maps.append(_unit(_sample(_margined(mask[..., None]), *_around(side, x, y)).ravel()))
+        found.append(
+            _Silhouette(
+                shape=i,
+                outlined=outlined,
+                turns=np.asarray(turns, dtype=np.float32),
+                sides=np.asarray(sides, dtype=np.float32).reshape(-1, 2),
+                maps=np.stack(maps).reshape(-1, 2, _GRID**2),
+            )
+        )
+    return tuple(found)
+
+
+def _around(scale: float, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Positions around the middle of a picture."""
+    return _SIZE / 2 + scale * x, _SIZE / 2 + scale * y
 
 
 def _unit(values: FloatArray) -> FloatArray:
@@ -483,27 +392,20 @@ def _unit(values: FloatArray) -> FloatArray:
 @lru_cache(maxsize=16)
 def _textures(shape: int, large: bool) -> _Textures:
     radius = _RADII[int(large)]
-    x, y = _grid(_REACH)
-    at = (_SIZE / 2 + radius * x, _SIZE / 2 + radius * y)
+    at = _around(radius, *_grid(_REACH))
     kinds = _style_maps(draw.signed_distance(grammar.SHAPES[shape], radius), radius)
-    styles, rows, basis, solves = [], [], [], []
+    styles, rows, bases, solves = [], [], [], []
     for i, (blur, (style, maps)) in enumerate(itertools.product(_BLURS, kinds)):
         columns = [_sample(_margined(_blurred(m, blur)[..., None]), *at)[:, 0] for m in maps]
         q, r = np.linalg.qr(np.stack(columns, axis=1).astype(np.float64))
-        solve = np.zeros((3, 3))
-        solve[: len(maps), : len(maps)] = np.linalg.inv(r)
-        styles.append(grammar.STYLES.index(style))
+        styles.append(style)
         rows += [3 * i + j for j in range(len(maps))]
-        basis.append(q.T)
-        solves.append(solve)
-    numbers = np.asarray(styles, dtype=np.int32)
+        bases.append(q.T)
+        solves.append(np.pad(np.linalg.inv(r), (0, 3 - len(maps))))
     return _Textures(
-        styles=numbers,
-        of_style=tuple(
-            np.nonzero(numbers == i)[0].astype(np.int32) for i in range(len(grammar.STYLES))
-        ),
-        rows=np.asarray(rows, dtype=np.int32),
-        basis=np.concatenate(basis).astype(np.float32),
+        of_style={s: np.flatnonzero(np.asarray(styles) == s) for s in grammar.STYLES},
+        rows=np.asarray(rows),
+        basis=np.concatenate(bases).astype(np.float32),
         solve=np.stack(solves).astype(np.float32),
     )
 
@@ -514,22 +416,19 @@ def _style_maps(distance: FloatArray, radius: float) -> list[tuple[str, list[Flo
     The weight of the first map is always the object's own colour less the background's.
     """
     inside = draw.coverage(distance)
-    axis = np.arange(_SIZE, dtype=np.float32) + 0.5 - _SIZE / 2
-    x, y = np.meshgrid(axis, axis)
+    x, y = draw.object_axes()
     inner = draw.coverage(distance + np.float32(draw.OUTLINE_INSIDE))
     outer = draw.coverage(distance - np.float32(draw.OUTLINE_OUTSIDE))
-    far = np.clip(np.hypot(x / radius + 0.35, y / radius + 0.35) / 1.25, 0.0, 1.0)
+    far = draw.shade(x / radius, y / radius)
     white, dark = np.clip(1 - 2 * far, 0.0, 1.0), np.clip(2 * far - 1, 0.0, 1.0)
-    found = [
+    kinds = [
         ("flat", [inside]),
         ("outlined", [inner, outer - inner]),
         ("shaded", [inside, inside * white, inside * dark]),
     ]
-    for phase in np.arange(_PHASES) / _PHASES:
-        wave = np.sin((y / draw.STRIPE_PERIOD + phase) * 2 * math.pi)
-        shadow = np.clip(0.5 + wave * draw.STRIPE_PERIOD / (2 * math.pi), 0.0, 1.0)
-        found.append(("striped", [inside, inside * shadow]))
-    return [(style, [np.asarray(m, dtype=np.float32) for m in maps]) for style, maps in found]
+    phases = np.arange(_PHASES) / _PHASES
+    kinds += [("striped", [inside, inside * draw.stripes(y, phase)]) for phase in phases]
+    return [(style, [np.asarray(m, dtype=np.float32) for m in maps]) for style, maps in kinds]
 
 
 def _blurred(field: FloatArray, sigma: float) -> FloatArray:
@@ -565,13 +464,12 @@ def _recognise(
     alone = off
     for i, mask in enumerate(masks):
         if i != index:
-            alone = alone * ~_grown(mask)[..., None]
+            alone = alone * ~ndimage.binary_dilation(mask)[..., None]
     margined = _margined(alone)
     poses = _poses(masks[index])
     first = [m for pose in poses for m in _matches(margined, pose, ground)]
-    best: dict[int, float] = {}
-    for m in first:
-        best[m.pose.shape] = min(m.misfit, best.get(m.pose.shape, math.inf))
+    shapes = dict.fromkeys(m.pose.shape for m in first)
+    best = {s: min(m.misfit for m in first if m.pose.shape == s) for s in shapes}
     rivals = sorted(best, key=lambda shape: best[shape])[:_FINALISTS]
     finalists = [s for s in rivals if best[s] < 1.7 * best[rivals[0]] + 0.02]
     final = [m for m in first if m.pose.shape in finalists]
@@ -616,20 +514,27 @@ def _poses(mask: BoolArray) -> list[_Pose]:
     gx, gy = _grid(_MASK_REACH)
     field = _margined(mask[..., None].astype(np.float32))
     seen = _unit(_sample(field, x + side * gx, y + side * gy).ravel())
-    scores = (bank.maps @ seen).max(axis=1)
-    least = float(scores.max()) - _CANDIDATE_MARGIN
+    scores = [(one.maps @ seen).max(axis=1) for one in bank]
+    least = max(float(s.max()) for s in scores) - _CANDIDATE_MARGIN
     poses = []
-    for shape, offset in itertools.product(range(len(grammar.SHAPES)), _OFFSETS):
-        among = np.nonzero((bank.shapes == shape) & (bank.offsets == np.float32(offset)))[0]
-        i = int(among[np.argmax(scores[among])])
-        if scores[i] < least:
+    for one, score in zip(bank, scores, strict=True):
+        i = int(np.argmax(score))
+        if score[i] < least:
             continue
         # The side grows linearly with the radius, also where an outline is added.
-        small, large = (float(v) for v in bank.sides[i])
+        small, large = (float(v) for v in one.sides[i])
         share = (side - small) / (large - small)
         radius = max(2.0, _RADII[0] + share * (_RADII[1] - _RADII[0]))
-        turn = float(bank.turns[i])
-        poses.append(_Pose(shape=shape, turn=turn, radius=radius, x=x, y=y, outlined=offset > 0))
+        poses.append(
+            _Pose(
+                shape=one.shape,
+                turn=float(one.turns[i]),
+                radius=radius,
+                x=x,
+                y=y,
+                outlined=one.outlined,
+            )
+        )
     return poses
 
 
@@ -645,21 +550,20 @@ def _matches(margined: FloatArray, pose: _Pose, ground: FloatArray) -> list[_Mat
         np.float32(pose.y) + (across * x + along * y),
     )
     total = float(np.vdot(patch, patch)) + 1e-6
-    count = len(bank.styles)
+    count = len(bank.solve)
     weights = np.zeros((count, 3, 3), dtype=np.float32)
     weights.reshape(-1, 3)[bank.rows] = bank.basis @ patch
     misfits = 1 - np.einsum("tkc,tkc->t", weights, weights) / total
     maps = bank.solve @ weights
-    judged = np.where(_plausible(bank.styles, maps, ground), misfits, np.inf)
     each_blur = count // len(_BLURS)
-    found = []
-    for number, style in enumerate(grammar.STYLES):
+    matches = []
+    for style, among in bank.of_style.items():
         if (style == "outlined") != pose.outlined:
             continue
-        among = bank.of_style[number]
-        i = int(among[np.argmin(judged[among])])
-        if math.isfinite(judged[i]):
-            found.append(
+        judged = np.where(_plausible(style, maps[among], ground), misfits[among], np.inf)
+        i = int(among[np.argmin(judged)])
+        if math.isfinite(judged.min()):
+            matches.append(
                 _Match(
                     pose=pose,
                     style=style,
@@ -668,31 +572,32 @@ def _matches(margined: FloatArray, pose: _Pose, ground: FloatArray) -> list[_Mat
                     colour=maps[i, 0],
                 )
             )
-    return found
+    return matches
 
 
-def _plausible(styles: IntArray, maps: FloatArray, ground: FloatArray) -> BoolArray:
-    """Whether fitted colours [T, 3 maps, 3] are such as each style is drawn with.
+def _plausible(style: str, maps: FloatArray, ground: FloatArray) -> BoolArray:
+    """Whether fitted colours [T, 3 maps, 3] are such as a style is drawn with.
 
     Without this the spare maps of the richer styles would explain blur and noise.
     """
     colour = ground + maps[:, 0]
-    means = maps.mean(axis=2)
     paper = float(ground.mean())
-    light, second, third = paper + means[:, 0], means[:, 1], means[:, 2]
-    rim = paper + second
-    rim_rgb = ground + maps[:, 1]
-    if paper < _BLACK_BELOW:
-        lined = (rim > np.maximum(light, paper) + _LINE_CONTRAST) & (rim > 150)
-    else:
-        lined = (rim < np.minimum(light, paper) - _LINE_CONTRAST) & (rim < 110)
-    lined &= rim_rgb.max(axis=1) - rim_rgb.min(axis=1) < 90
-    darker = -np.einsum("tc,tc->t", maps[:, 1], colour)
-    darker /= np.maximum(np.einsum("tc,tc->t", colour, colour), 1.0)
-    striped = (darker > 0.2) & (darker < 1.1)
-    shaded = (second > 10) & (second < 230) & (third < -12) & (third > -230)
-    by_style = {"flat": lined | True, "outlined": lined, "striped": striped, "shaded": shaded}
-    return np.choose(styles, [by_style[s] for s in grammar.STYLES]).astype(bool)
+    first, second, third = maps.mean(axis=2).T
+    holds: BoolArray = np.ones(len(maps), dtype=bool)
+    if style == "outlined":
+        light, rim, rim_rgb = paper + first, paper + second, ground + maps[:, 1]
+        if paper < _BLACK_BELOW:
+            holds = (rim > np.maximum(light, paper) + _LINE_CONTRAST) & (rim > 150)
+        else:
+            holds = (rim < np.minimum(light, paper) - _LINE_CONTRAST) & (rim < 110)
+        holds &= rim_rgb.max(axis=1) - rim_rgb.min(axis=1) < 90
+    elif style == "striped":
+        darker = -np.einsum("tc,tc->t", maps[:, 1], colour)
+        darker /= np.maximum(np.einsum("tc,tc->t", colour, colour), 1.0)
+        holds = (darker > 0.2) & (darker < 1.1)
+    elif style == "shaded":
+        holds = (second > 10) & (second < 230) & (third < -12) & (third > -230)
+    return holds
 
 
 def _lowest_blur(misfits: FloatArray) -> float:
@@ -751,7 +656,7 @@ def _cleanliness(off: FloatArray, masks: Sequence[BoolArray], seen: Sequence[See
     """Half for an even background, half for sharp edges."""
     free = np.ones((_SIZE, _SIZE), dtype=bool)
     for mask in masks:
-        free &= ~_grown(_grown(_grown(mask)))
+        free &= ~ndimage.binary_dilation(mask, iterations=3)
     rough = float(np.sqrt(np.mean(off[free] ** 2))) if int(free.sum()) > 50 else 64.0
     even = math.exp(-rough / _ROUGHNESS)
     sharp = sum(1 - s.blur / _BLURS[-1] for s in seen) / len(seen) if seen else 0.0
@@ -772,36 +677,29 @@ def agreement(percept: Percept, scene: Scene | None) -> float:
     if scene is None:
         return UNKNOWN_ALIGNMENT
     wanted = scene.things if len(scene.things) == 2 else scene.things * scene.count
-    named = sum(_named(t) for t in scene.things)
     shown, matched = _best_matching(percept.objects, wanted)
+    checks = [len(percept.objects) == len(wanted)]
+    if scene.relation is not None:
+        checks.append(_relation_holds(scene.relation, matched))
+    if scene.background is not None:
+        checks.append(scene.background == percept.background)
+    if scene.style is not None:
+        checks.append(scene.style == percept.style)
     # Three objects of one kind are one named attribute each of shape, colour and size.
     points = shown * len(scene.things) / len(wanted)
-    total = named + 1
-    points += float(len(percept.objects) == len(wanted))
-    if scene.relation is not None:
-        total += 1
-        points += float(_relation_holds(scene.relation, matched))
-    for asked, found in (
-        (scene.background, percept.background),
-        (scene.style, percept.style),
-    ):
-        if asked is not None:
-            total += 1
-            points += float(asked == found)
-    return points / total
+    for holds in checks:
+        points += holds
+    return points / (sum(len(_named(t)) for t in scene.things) + len(checks))
 
 
-def _named(thing: Thing) -> int:
-    return 1 + (thing.colour is not None) + (thing.size is not None)
+def _named(thing: Thing) -> list[str]:
+    """The attributes that are not left open."""
+    return [a for a in grammar.OF_THINGS if getattr(thing, a) is not None]
 
 
 def _shown(thing: Thing, seen: Seen | None) -> int:
-    if seen is None:
-        return 0
-    points = int(thing.shape == seen.shape)
-    points += thing.colour is not None and thing.colour == seen.colour
-    points += thing.size is not None and thing.size == seen.size
-    return points
+    """How many of them an object shows."""
+    return sum(getattr(thing, a) == getattr(seen, a, None) for a in _named(thing))
 
 
 def _best_matching(

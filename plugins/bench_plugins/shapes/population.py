@@ -114,11 +114,6 @@ def _weights() -> FloatArray:
     return np.asarray([p.weights for p in people()])
 
 
-@lru_cache(maxsize=1)
-def _thresholds() -> FloatArray:
-    return np.asarray([p.just_noticeable for p in people()])
-
-
 def utilities(measured: FloatArray) -> FloatArray:
     """Everyone's utility, [..., people], of pictures with measures [..., 3]."""
     return np.asarray(_standardised(measured) @ _weights().T)
@@ -143,13 +138,8 @@ def share_from(measured_0: FloatArray, measured_1: FloatArray) -> FloatArray:
     """Expected share of people who prefer picture 0, ties counted half: measures [..., 3]."""
     difference = utilities(measured_0) - utilities(measured_1)
     chance = _sigmoid(difference / TEMPERATURE)
-    tied = np.abs(difference) < _thresholds()
+    tied = np.abs(difference) < np.asarray([p.just_noticeable for p in people()])
     return np.asarray(np.where(tied, 0.5, chance).mean(axis=-1))
-
-
-def share_preferring(image_0: Image.Image, image_1: Image.Image, prompt: str) -> float:
-    """Expected share of the population that prefers picture 0, ties counted half; exact."""
-    return float(share_from(measures(image_0, prompt), measures(image_1, prompt)))
 
 
 def choice(person: Person, measured_0: FloatArray, measured_1: FloatArray, draw: float) -> float:

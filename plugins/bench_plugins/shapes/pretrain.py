@@ -6,19 +6,14 @@ every so many steps, and is skipped once finished, so that a killed run continue
 
 from __future__ import annotations
 
-import copy
 import json
-import math
 import os
 import random
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +25,30 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from bench_plugins.shapes import draw, files, grammar
-
-Report = Callable[[str], None]
+from bench_plugins.shapes.files import Report
+from bench_plugins.shapes.fitting import Average, Checkpoint, batch_at, fit
+from bench_plugins.shapes.learned import picture_tensor
 
 BEGIN, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 MAX_TOKENS = 32
-STAGES = ("draw", "vae", "latents", "decoder", "unet")
 LATENT_CHANNELS = 4
 VAE_FACTOR = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One training: how long, how fast, and on how many pictures at once."""
+
+    steps: int
+    batch: int
+    lr: float
+    weight_decay: float
+    ema: float = 0.999
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,183 +57,66 @@ class PretrainConfig:
 
     seed: int = 20
     pictures: int = 40_000
-    workers: int = 2
     checkpoint_every: int = 500
+    vae: Phase = Phase(steps=9_000, batch=8, lr=2e-3, weight_decay=1e-4)
     vae_channels: tuple[int, ...] = (16, 32, 64, 96)
     vae_groups: int = 8
-    vae_steps: int = 9_000
-    vae_batch: int = 8
-    vae_lr: float = 2e-3
     vae_kl: float = 1e-6
-    vae_ema: float = 0.999
     vae_edge_weight: float = 4.0
-    decoder_steps: int = 6_000
-    decoder_lr: float = 1e-3
+    decoder: Phase = Phase(steps=6_000, batch=8, lr=1e-3, weight_decay=1e-4)
     decoder_edge_weight: float = 2.0
     text_width: int = 128
     text_layers: int = 2
+    unet: Phase = Phase(steps=9_000, batch=32, lr=1e-3, weight_decay=1e-2)
     unet_channels: tuple[int, ...] = (64, 128)
     unet_layers: int = 1
     unet_groups: int = 16
     unet_heads: int = 4
-    unet_steps: int = 9_000
-    unet_batch: int = 32
-    unet_lr: float = 1e-3
-    unet_ema: float = 0.999
     caption_drop: float = 0.1
     snr_gamma: float = 5.0
 
 
-def _save_json(path: Path, value: Any) -> None:
-    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
-    files.write_text(path, text)
+def draw_training_set(work: Path, config: PretrainConfig, report: Report) -> dict[str, Any]:
+    """Draws the pictures and captions of the training set."""
+    sources = (random.Random(f"{config.seed}/{i}") for i in range(config.pictures))
+    examples = map(draw.training_example, sources)
+    files.write_examples(work, ((e.image, e.caption) for e in examples))
+    return {"pictures": config.pictures}
 
 
-def _load_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _save_array(path: Path, array: np.ndarray) -> None:
-    with files.replacing(path) as part, part.open("wb") as file:
-        np.save(file, array)
-
-
-def _save_state(path: Path, state: dict[str, Any]) -> None:
-    with files.replacing(path) as part:
-        torch.save(state, part)
-
-
-def _load_state(path: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
-
-
-def draw_training_set(work: Path, config: PretrainConfig, report: Report) -> None:
-    """Draws the pictures and captions of the training set with all workers."""
-    if (work / "captions.json").exists():
-        return
-    started = time.monotonic()
-    chunk = 1000
-    jobs = [
-        (config.seed, start, min(start + chunk, config.pictures))
-        for start in range(0, config.pictures, chunk)
-    ]
-    # Spawned workers inherit no threads of torch, which a fork would leave in deadlock.
-    with ProcessPoolExecutor(config.workers, mp_context=get_context("spawn")) as pool:
-        parts = list(pool.map(_draw_chunk, jobs))
-    _save_array(work / "pictures.npy", np.concatenate([images for images, _ in parts]))
-    _save_json(work / "captions.json", [c for _, captions in parts for c in captions])
-    seconds = round(time.monotonic() - started, 1)
-    _finish(work, "draw", {"pictures": config.pictures, "seconds": seconds}, report)
-
-
-def _draw_chunk(job: tuple[int, int, int]) -> tuple[np.ndarray, list[str]]:
-    seed, start, stop = job
-    examples = [draw.training_example(random.Random(f"{seed}/{i}")) for i in range(start, stop)]
-    return np.stack([e.image for e in examples]), [e.caption for e in examples]
-
-
-def _finish(work: Path, stage: str, facts: dict[str, Any], report: Report) -> None:
-    """Notes what a finished stage did, for the provenance and so that it is skipped."""
-    _save_json(work / f"{stage}.done.json", facts)
-    report(f"{stage}: done {json.dumps(facts)}")
-
-
-def to_tensor(pictures: np.ndarray) -> Tensor:
-    """Pictures uint8 [n, h, w, 3] as floats [n, 3, h, w] from -1 to 1."""
-    return torch.tensor(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
-
-
-class _Average:
-    """A slowly moving average of a module's weights."""
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.module = copy.deepcopy(module).requires_grad_(False)
-        self.decay = decay
-
-    @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
-        # A young average forgets faster, so that it does not hold on to random weights.
-        decay = min(self.decay, (1 + step) / (10 + step))
-        ours: list[Tensor] = [*self.module.parameters()]
-        theirs: list[Tensor] = [*module.parameters()]
-        torch._foreach_lerp_(ours, theirs, 1 - decay)
-
-
-def _lr_at(step: int, steps: int, peak: float, warmup: float = 0.03) -> float:
-    """Linear warm-up to the peak, then half a cosine down to nothing."""
-    rising = max(1, round(warmup * steps))
-    if step < rising:
-        return peak * (step + 1) / rising
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-
-def _batches(count: int, batch: int, seed: int, start: int) -> Iterator[np.ndarray]:
-    """Index batches for ever, a fresh shuffle each epoch; `start` skips that many batches."""
-    per_epoch = max(1, count // batch)
-    step = start
-    while True:
-        epoch, first = divmod(step, per_epoch)
-        order = np.random.default_rng([seed, epoch]).permutation(count)
-        for i in range(first, per_epoch):
-            yield order[i * batch : (i + 1) * batch]
-            step += 1
-
-
-def _steps_done(work: Path, stage: str) -> int:
-    path = work / f"{stage}.ckpt.pt"
-    return int(_load_state(path)["step"]) if path.exists() else 0
-
-
-def _train(
-    work: Path,
-    stage: str,
+def _fit(
     model: nn.Module,
-    average: _Average,
     loss_of: Callable[[int], Tensor],
-    *,
-    steps: int,
-    lr: float,
-    weight_decay: float,
-    every: int,
-    report: Report,
-) -> dict[str, Any]:
-    """Optimises `loss_of(step)`, from the last checkpoint if there is one; says how it went."""
+    phase: Phase,
+    checkpoint: Checkpoint,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Trains a model; the average of its weights, and how it went."""
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
+        model.parameters(),
+        lr=phase.lr,
+        betas=(0.9, 0.99),
+        weight_decay=phase.weight_decay,
+        fused=True,
     )
+    steps, average = phase.steps, Average(model, phase.ema)
+    warmup = max(1, round(0.03 * steps))
+    facts = fit(
+        model, optimiser, loss_of, steps, warmup=warmup, average=average, checkpoint=checkpoint
+    )
+    return average.module, facts
+
+
+def _checkpoint(stage: str, work: Path, config: PretrainConfig, report: Report) -> Checkpoint:
     path = work / f"{stage}.ckpt.pt"
-    start, running, seconds = 0, 0.0, 0.0
-    if path.exists():
-        state = _load_state(path)
-        model.load_state_dict(state["model"])
-        average.module.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        start, running, seconds = state["step"], state["loss"], state["seconds"]
-    began = time.monotonic() - seconds
-    for step in range(start, steps):
-        for group in optimiser.param_groups:
-            group["lr"] = _lr_at(step, steps, lr)
-        loss = loss_of(step)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-        average.update(model, step)
-        running = loss.item() if step == 0 else 0.99 * running + 0.01 * loss.item()
-        if (step + 1) % every == 0 or step + 1 == steps:
-            report(f"{stage}: step {step + 1}/{steps} loss {running:.5f}")
-            state = {
-                "model": model.state_dict(),
-                "average": average.module.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "step": step + 1,
-                "loss": running,
-                "seconds": time.monotonic() - began,
-            }
-            _save_state(path, state)
-    seconds = round(time.monotonic() - began, 1)
-    return {"steps": steps, "final_loss": round(running, 5), "seconds": seconds}
+    return Checkpoint(path=path, every=config.checkpoint_every, report=report, title=stage)
+
+
+def _generator(seed: int, step: int) -> torch.Generator:
+    """What is random in a step."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+
+# ----------------------------------------------------------------- autoencoder
 
 
 def build_vae(config: PretrainConfig) -> AutoencoderKL:
@@ -244,25 +134,10 @@ def build_vae(config: PretrainConfig) -> AutoencoderKL:
     )
 
 
-class _Autoencode(nn.Module):
-    """The whole pass of the autoencoder as one module."""
-
-    def __init__(self, vae: AutoencoderKL) -> None:
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        posterior = self.vae.encode(pictures).latent_dist
-        mean, logvar = posterior.mean, posterior.logvar
-        divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3)).mean()
-        return self.vae.decode(mean + noise * (0.5 * logvar).exp()).sample, divergence
-
-
 def edge_weight(pictures: Tensor, strength: float) -> Tensor:
     """Weights of pixels with mean 1: more near edges, where a blurred picture goes wrong."""
-    flat = pictures.detach()
-    across = (flat[..., :, 1:] - flat[..., :, :-1]).abs().amax(1, keepdim=True)
-    down = (flat[..., 1:, :] - flat[..., :-1, :]).abs().amax(1, keepdim=True)
+    across = (pictures[..., :, 1:] - pictures[..., :, :-1]).abs().amax(1, keepdim=True)
+    down = (pictures[..., 1:, :] - pictures[..., :-1, :]).abs().amax(1, keepdim=True)
     edge = nn.functional.pad(across, (0, 1, 0, 0)) + nn.functional.pad(down, (0, 0, 0, 1))
     near = nn.functional.max_pool2d(edge.clamp(max=1.0), 5, stride=1, padding=2)
     weight = 1 + strength * near
@@ -275,63 +150,85 @@ def _picture_loss(guess: Tensor, target: Tensor, strength: float) -> Tensor:
     return loss
 
 
-def train_vae(work: Path, config: PretrainConfig, report: Report) -> None:
+def train_vae(work: Path, config: PretrainConfig, report: Report) -> dict[str, Any]:
     """Trains the autoencoder and saves its averaged weights with their scaling factor."""
-    if (work / "vae.done.json").exists():
-        return
     torch.manual_seed(config.seed)
-    pictures = np.load(work / "pictures.npy", mmap_mode="r")
-    vae = build_vae(config)
-    average = _Average(vae, config.vae_ema)
-    model = _Autoencode(vae)
-    start = _steps_done(work, "vae")
-    batches = _batches(len(pictures), config.vae_batch, config.seed, start)
+    pictures, _ = files.read_examples(work)
+    vae: Any = build_vae(config)
 
     def loss_of(step: int) -> Tensor:
-        x = to_tensor(pictures[next(batches)])
-        side = draw.IMAGE_SIZE // VAE_FACTOR
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        noise = torch.randn(len(x), LATENT_CHANNELS, side, side, generator=generator)
-        y, divergence = model(x, noise)
+        rows = batch_at(step, len(pictures), config.vae.batch, config.seed)
+        x = picture_tensor(pictures[rows])
+        posterior = vae.encode(x).latent_dist
+        mean, logvar = posterior.mean, posterior.logvar
+        noise = torch.randn(mean.shape, generator=_generator(config.seed, step))
+        divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3)).mean()
+        y = vae.decode(mean + noise * (0.5 * logvar).exp()).sample
         loss: Tensor = config.vae_kl * divergence
         return loss + _picture_loss(y, x, config.vae_edge_weight)
 
-    facts = _train(
-        work,
-        "vae",
-        vae,
-        average,
-        loss_of,
-        steps=config.vae_steps,
-        lr=config.vae_lr,
-        weight_decay=1e-4,
-        every=config.checkpoint_every,
-        report=report,
-    )
-    shipped: Any = average.module
+    checkpoint = _checkpoint("vae", work, config, report)
+    average, facts = _fit(vae, loss_of, config.vae, checkpoint)
+    shipped: Any = average.eval()
     shipped.register_to_config(scaling_factor=latent_scale(shipped, pictures))
-    shipped.eval().save_pretrained(work / "vae")
-    _finish(work, "vae", facts, report)
+    shipped.save_pretrained(work / "vae")
+    return facts
 
 
 @torch.no_grad()
 def latent_scale(vae: AutoencoderKL, pictures: np.ndarray) -> float:
     """What latents are multiplied by so that their standard deviation is 1."""
-    latents = vae.encode(to_tensor(pictures[:512])).latent_dist.mean
+    latents = vae.encode(picture_tensor(pictures[:512])).latent_dist.mean
     return round(1.0 / max(float(latents.std()), 1e-6), 5)
 
 
-def _byte_symbols() -> list[str]:
-    """The printable stand-ins for the 256 bytes that CLIP's byte-level tokenizer uses."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    shifted = [b for b in range(256) if b not in plain]
-    codes = plain + [256 + i for i in range(len(shifted))]
-    return [chr(c) for c in codes]
+@torch.no_grad()
+def cache_latents(work: Path, config: PretrainConfig, report: Report) -> dict[str, Any]:
+    """Encodes the training set once: mean and deviation of each latent, already scaled."""
+    vae: Any = AutoencoderKL.from_pretrained(work / "vae").eval()
+    pictures, _ = files.read_examples(work)
+    parts = []
+    for start in range(0, len(pictures), 32):
+        posterior = vae.encode(picture_tensor(pictures[start : start + 32])).latent_dist
+        both = torch.stack([posterior.mean, posterior.std], dim=1) * vae.config.scaling_factor
+        parts.append(both.numpy().astype(np.float16))
+    files.write_array(work / "latents.npy", np.concatenate(parts))
+    return {}
+
+
+def _drawn_latents(latents: np.ndarray, rows: np.ndarray, generator: torch.Generator) -> Tensor:
+    """Samples of the posteriors that `cache_latents` kept."""
+    mean, deviation = torch.tensor(latents[rows]).float().unbind(1)
+    return mean + deviation * torch.randn(mean.shape, generator=generator)
+
+
+def train_decoder(work: Path, config: PretrainConfig, report: Report) -> dict[str, Any]:
+    """Trains the decoder further on the cached latents, which stay what the U-Net learns."""
+    vae: Any = AutoencoderKL.from_pretrained(work / "vae")
+    model = nn.ModuleList([vae.post_quant_conv, vae.decoder])
+    pictures, _ = files.read_examples(work)
+    latents = np.load(work / "latents.npy", mmap_mode="r")
+    seed = config.seed + 2
+
+    def loss_of(step: int) -> Tensor:
+        rows = batch_at(step, len(pictures), config.decoder.batch, seed)
+        z = _drawn_latents(latents, rows, _generator(seed, step))
+        guess = vae.decode(z / vae.config.scaling_factor).sample
+        return _picture_loss(guess, picture_tensor(pictures[rows]), config.decoder_edge_weight)
+
+    checkpoint = _checkpoint("decoder", work, config, report)
+    average, facts = _fit(model, loss_of, config.decoder, checkpoint)
+    model.load_state_dict(average.state_dict())
+    vae.eval().save_pretrained(work / "vae_decoder")
+    return facts
+
+
+# ----------------------------------------------------------------- denoiser and text
 
 
 def build_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Symbols and merges by which any text tokenizes and a word of captions is one token."""
-    symbols = _byte_symbols()
+    symbols = sorted(ByteLevel.alphabet())
     tokens = symbols + [s + WORD_END for s in symbols]
     merges: list[tuple[str, str]] = []
     for word in grammar.WORDS:
@@ -350,12 +247,10 @@ def build_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
     """Writes the tokenizer's files into a folder and loads them."""
     vocabulary, merges = build_vocabulary()
-    folder.mkdir(parents=True, exist_ok=True)
-    _save_json(folder / "vocab.json", vocabulary)
+    files.write_json(folder / "vocab.json", vocabulary, sort_keys=True)
     lines = ["#version: 0.2", *(" ".join(m) for m in merges)]
-    text = "\n".join(lines) + "\n"
-    files.write_text(folder / "merges.txt", text)
-    tokenizer = CLIPTokenizer(
+    files.write_text(folder / "merges.txt", "\n".join(lines) + "\n")
+    return CLIPTokenizer(
         vocab=str(folder / "vocab.json"),
         merges=str(folder / "merges.txt"),
         bos_token=BEGIN,
@@ -364,66 +259,6 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
         unk_token=END,
         model_max_length=MAX_TOKENS,
     )
-    tokenizer.save_pretrained(folder)
-    return tokenizer
-
-
-@torch.no_grad()
-def cache_latents(work: Path, config: PretrainConfig, report: Report) -> None:
-    """Encodes the training set once: mean and deviation of each latent, already scaled."""
-    if (work / "latents.done.json").exists():
-        return
-    started = time.monotonic()
-    vae: Any = AutoencoderKL.from_pretrained(work / "vae").eval()
-    pictures = np.load(work / "pictures.npy", mmap_mode="r")
-    parts = []
-    for start in range(0, len(pictures), 32):
-        posterior = vae.encode(to_tensor(pictures[start : start + 32])).latent_dist
-        both = torch.stack([posterior.mean, posterior.std], dim=1) * vae.config.scaling_factor
-        parts.append(both.numpy().astype(np.float16))
-    _save_array(work / "latents.npy", np.concatenate(parts))
-    _finish(work, "latents", {"seconds": round(time.monotonic() - started, 1)}, report)
-
-
-def train_decoder(work: Path, config: PretrainConfig, report: Report) -> None:
-    """Trains the decoder further on the cached latents, which stay what the U-Net learns."""
-    if (work / "decoder.done.json").exists():
-        return
-    vae: Any = AutoencoderKL.from_pretrained(work / "vae").train()
-    vae.encoder.requires_grad_(False)
-    model = nn.ModuleList([vae.post_quant_conv, vae.decoder])
-    average = _Average(model, config.vae_ema)
-    pictures = np.load(work / "pictures.npy", mmap_mode="r")
-    latents = np.load(work / "latents.npy", mmap_mode="r")
-    start = _steps_done(work, "decoder")
-    batches = _batches(len(pictures), config.vae_batch, config.seed + 2, start)
-
-    def loss_of(step: int) -> Tensor:
-        picked = next(batches)
-        generator = torch.Generator().manual_seed((config.seed + 2) * 1_000_003 + step)
-        mean, deviation = torch.tensor(latents[picked]).float().unbind(1)
-        z = mean + deviation * torch.randn(mean.shape, generator=generator)
-        guess = vae.decode(z / vae.config.scaling_factor).sample
-        return _picture_loss(guess, to_tensor(pictures[picked]), config.decoder_edge_weight)
-
-    facts = _train(
-        work,
-        "decoder",
-        model,
-        average,
-        loss_of,
-        steps=config.decoder_steps,
-        lr=config.decoder_lr,
-        weight_decay=1e-4,
-        every=config.checkpoint_every,
-        report=report,
-    )
-    model.load_state_dict(average.module.state_dict())
-    vae.eval().save_pretrained(work / "vae_decoder")
-    _finish(work, "decoder", facts, report)
-
-
-# ----------------------------------------------------------------- denoiser and text
 
 
 def build_text_encoder(config: PretrainConfig, tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -486,30 +321,25 @@ def build_denoiser(config: PretrainConfig, tokenizer: CLIPTokenizer) -> nn.Modul
     )
 
 
-def train_denoiser(work: Path, config: PretrainConfig, report: Report) -> None:
+def train_denoiser(work: Path, config: PretrainConfig, report: Report) -> dict[str, Any]:
     """Trains text encoder and U-Net together on the cached latents."""
-    if (work / "unet.done.json").exists():
-        return
     tokenizer = build_tokenizer(work / "tokenizer")
     model = build_denoiser(config, tokenizer)
-    average = _Average(model, config.unet_ema)
-    ids = _token_ids(tokenizer, _load_json(work / "captions.json"))
+    ids = _token_ids(tokenizer, files.read_examples(work)[1])
     empty = _token_ids(tokenizer, [""])[0]
     latents = np.load(work / "latents.npy", mmap_mode="r")
     kept = build_scheduler().alphas_cumprod
     weight = (config.snr_gamma * (1 - kept) / kept).clamp(max=1.0)
-    start = _steps_done(work, "unet")
-    batches = _batches(len(latents), config.unet_batch, config.seed + 1, start)
+    seed = config.seed + 1
 
     def loss_of(step: int) -> Tensor:
-        picked = next(batches)
-        generator = torch.Generator().manual_seed((config.seed + 1) * 1_000_003 + step)
-        mean, deviation = torch.tensor(latents[picked]).float().unbind(1)
-        x = mean + deviation * torch.randn(mean.shape, generator=generator)
+        rows = batch_at(step, len(latents), config.unet.batch, seed)
+        generator = _generator(seed, step)
+        x = _drawn_latents(latents, rows, generator)
         noise = torch.randn(x.shape, generator=generator)
         t = _timesteps(len(x), len(kept), generator)
         dropped = torch.rand(len(x), generator=generator) < config.caption_drop
-        tokens = torch.where(dropped[:, None], empty, ids[picked])
+        tokens = torch.where(dropped[:, None], empty, ids[rows])
         level = kept[t][:, None, None, None]
         noisy = level.sqrt() * x + (1 - level).sqrt() * noise
         guess = model["unet"](noisy, t, model["text"](tokens).last_hidden_state).sample
@@ -517,19 +347,10 @@ def train_denoiser(work: Path, config: PretrainConfig, report: Report) -> None:
         loss: Tensor = (weight[t] * error).mean()
         return loss
 
-    facts = _train(
-        work,
-        "unet",
-        model,
-        average,
-        loss_of,
-        steps=config.unet_steps,
-        lr=config.unet_lr,
-        weight_decay=1e-2,
-        every=config.checkpoint_every,
-        report=report,
-    )
-    _finish(work, "unet", facts, report)
+    checkpoint = _checkpoint("unet", work, config, report)
+    average, facts = _fit(model, loss_of, config.unet, checkpoint)
+    torch.save(average.state_dict(), work / "denoiser.pt")
+    return facts
 
 
 def _timesteps(count: int, steps: int, generator: torch.Generator) -> Tensor:
@@ -538,18 +359,14 @@ def _timesteps(count: int, steps: int, generator: torch.Generator) -> Tensor:
     return (places * steps).long().clamp(max=steps - 1)
 
 
-def load_denoiser(work: Path, config: PretrainConfig, tokenizer: CLIPTokenizer) -> nn.ModuleDict:
-    """The averaged weights of the latest checkpoint, finished or not."""
-    model = build_denoiser(config, tokenizer)
-    model.load_state_dict(_load_state(work / "unet.ckpt.pt")["average"])
-    model.eval()
-    return model
+# ----------------------------------------------------------------- all of it
 
 
 def assemble(work: Path, config: PretrainConfig) -> StableDiffusionPipeline:
-    """The pipeline of the parts that the work folder holds so far."""
+    """The pipeline of the parts in the work folder."""
     tokenizer = build_tokenizer(work / "tokenizer")
-    model = load_denoiser(work, config, tokenizer)
+    model = build_denoiser(config, tokenizer)
+    model.load_state_dict(torch.load(work / "denoiser.pt", weights_only=True))
     vae: Any = AutoencoderKL.from_pretrained(work / "vae_decoder")
     # diffusers would write the place it was read from into the saved config.
     vae.register_to_config(_name_or_path="")
@@ -566,7 +383,7 @@ def assemble(work: Path, config: PretrainConfig) -> StableDiffusionPipeline:
     return pipeline
 
 
-def save_pipeline(work: Path, out: Path, config: PretrainConfig, report: Report) -> None:
+def save_pipeline(work: Path, out: Path, config: PretrainConfig) -> None:
     """Writes the pipeline folder, and beside it where it came from."""
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -580,36 +397,35 @@ def save_pipeline(work: Path, out: Path, config: PretrainConfig, report: Report)
         shutil.copy(work / "tokenizer" / name, part / "tokenizer" / name)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(part, out)
-    stages = {s: _load_json(work / f"{s}.done.json") for s in STAGES}
     packages = ("torch", "diffusers", "transformers", "numpy", "pillow")
     provenance = {
         "config": asdict(config),
-        "stages": stages,
+        "stages": {s: files.read_json(work / f"{s}.done.json") for s in STAGES},
         "versions": {name: version(name) for name in packages},
     }
-    _save_json(out.with_name("provenance.json"), provenance)
-    report(f"pipeline: saved, {_folder_bytes(out) / 1e6:.1f} MB")
+    files.write_json(out.with_name("provenance.json"), provenance, sort_keys=True)
 
 
-def _folder_bytes(folder: Path) -> int:
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+STAGES: dict[str, Callable[[Path, PretrainConfig, Report], dict[str, Any]]] = {
+    "draw": draw_training_set,
+    "vae": train_vae,
+    "latents": cache_latents,
+    "decoder": train_decoder,
+    "unet": train_denoiser,
+}
+"""In order. Each leaves files in the work folder and says what it did, for the provenance."""
 
 
 def pretrain(config: PretrainConfig, work: Path, out: Path, report: Report) -> None:
     """Runs every stage that is not finished yet and writes the pipeline to `out`."""
-    work.mkdir(parents=True, exist_ok=True)
-    draw_training_set(work, config, report)
-    train_vae(work, config, report)
-    cache_latents(work, config, report)
-    train_decoder(work, config, report)
-    train_denoiser(work, config, report)
-    save_pipeline(work, out, config, report)
-
-
-def _main(arguments: list[str]) -> None:
-    work, out = map(Path, arguments)
-    pretrain(PretrainConfig(), work, out, lambda line: print(line, flush=True))
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1:])
+    for name, stage in STAGES.items():
+        done = work / f"{name}.done.json"
+        if done.exists():
+            continue
+        started = time.monotonic()
+        facts = stage(work, config, report)
+        facts = {"seconds": round(time.monotonic() - started, 1), **facts}
+        files.write_json(done, facts)
+        report(f"{name}: done {json.dumps(facts)}")
+    save_pipeline(work, out, config)
+    report("pipeline: saved")

@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bench_plugins.shapes import files, grammar
+from bench_plugins.shapes.files import Report
 from bench_plugins.shapes.grammar import Scene, Thing
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +50,7 @@ class PromptLists:
 
 
 def _single(rng: random.Random) -> Scene:
-    thing = Thing(
-        shape=rng.choice(grammar.SHAPES),
-        colour=rng.choice(grammar.COLOURS),
-        size=rng.choice(grammar.SIZES),
-    )
-    return grammar.fill(Scene(things=(thing,)), rng)
+    return grammar.fill(Scene(things=(Thing(shape=rng.choice(grammar.SHAPES)),)), rng)
 
 
 def _plain(scene: Scene) -> Scene:
@@ -157,8 +151,8 @@ def prompt_lists(config: PromptsConfig) -> PromptLists:
     )
 
 
-def build_prompts(config: PromptsConfig, work: Path, assets: Path, report: Report) -> None:
-    """Write the prompt files into `assets/prompts`; seconds, so `work` is not used."""
+def build_prompts(config: PromptsConfig, assets: Path, report: Report) -> None:
+    """Write the prompt files into `assets/prompts`; seconds."""
     folder = assets / "prompts"
     stamp = folder / "provenance.json"
     facts = {"made_by": f"{__name__}.build_prompts", "config": asdict(config)}

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bench import LoadedScorer, Scorer
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from PIL.Image import Image
 
 WEIGHTS = Path(__file__).parent / "assets" / "scorers"
@@ -78,8 +79,6 @@ class Gold(Scorer):
 class _LoadedGold:
     def score(self, images: Sequence[Image], prompts: Sequence[str]) -> NDArray[np.float64]:
         """The gold utility of each picture under its prompt: float64 [N]."""
-        import numpy as np
-
         from bench_plugins.shapes import population
 
         pairs = zip(images, prompts, strict=True)

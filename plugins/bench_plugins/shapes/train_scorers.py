@@ -11,9 +11,8 @@ import io
 import json
 import math
 import random
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,11 @@ from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
 from bench_plugins.shapes import draw, files, grammar, learned, population
+from bench_plugins.shapes.files import Report
+from bench_plugins.shapes.fitting import Checkpoint, batch_at, fit
 from bench_plugins.shapes.grammar import Scene
 from bench_plugins.shapes.pairs import PAIRS_FILE
 
-Report = Callable[[str], None]
 ByteArray = NDArray[np.uint8]
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -58,27 +58,11 @@ class EncoderConfig:
 
 def altered(scene: Scene, rng: random.Random) -> Scene:
     """A filled scene with exactly one attribute changed, each kind equally likely."""
-
-    def other(values: tuple[Any, ...], value: Any) -> Any:
-        return rng.choice([v for v in values if v != value])
-
     kinds = ["shape", "colour", "size", "background", "style"]
     kinds.append("relation" if len(scene.things) == 2 else "count")
     kind = rng.choice(kinds)
-    if kind == "background":
-        return replace(scene, background=other(grammar.BACKGROUNDS, scene.background))
-    if kind == "style":
-        return replace(scene, style=other(grammar.STYLES, scene.style))
-    if kind == "relation":
-        return replace(scene, relation=other(grammar.RELATIONS, scene.relation))
-    if kind == "count":
-        return replace(scene, count=other(grammar.COUNTS, scene.count))
-    things = list(scene.things)
-    i = rng.randrange(len(things))
-    values = {"shape": grammar.SHAPES, "colour": grammar.COLOURS, "size": grammar.SIZES}[kind]
-    changed = {kind: other(values, getattr(things[i], kind))}
-    things[i] = replace(things[i], **changed)
-    return replace(scene, things=tuple(things))
+    thing = rng.randrange(len(scene.things)) if kind in grammar.OF_THINGS else 0
+    return grammar.changed(scene, kind, rng, thing=thing)
 
 
 def left_open(scene: Scene, rng: random.Random, share: float) -> Scene:
@@ -93,29 +77,18 @@ def left_open(scene: Scene, rng: random.Random, share: float) -> Scene:
     )
 
 
-def _draw_families(config: EncoderConfig, work: Path, report: Report) -> None:
-    """Draw all pictures once, with full captions and the name of what degraded them, if any."""
-    if (work / "families.json").exists():
-        return
-    count = config.families
-    shape = (2 * count, draw.IMAGE_SIZE, draw.IMAGE_SIZE, 3)
-    pictures = np.empty(shape, dtype=np.uint8)
-    captions: list[tuple[str, str | None]] = []
-    for i in range(count):
+def _families(config: EncoderConfig) -> Iterator[tuple[ByteArray, tuple[str, str | None]]]:
+    """All pictures, with full captions and the name of what degraded them, if any."""
+    for i in range(config.families):
         rng = random.Random(f"{config.seed}/family/{i}")
         scene = grammar.fill(grammar.sample_scene(rng), rng)
-        for j, one in enumerate((scene, altered(scene, rng))):
+        for one in (scene, altered(scene, rng)):
             picture = draw.render(one, rng)
             lapse = None
             if rng.random() < config.degraded_share:
                 lapse = rng.choice(draw.DEGRADATIONS)
                 picture = draw.degrade(picture, rng, lapse)
-            pictures[2 * i + j] = picture
-            captions.append((grammar.caption(one), lapse))
-    with files.replacing(work / "families.npy") as part, part.open("wb") as file:
-        np.save(file, pictures)
-    files.write_json(work / "families.json", captions)
-    report(f"scorers: drew {2 * count} pictures for the dual encoder")
+            yield picture, (grammar.caption(one), lapse)
 
 
 # --- dual encoder -----------------------------------------------------------------------
@@ -138,90 +111,56 @@ def _soften(pictures: Tensor, rng: random.Random) -> Tensor:
 
 def build_encoder(config: EncoderConfig, work: Path, assets: Path, report: Report) -> None:
     """Train the dual encoder into `assets/scorers`; about 15 minutes on one core."""
-    target = assets / "scorers" / f"{learned.ENCODER}.safetensors"
-    if _made_by(target, _provenance(config)):
-        report("scorers: the dual encoder is there already")
-        return
     # Named after the configuration, so that another one starts afresh.
-    work = work / f"encoder-{_key(config)}"
-    _draw_families(config, work, report)
-    pictures = np.load(work / "families.npy", mmap_mode="r")
-    told = json.loads((work / "families.json").read_text(encoding="utf-8"))
-    shown = [(_known(grammar.parse(text)), lapse) for text, lapse in told]
+    key = hashlib.sha256(json.dumps(asdict(config)).encode()).hexdigest()[:12]
+    folder = work / f"encoder-{key}"
+    _keep(learned.ENCODER, config, assets, report, lambda: _encoder(config, folder, report))
+
+
+def _encoder(config: EncoderConfig, work: Path, report: Report) -> tuple[nn.Module, str]:
+    """The trained dual encoder, and how training went."""
+    if not (work / "captions.json").exists():
+        files.write_examples(work, _families(config))
+        report(f"scorers: drew {2 * config.families} pictures for the dual encoder")
+    pictures, shown = files.read_examples(work)
     torch.manual_seed(config.seed)
     model = learned.DualEncoder()
+
+    def loss_of(step: int) -> Tensor:
+        chosen = batch_at(step, config.families, config.batch_families, config.seed)
+        rows = np.sort(np.concatenate([2 * chosen, 2 * chosen + 1]))
+        rng = random.Random(f"{config.seed}/step/{step}")
+        captions = [_caption(*shown[r], rng=rng, config=config) for r in rows]
+        _, seen = model.look(_soften(learned.picture_tensor(pictures[rows]), rng))
+        read = model.read(learned.tokenise(captions))
+        return contrastive_loss(seen, read, model.clip.logit_scale.exp().clamp(max=100.0))
+
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(
         groups, lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay
     )
-    checkpoint = work / "checkpoint.pt"
-    start, seconds, running = 0, 0.0, math.nan
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        start, seconds, running = state["step"], state["seconds"], state["loss"]
-    began = time.monotonic() - seconds
-    model.train()
-    per_epoch = config.families // config.batch_families
-    for step in range(start, config.steps):
-        epoch, turn = divmod(step, per_epoch)
-        order = np.random.default_rng([config.seed, epoch]).permutation(config.families)
-        chosen = order[turn * config.batch_families : (turn + 1) * config.batch_families]
-        rows = np.sort(np.concatenate([2 * chosen, 2 * chosen + 1]))
-        rng = random.Random(f"{config.seed}/step/{step}")
-        captions = [_told(shown[r], rng, config) for r in rows]
-        x = _soften(learned.picture_tensor(np.asarray(pictures[rows])), rng)
-        for group in optimiser.param_groups:
-            group["lr"] = _rate(step, config.steps, config.warmup, config.lr)
-        _, seen = model.look(x)
-        read = model.read(learned.tokenise(captions))
-        scale = model.clip.logit_scale.exp().clamp(max=100.0)
-        loss = contrastive_loss(seen, read, scale)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-        value = float(loss.detach())
-        running = value if math.isnan(running) else 0.95 * running + 0.05 * value
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-            report(f"scorers: dual encoder step {step + 1}/{config.steps} loss {running:.4f}")
-            state = {
-                "model": model.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "step": step + 1,
-                "seconds": time.monotonic() - began,
-                "loss": running,
-            }
-            with files.replacing(checkpoint) as part:
-                torch.save(state, part)
-    learned.save_weights(model, target, _provenance(config))
-    facts = {"loss": round(running, 4), "seconds": round(time.monotonic() - began)}
-    report(f"scorers: dual encoder done {json.dumps(facts)}")
+    checkpoint = Checkpoint(
+        path=work / "checkpoint.pt",
+        every=config.checkpoint_every,
+        report=report,
+        title="scorers: dual encoder",
+    )
+    facts = fit(
+        model, optimiser, loss_of, config.steps, warmup=config.warmup, checkpoint=checkpoint
+    )
+    return model, json.dumps(facts)
 
 
-def _told(shown: tuple[Scene, str | None], rng: random.Random, config: EncoderConfig) -> str:
-    """A caption of a picture that leaves some of its attributes open."""
-    scene, lapse = shown
+def _caption(text: str, lapse: str | None, *, rng: random.Random, config: EncoderConfig) -> str:
+    """A drawn picture's caption that leaves some of its attributes open."""
+    scene = grammar.parse(text)
+    assert scene is not None, f"the caption {text!r} was drawn, but does not parse"
     text = grammar.caption(left_open(scene, rng, config.open_share))
     if lapse is not None and rng.random() < config.quality_share:
         text = f"{text}, {learned.QUALITY_WORDS[lapse]}"
     return text
-
-
-def _known(scene: Scene | None) -> Scene:
-    if scene is None:
-        raise ValueError("a drawn picture's caption does not parse")
-    return scene
-
-
-def _rate(step: int, steps: int, warmup: int, peak: float) -> float:
-    """Linear warm-up to the peak, then half a cosine down to nothing."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 # --- heads ------------------------------------------------------------------------------
@@ -258,14 +197,6 @@ class PreferenceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadsConfig:
-    """Both heads."""
-
-    aesthetic: AestheticConfig = field(default_factory=AestheticConfig)
-    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
 class PairData:
     """The pairs' file in memory; N pairs."""
 
@@ -282,7 +213,7 @@ def read_pairs(path: Path) -> PairData:
 
     table = pq.read_table(path, columns=["caption", "jpg_0", "jpg_1", "label_0"]).to_pydict()
     both = zip(table["jpg_0"], table["jpg_1"], strict=True)
-    pictures = [[learned.as_array(Image.open(io.BytesIO(j))) for j in two] for two in both]
+    pictures = [[draw.fitted(Image.open(io.BytesIO(j))) for j in two] for two in both]
     return PairData(
         captions=tuple(table["caption"]),
         pictures=np.asarray(pictures, dtype=np.uint8),
@@ -316,21 +247,14 @@ def rated_pictures(config: AestheticConfig, shown: ByteArray) -> tuple[ByteArray
     return pictures, population.looks_rating(raters, measured) + noise
 
 
-def build_heads(config: HeadsConfig, work: Path, assets: Path, report: Report) -> None:
-    """Fit both heads; a minute. Needs the encoder and the pairs."""
-    build_aesthetic(config.aesthetic, work, assets, report)
-    build_preference(config.preference, work, assets, report)
-
-
-def build_aesthetic(config: AestheticConfig, work: Path, assets: Path, report: Report) -> None:
+def build_aesthetic(config: AestheticConfig, assets: Path, report: Report) -> None:
     """Fit the aesthetic head to a panel's ratings; a minute. Needs encoder and pairs."""
-    folder = assets / "scorers"
-    provenance = _provenance(config, *_inputs(assets))
-    target = folder / f"{learned.AESTHETIC}.safetensors"
-    if _made_by(target, provenance):
-        report("scorers: the aesthetic head is there already")
-        return
-    encoder = learned.load_encoder(folder, "cpu")
+    _keep(learned.AESTHETIC, config, assets, report, lambda: _aesthetic(config, assets))
+
+
+def _aesthetic(config: AestheticConfig, assets: Path) -> tuple[nn.Module, str]:
+    """The fitted head, and how well it foretells ratings that it was not fitted to."""
+    encoder = learned.load_encoder(assets / "scorers", "cpu")
     shown = read_pairs(assets / PAIRS_FILE).pictures
     pictures, ratings = rated_pictures(config, shown.reshape(-1, *shown.shape[2:]))
     features, _ = look_at(encoder, pictures)
@@ -343,23 +267,21 @@ def build_aesthetic(config: AestheticConfig, work: Path, assets: Path, report: R
     def loss_of(rows: IntArray) -> Tensor:
         return nn.functional.mse_loss(head(features[rows]), aimed[rows])
 
-    _fit(head, loss_of, train, config)
+    _fit_head(head, loss_of, train, config)
     with torch.inference_mode():
         guessed = head(features[test]).double().numpy()
-    fit = float(np.corrcoef(guessed, ratings[test])[0, 1])
-    learned.save_weights(head, target, provenance)
-    report(f"scorers: aesthetic head done, correlation with unseen ratings {fit:.3f}")
+    fit_of_test = float(np.corrcoef(guessed, ratings[test])[0, 1])
+    return head, f"correlation with unseen ratings {fit_of_test:.3f}"
 
 
-def build_preference(config: PreferenceConfig, work: Path, assets: Path, report: Report) -> None:
+def build_preference(config: PreferenceConfig, assets: Path, report: Report) -> None:
     """Fit the Bradley-Terry model to the pairs' labels; seconds. Needs encoder and pairs."""
-    folder = assets / "scorers"
-    provenance = _provenance(config, *_inputs(assets))
-    target = folder / f"{learned.PREFERENCE}.safetensors"
-    if _made_by(target, provenance):
-        report("scorers: the preference model is there already")
-        return
-    encoder = learned.load_encoder(folder, "cpu")
+    _keep(learned.PREFERENCE, config, assets, report, lambda: _preference(config, assets))
+
+
+def _preference(config: PreferenceConfig, assets: Path) -> tuple[nn.Module, str]:
+    """The fitted head, and how many choices it foretells that it was not fitted to."""
+    encoder = learned.load_encoder(assets / "scorers", "cpu")
     data = read_pairs(assets / PAIRS_FILE)
     with torch.inference_mode():
         read = encoder.read(learned.tokenise(data.captions))
@@ -379,12 +301,11 @@ def build_preference(config: PreferenceConfig, work: Path, assets: Path, report:
         return nn.functional.binary_cross_entropy_with_logits(margin(rows), labels[rows])
 
     held = round(config.test_share * len(labels))
-    _fit(head, loss_of, np.arange(len(labels) - held), config)
-    test = np.arange(len(labels) - held, len(labels))
+    train, test = np.split(np.arange(len(labels)), [len(labels) - held])
+    _fit_head(head, loss_of, train, config)
     with torch.inference_mode():
         right = accuracy(margin(test).double().numpy(), data.labels[test])
-    learned.save_weights(head, target, provenance)
-    report(f"scorers: preference model done, {right:.1%} of unseen choices right")
+    return head, f"{right:.1%} of unseen choices right"
 
 
 def accuracy(margins: FloatArray, labels: FloatArray) -> float:
@@ -393,7 +314,7 @@ def accuracy(margins: FloatArray, labels: FloatArray) -> float:
     return float(np.mean((margins > 0)[decided] == (labels > 0.5)[decided]))
 
 
-def _fit(
+def _fit_head(
     head: nn.Module,
     loss_of: Callable[[IntArray], Tensor],
     rows: IntArray,
@@ -402,40 +323,38 @@ def _fit(
     """Minimise a loss over random batches of rows."""
     optimiser = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     source = np.random.default_rng([config.seed, 1])
-    head.train()
-    for step in range(config.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = _rate(step, config.steps, config.steps // 20, config.lr)
-        loss = loss_of(source.choice(rows, size=config.batch, replace=False))
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        optimiser.zero_grad()
+
+    def loss_at(step: int) -> Tensor:
+        return loss_of(source.choice(rows, size=config.batch, replace=False))
+
+    fit(head, optimiser, loss_at, config.steps, warmup=config.steps // 20, clip=math.inf)
     head.eval()
 
 
 # --- files ------------------------------------------------------------------------------
 
 
-def _key(config: Any) -> str:
-    return hashlib.sha256(json.dumps(asdict(config)).encode()).hexdigest()[:12]
-
-
-def _inputs(assets: Path) -> tuple[Path, Path]:
-    """What both heads are made from."""
-    return assets / "scorers" / f"{learned.ENCODER}.safetensors", assets / PAIRS_FILE
-
-
-def _provenance(config: Any, *inputs: Path) -> dict[str, str]:
-    """What the weights' header says of their making."""
-    facts = {"made_by": f"{__name__}.{type(config).__name__}", "config": json.dumps(asdict(config))}
-    return facts | {f"{p.name} sha256": files.hash_of(p) for p in inputs}
-
-
-def _made_by(path: Path, provenance: dict[str, str]) -> bool:
-    """Whether finished weights of exactly this making lie at `path`."""
-    if not path.exists():
-        return False
+def _keep(
+    name: str,
+    config: Any,
+    assets: Path,
+    report: Report,
+    train: Callable[[], tuple[nn.Module, str]],
+) -> None:
+    """Save what `train` gives as a scorer's weights, unless weights of that making are there."""
     from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as file:
-        return bool((file.metadata() or {}) == provenance)
+    folder = assets / "scorers"
+    target = folder / f"{name}.safetensors"
+    facts = {"made_by": f"{__name__}.{type(config).__name__}", "config": json.dumps(asdict(config))}
+    if name != learned.ENCODER:
+        inputs = (folder / f"{learned.ENCODER}.safetensors", assets / PAIRS_FILE)
+        facts |= {f"{p.name} sha256": files.hash_of(p) for p in inputs}
+    if target.exists():
+        with safe_open(target, framework="pt") as file:
+            if file.metadata() == facts:
+                report(f"scorers: {name} is there already")
+                return
+    module, outcome = train()
+    learned.save_weights(module, target, facts)
+    report(f"scorers: {name} done, {outcome}")
