@@ -108,10 +108,11 @@ def tiny_pipeline(prediction_type: str = "epsilon", seed: int = 0) -> StableDiff
         torch.manual_seed(seed)
         unet = UNet2DConditionModel(
             sample_size=LATENT_SHAPE[1],
-            block_out_channels=(16, 32),
+            block_out_channels=(16,),
             layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            down_block_types=("CrossAttnDownBlock2D",),
+            mid_block_type=None,
+            up_block_types=("CrossAttnUpBlock2D",),
             cross_attention_dim=WIDTH,
             attention_head_dim=2,
             norm_num_groups=8,

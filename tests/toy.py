@@ -27,7 +27,6 @@ from bench.lib.progress import quiet_libraries
 from bench.recipe.recipe import Recipe, validate
 from bench.registry.registry import Entry, Registry, default_registry
 from bench.store.store import Store
-from tests.tiny import save_tiny_pipeline
 
 if TYPE_CHECKING:
     from bench.api.policy import Policy
@@ -179,6 +178,9 @@ def write_prompts(path: Path, count: int = 5) -> Path:
 def recipe(folder: Path, **changes: Any) -> Recipe:
     """A recipe of the toy world whose files lie in `folder` (made on first use)."""
     if not (folder / "pipeline").exists():
+        # diffusers takes seconds to import, and a command that only looks at recipes needs none.
+        from tests.tiny import save_tiny_pipeline
+
         # diffusers draws a progress bar where it saves; tests read what `bench` itself prints.
         quiet_libraries()
         save_tiny_pipeline(folder / "pipeline")

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -164,7 +165,8 @@ class ALeaking(PairMethod):
 
     def train(self, setup: TrainingSetup) -> TrainingOutcome:
         done = super().train(setup)
-        _leak(self.what, setup)
+        for what in LEAKS if self.what == "everything" else (self.what,):
+            _leak(what, setup)
         return done
 
 
@@ -450,8 +452,18 @@ def test_a_model_that_cannot_be_had_or_sampled(
     assert said in reasons[0]
 
 
-@pytest.mark.parametrize("how", ["raise", "exit", "memory", "full disk", "not allowed"])
-@pytest.mark.parametrize("at", ["load", "score"])
+QUICK = [("load", "memory"), ("load", "not allowed"), ("score", "raise"), ("score", "exit")]
+
+
+@pytest.mark.parametrize(
+    ("at", "how"),
+    [
+        pytest.param(*case, marks=[] if case in QUICK else [pytest.mark.slow])
+        for case in product(
+            ["load", "score"], ["raise", "exit", "memory", "full disk", "not allowed"]
+        )
+    ],
+)
 def test_a_scorer_that_fails(folder: Path, alone: Store, tmp_path: Path, at: str, how: str) -> None:
     scorer = f"a_scorer[at={at},how={how}]"
     reasons = _after(folder, alone, tmp_path, "base", scorers=["channel", scorer])
@@ -476,27 +488,29 @@ def test_pairs_that_cannot_be_encoded(folder: Path, alone: Store, tmp_path: Path
     assert pictures == {path.name: path.read_bytes() for path in images.iterdir()}
 
 
+LEAKS = (
+    "generators",
+    "threads",
+    "no gradients",
+    "default dtype",
+    "default device",
+    "deterministic",
+    "matmul",
+    "autocast",
+    "attention",
+    "denormals",
+    "hooks on all modules",
+    "warnings",
+    "numpy errors",
+    "folder",
+    "schedule",
+    "other parts",
+    "methods",
+)
+
+
 @pytest.mark.parametrize(
-    "what",
-    [
-        "generators",
-        "threads",
-        "no gradients",
-        "default dtype",
-        "default device",
-        "deterministic",
-        "matmul",
-        "autocast",
-        "attention",
-        "denormals",
-        "hooks on all modules",
-        "warnings",
-        "numpy errors",
-        "folder",
-        "schedule",
-        "other parts",
-        "methods",
-    ],
+    "what", ["everything", *(pytest.param(one, marks=pytest.mark.slow) for one in LEAKS)]
 )
 def test_what_a_method_leaves_behind(folder: Path, alone: Store, tmp_path: Path, what: str) -> None:
     try:

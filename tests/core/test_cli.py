@@ -11,6 +11,15 @@ from pathlib import Path
 import pytest
 
 from tests import toy
+from tests.commands import Bench, in_folder
+
+
+@pytest.fixture
+def bench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Bench:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return in_folder(tmp_path, monkeypatch, capsys)
 
 
 def _start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
@@ -80,7 +89,7 @@ def test_plugins_shows_options_with_types_and_defaults(tmp_path: Path) -> None:
     ],
 )
 def test_a_users_mistake_is_one_clear_line(
-    tmp_path: Path, arguments: list[str], message: str
+    bench: Bench, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     import pandas as pd
 
@@ -88,11 +97,11 @@ def test_a_users_mistake_is_one_clear_line(
     (tmp_path / "blank.json").write_text('["a circle", "  "]')
     columns = {"caption": ["a"], "jpg_0": [b"x"], "label_0": [1.0]}
     pd.DataFrame(columns).to_parquet(tmp_path / "columns.parquet")
-    done = _bench(*arguments, cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    code, _, errors = bench(*arguments)
+    assert code == 1
+    assert errors.startswith("error: ")
+    assert message in errors
+    assert len(errors.strip().splitlines()) == 1
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
@@ -104,11 +113,11 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] in ([], [".cache"])
 
 
-def test_undecodable_pairs_end_the_run_with_their_rows(tmp_path: Path) -> None:
+def test_undecodable_pairs_end_the_run_with_their_rows(bench: Bench, tmp_path: Path) -> None:
     toy.write_pairs(tmp_path / "pairs.parquet", count=12, broken=[2, 3])
-    done = _bench("run", "--methods", "dpo", "--set", "pairs=./pairs.parquet", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "row 2 (image_1: cannot identify image" in done.stderr
+    code, _, errors = bench("run", "--methods", "dpo", "--set", "pairs=./pairs.parquet")
+    assert code == 1
+    assert "row 2 (image_1: cannot identify image" in errors
 
 
 def test_ctrl_c_says_in_one_sentence_that_the_same_command_goes_on(tmp_path: Path) -> None:

@@ -1,46 +1,33 @@
-"""Real processes that meet through gloo."""
+"""Processes that meet through gloo."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import textwrap
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from bench.lib.distributed import ALONE, World
 from bench.run.launch import meeting_point
+from tests.training.conftest import exit_code, forked
 
-ROOT = Path(__file__).parents[2]
 
+def _run(script: str, folder: Path) -> list[str]:
+    """Standard output of the script in each of two processes."""
 
-def _run(script: str, processes: int = 2) -> list[str]:
-    """Standard output of the script in each process."""
-    shared = {
-        **meeting_point(processes),
-        "OMP_NUM_THREADS": "1",
-        "PATH": "",
-    }
-    code = "from bench.lib.distributed import World\nworld = World.from_environment()\n"
-    code += "world.connect('cpu')\n" + textwrap.dedent(script) + "\nworld.close()"
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            env={**shared, "RANK": str(rank)},
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(processes)
-    ]
-    try:
-        outputs = [process.communicate(timeout=120)[0] for process in running]
-        assert [process.returncode for process in running] == [0] * processes
-    finally:
-        for process in running:
-            process.kill()
-    return outputs
+    def share() -> None:
+        world = World.from_environment()
+        world.connect("cpu")
+        with (folder / str(world.rank)).open("w") as printed, redirect_stdout(printed):
+            exec(textwrap.dedent(script), {"world": world})
+        world.close()
+
+    shared = meeting_point(2)
+    running = [forked(share, RANK=str(rank), **shared) for rank in range(2)]
+    assert [exit_code(pid) for pid in running] == [0, 0]
+    return [(folder / str(rank)).read_text() for rank in range(2)]
 
 
 def test_alone_nothing_needs_a_group() -> None:
@@ -58,7 +45,7 @@ def test_the_shares_of_all_processes_are_the_whole() -> None:
     assert sorted(i for part in parts for i in part) == items
 
 
-def test_processes_exchange_and_fail_together() -> None:
+def test_processes_exchange_and_fail_together(tmp_path: Path) -> None:
     outputs = _run(
         """
         import torch
@@ -80,7 +67,8 @@ def test_processes_exchange_and_fail_together() -> None:
                     raise ValueError("unforeseen")
         except (BenchError, ValueError) as error:
             print(type(error).__name__, error)
-        """
+        """,
+        tmp_path,
     )
     first, second = (output.splitlines() for output in outputs)
     assert first[0] == second[0] == "[3.0, 30.0] [0, 1] from 0"
@@ -91,7 +79,7 @@ def test_processes_exchange_and_fail_together() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
-def test_who_has_left_keeps_no_threads() -> None:
+def test_who_has_left_keeps_no_threads(tmp_path: Path) -> None:
     """A thread that outlives the interpreter now and then aborts the process."""
     outputs = _run(
         """
@@ -101,6 +89,7 @@ def test_who_has_left_keeps_no_threads() -> None:
         from pathlib import Path
         names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
         print([name for name in names if "gloo" in name])
-        """
+        """,
+        tmp_path,
     )
     assert [output.strip() for output in outputs] == ["[]", "[]"]

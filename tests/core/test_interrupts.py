@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+import bench.registry.registry
 from bench.store.store import Cost, FileEntry, Store
 from tests import toy
+from tests.hostile.harness import Running
 from tests.lingering import registry
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +75,23 @@ def _start(
                     os.kill(pid, signal.SIGKILL)
 
 
+@contextmanager
+def _fork(arguments: Sequence[str], cwd: Path) -> Iterator[Running]:
+    """The same in a fork of this process, which has the slow imports done."""
+
+    def with_the_toys() -> None:
+        bench.registry.registry.default_registry = registry  # type: ignore[assignment]
+
+    variables = {"LINGERING": str(cwd / "lingering")}
+    running = Running(
+        list(arguments), cwd, cwd / "log", environment=variables, before=with_the_toys
+    )
+    try:
+        yield running
+    finally:
+        running.signal(signal.SIGKILL)
+
+
 def _offspring(pid: int) -> list[int]:
     """The processes that it has started, and those that they have started."""
     found: list[int] = []
@@ -111,6 +130,15 @@ def _interrupt(process: subprocess.Popen[str], begun: Callable[[], object]) -> N
     _wait(lambda: not any(_alive(pid) for pid in started), 10)
 
 
+def _interrupt_fork(running: Running, begun: Callable[[], object]) -> None:
+    assert running.until(lambda: bool(begun()))
+    started = _offspring(running.pid)
+    running.signal(signal.SIGINT)
+    ended = running.wait()
+    assert (ended.code, ended.err) == (130, SENTENCE)
+    _wait(lambda: not any(_alive(pid) for pid in started), 10)
+
+
 QUICK = ("planning", "scoring, and the scorer swallows it")
 RUNS = {
     "planning": {"scorers": ["lingering[at=fingerprint]"]},
@@ -138,8 +166,13 @@ def test_a_run(folder: Path, tmp_path: Path, stage: str) -> None:
     }
     assert registry().entries("scorers")
     recipe = _recipe(folder, tmp_path / "recipe.yaml", **changes)
-    with _start(["run", "--recipe", str(recipe), "--device", "cpu"], tmp_path) as process:
-        _interrupt(process, (tmp_path / "lingering").exists)
+    command = ["run", "--recipe", str(recipe), "--device", "cpu"]
+    if stage == "planning":
+        with _start(command, tmp_path) as process:
+            _interrupt(process, (tmp_path / "lingering").exists)
+    else:
+        with _fork(command, tmp_path) as running:
+            _interrupt_fork(running, (tmp_path / "lingering").exists)
     # No number of what was not finished.
     assert not list(tmp_path.glob("bench-runs/store/artefacts/score/*"))
     assert not (tmp_path / "bench-runs" / "toy" / "README.md").exists()
@@ -147,22 +180,20 @@ def test_a_run(folder: Path, tmp_path: Path, stage: str) -> None:
 
 def test_a_run_that_trains(folder: Path, tmp_path: Path) -> None:
     recipe = _recipe(folder, tmp_path / "recipe.yaml", training={"steps": 100_000})
-    with _start(["run", "--recipe", str(recipe), "--device", "cpu"], tmp_path) as process:
-        _interrupt(process, lambda: list(tmp_path.glob("bench-runs/store/partial/*/work/*.pt")))
+    with _fork(["run", "--recipe", str(recipe), "--device", "cpu"], tmp_path) as running:
+        _interrupt_fork(
+            running, lambda: list(tmp_path.glob("bench-runs/store/partial/*/work/*.pt"))
+        )
 
 
 def test_a_run_that_waits_for_another(folder: Path, tmp_path: Path) -> None:
     recipe = _recipe(folder, tmp_path / "recipe.yaml", scorers=["lingering"], methods=["base"])
     command = ["run", "--recipe", str(recipe), "--device", "cpu"]
-    with _start(command, tmp_path) as first:
-        _wait((tmp_path / "lingering").exists)
-        with _start(command, tmp_path) as second:
-            assert second.stdout
-            for line in second.stdout:
-                if "another run is at it" in line:
-                    break
-            _interrupt(second, lambda: True)
-        assert first.poll() is None
+    with _fork(command, tmp_path) as first:
+        assert first.until((tmp_path / "lingering").exists)
+        with _fork(command, tmp_path) as second:
+            _interrupt_fork(second, lambda: "another run is at it" in second.printed())
+        assert not first.ended()
 
 
 @pytest.mark.slow

@@ -195,7 +195,9 @@ class _Killed(BaseException):
     """What SIGKILL looks like from inside: nothing may catch it."""
 
 
-@pytest.mark.parametrize("at", range(1, 24, 2))
+@pytest.mark.parametrize(
+    "at", [pytest.param(n, marks=[pytest.mark.slow] if n % 6 != 1 else []) for n in range(1, 24, 2)]
+)
 def test_killed_while_writing_the_board_is_whole_and_no_smaller(
     folder: Path, store: Store, tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

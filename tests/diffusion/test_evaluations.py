@@ -112,7 +112,7 @@ def test_every_way_of_asking_counts_once(policy: StableDiffusionPolicy, how: str
     assert spent.spent == 3
 
 
-@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_compiled_network_is_counted_and_not_compiled_again(
     policy: StableDiffusionPolicy, whole: bool
 ) -> None:

@@ -187,7 +187,7 @@ def our_loss(made: World, trajectory: Renoise, t: int) -> torch.Tensor:
         pytest.param({"clip_sample": False, "steps_offset": None}, id="offset-absent"),
     ],
 )
-@pytest.mark.parametrize("grid", [5, 10])
+@pytest.mark.parametrize("grid", [5, pytest.param(10, marks=pytest.mark.slow)])
 def test_loss_and_gradient_are_those_of_the_published_code(
     tiny_folder: Path, tmp_path: Path, scheduler: dict[str, Any], grid: int
 ) -> None:

@@ -32,11 +32,16 @@ def pixels(images: list) -> np.ndarray:  # type: ignore[type-arg]
     return np.stack([np.asarray(image) for image in images]).astype(int)
 
 
+# Every two options meet in a quick case, all three in a slow one.
 @pytest.mark.parametrize(
-    ("prediction", "guidance"), [("epsilon", 1.0), ("epsilon", 5.0), ("velocity", 5.0)]
+    ("spacing", "name", "prediction", "guidance"),
+    [
+        pytest.param(spacing, name, *asked, marks=[pytest.mark.slow] if (i + j + k) % 3 else [])
+        for i, spacing in enumerate([None, "linspace", "trailing"])
+        for j, name in enumerate(["ddim", "euler", "dpm++"])
+        for k, asked in enumerate([("epsilon", 1.0), ("epsilon", 5.0), ("velocity", 5.0)])
+    ],
 )
-@pytest.mark.parametrize("name", ["ddim", "euler", "dpm++"])
-@pytest.mark.parametrize("spacing", [None, "linspace", "trailing"])
 def test_equals_the_diffusers_pipeline(
     tiny_folder: Path,
     tiny_velocity_folder: Path,
@@ -73,7 +78,15 @@ def test_equals_the_diffusers_pipeline(
     assert difference.mean() < 0.01
 
 
-@pytest.mark.parametrize("name", ["ddim", "euler", "dpm++"])
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        pytest.param(family, name, marks=[] if name == own else [pytest.mark.slow])
+        for family, own in (("sd1", "euler"), ("sd2", "ddim"), ("sdxl", "dpm++"))
+        for name in ("ddim", "euler", "dpm++")
+    ],
+    indirect=["family"],
+)
 def test_families_give_the_pipelines_image(family: Family, name: SchedulerName) -> None:
     """Float pixels before rounding, in [0, 1], differ by far less than 1/255.
 

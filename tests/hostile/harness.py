@@ -378,6 +378,10 @@ class Running:
         out, err = (path.read_text(errors="replace") for path in (self._out, self._err))
         return Ended(code=self._status, out=out, err=err)
 
+    def printed(self) -> str:
+        """What it has printed so far."""
+        return self._out.read_text(errors="replace") if self._out.exists() else ""
+
     def signal(self, number: int) -> None:
         """Send it a signal, and only to it."""
         if not self.ended():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.harness import RUN, Case, Content, World, judge, little_memory
+from tests.hostile.harness import RUN, Case, Content, World, judge, little_memory, sample
 
 WORLD = """\
 backbone: toy[path=pipeline]
@@ -191,6 +191,6 @@ def _replace(path: Path, make: object) -> None:
     make()  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("case", [*TEXTS, *LINES], ids=str)
+@pytest.mark.parametrize("case", sample([*TEXTS, *LINES], every=4))
 def test_recipe(case: Case, world: World, tmp_path: Path) -> None:
     judge(case, world, tmp_path)

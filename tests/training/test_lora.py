@@ -184,8 +184,18 @@ class Stop(Exception):
     """Stands for a killed process."""
 
 
-@pytest.mark.parametrize("reference", [Frozen(), HardCopy(every=3), Ema(decay=0.5)])
-@pytest.mark.parametrize("killed_at", [1, 3])
+@pytest.mark.parametrize(
+    ("reference", "killed_at"),
+    [
+        (Frozen(), 1),
+        (HardCopy(every=3), 3),
+        (Ema(decay=0.5), 3),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((Frozen(), 3), (HardCopy(every=3), 1), (Ema(decay=0.5), 1))
+        ),
+    ],
+)
 def test_killed_and_resumed_gives_the_same_bytes(
     tmp_path: Path, pipeline: Path, reference: Reference, killed_at: int
 ) -> None:

@@ -163,7 +163,7 @@ def test_blocks_that_repeat_are_compiled_and_let_go(pipeline: Path, tmp_path: Pa
         return [type(m).__name__ for m in unet.modules() if m._compiled_call_impl is not None]
 
     with compiled([unet]):
-        assert compiled_now() == ["BasicTransformerBlock"] * 4
+        assert compiled_now() == ["BasicTransformerBlock"] * 3
     assert compiled_now() == []
 
 
