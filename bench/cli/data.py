@@ -61,17 +61,17 @@ def check(
     from bench.lib.stdout_guard import reserve_stdout
     from bench.preferences.checking import check as look_at
     from bench.preferences.checking import picture
+    from bench.registry import location
     from bench.registry.registry import default_registry
     from bench.registry.spec_language import split_list
-    from bench.run import planning
 
     stdout = reserve_stdout(context, as_json)
     if not 0 <= max_broken_share <= 1:
         raise BenchError(f"--max-broken-share {max_broken_share}: expected a share from 0 to 1")
     registry = default_registry()
-    pairs: PreferenceSet = planning.named_or_path(registry, "preference_sets", source)
+    pairs: PreferenceSet = location.named_or_path(registry, "preference_sets", source)
     prompt_sets = {
-        text: planning.named_or_path(registry, "prompt_sets", text)
+        text: location.named_or_path(registry, "prompt_sets", text)
         for text in split_list(prompts or "")
     }
     path = out or Path("bench-runs") / "data" / f"{safe_name(Path(pairs.source).stem)}.png"
@@ -114,15 +114,15 @@ def convert(
     from bench.lib.progress import Progress
     from bench.preferences.inspecting import describe
     from bench.preferences.writing import convert as write
+    from bench.registry import location
     from bench.registry.registry import default_registry
-    from bench.run import planning
 
     if out.suffix != ".parquet":
         raise BenchError(f"{out}: expected the name of a .parquet file")
     if out.exists() and not overwrite:
         raise BenchError(f"{out} is there; choose another name, or give --overwrite to replace it")
     registry = default_registry()
-    pairs: PreferenceSet = planning.named_or_path(registry, "preference_sets", source)
+    pairs: PreferenceSet = location.named_or_path(registry, "preference_sets", source)
     own_files.apart(out, own_files.sources(pairs), flag="")
     console = output.console()
     with Progress(console).task(f"convert {pairs.source}", contracts.pair_count(pairs)) as task:

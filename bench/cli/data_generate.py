@@ -71,6 +71,7 @@ def generate(
     from bench.lib.files import file_sha256
     from bench.preferences.generating import FILE
     from bench.recipe.recipe import validate
+    from bench.registry import location
     from bench.registry.registry import default_registry
     from bench.run import planning
     from bench.stages.generated import GeneratedPairs
@@ -89,9 +90,8 @@ def generate(
         "prompts": prompts,
         "scorers": scorers,
         "label_scorers": scorers,
-        # Nothing is trained: what a recipe must have besides is its least.
-        "methods": [planning.baseline(registry)],
-        "training": {"steps": 1, "batch_size": 1},
+        # Nothing is trained.
+        "methods": [location.baseline(registry)],
         "generate": {
             "prompts": prompts,
             "limit": limit,
@@ -109,9 +109,9 @@ def generate(
     }
     recipe = validate(data, "bench data generate")
     prompt_sets = (
-        planning.named_or_path(registry, "prompt_sets", text) for text in split_list(prompts)
+        location.named_or_path(registry, "prompt_sets", text) for text in split_list(prompts)
     )
-    models = (planning.named_or_path(registry, "backbones", text) for text in split_list(backbone))
+    models = (location.named_or_path(registry, "backbones", text) for text in split_list(backbone))
     own_files.apart(out, own_files.sources(*prompt_sets, *models))
     plan, stage = planning.make_generation(recipe, registry, download=not dry_run)
     frame = Frame(folder=store, asked_device=device, world=world)

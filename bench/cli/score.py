@@ -80,8 +80,8 @@ def score(
     world = joined(num_processes)
     from bench.leaderboard.results import safe_name
     from bench.lib.stdout_guard import reserve_stdout
+    from bench.registry.location import named_or_path
     from bench.registry.registry import default_registry, spec_text
-    from bench.run.planning import named_or_path
     from bench.scoring.sources import open_images
 
     stdout = reserve_stdout(context, as_json)

@@ -218,7 +218,7 @@ def _identity(plan: Plan, cell: Cell) -> dict[str, Any]:
             pairs=described["pairs"],
             filters=recipe.filters.model_dump(mode="json"),
             framing=recipe.framing.model_dump(mode="json"),
-            options=recipe.training.affecting_results(),
+            options=cell.train.training.affecting_results(),
         )
     sampling = recipe.sampling.model_dump(
         mode="json", exclude={"batch_size", "compile", "image_seeds"}

@@ -110,7 +110,11 @@ class Recipe(StrictModel):
 
     name: str = Field(min_length=1, max_length=100, description="names the output folder")
     backbone: str
-    pairs: str = Field(description="preference set or its file; `generated`: see `generate`")
+    pairs: str | None = Field(
+        default=None,
+        description="preference set or its file; `generated`: see `generate`; none: nothing is "
+        "trained on pairs",
+    )
     prompts: tuple[str, ...] = Field(min_length=1, description="prompt sets or their files")
     scorers: tuple[str, ...] = Field(min_length=1, description="rate the images")
     label_scorers: tuple[str, ...] = Field(
@@ -123,7 +127,9 @@ class Recipe(StrictModel):
     )
     filters: PairFilters = PairFilters()
     framing: Framing = Framing()
-    training: TrainingBudget
+    training: TrainingBudget | None = Field(
+        default=None, description="what every trained method gets alike; none: nothing is trained"
+    )
     sampling: SamplingConfig
     limit: Count | None = Field(
         default=None, description="prompts a set, stratified by group; none: all"
@@ -272,7 +278,7 @@ def _with_spec_texts(data: Mapping[str, object], where: str) -> dict[str, object
     prepared = dict(data)
     for key, value in data.items():
         try:
-            if key in _SINGLE:
+            if key in _SINGLE and value is not None:
                 prepared[key] = canonical(value)
             elif key in _LISTS:
                 prepared[key] = canonical_list(value)

@@ -145,7 +145,7 @@ def facts(plan: Plan, processes: int) -> list[tuple[str, str]]:
         names = [table.name for table in plan.prompts]
         counts = (f"{t.name} {len(t.texts):,}{_star(plan, t.name)}" for t in plan.prompts)
         told.append(("prompts", ", ".join(counts) + _note(plan, names)))
-    if any(cell.train for cell in plan.cells):
+    if plan.recipe.training and any(cell.train for cell in plan.cells):
         told.append(("effective batch", split(plan.recipe.training, processes)))
         memory, disk = training_memory_gb(plan, processes), encoded_gb(plan)
         if memory is not None:
@@ -179,7 +179,7 @@ def training_memory_gb(plan: Plan, processes: int) -> float | None:
     """
     size, training = plan.backbone.size, plan.recipe.training
     trained = [cell.resolved for cell in plan.cells if cell.train]
-    if size is None or not trained:
+    if size is None or training is None or not trained:
         return None
     half = training.precision != "fp32"
     moving = 4 * any(_reference_moves(method, training.steps) for method in trained)

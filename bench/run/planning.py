@@ -18,7 +18,6 @@ from bench.api import contracts, scorer_loads
 from bench.api.kinds import (
     Aggregation,
     Backbone,
-    Kind,
     Method,
     Plugin,
     PreferenceSet,
@@ -27,22 +26,18 @@ from bench.api.kinds import (
     Scorer,
     is_baseline,
     is_held_out,
-    noun,
 )
 from bench.lib.errors import BenchError, PluginError
-from bench.lib.reading import exists, refuse_special
-from bench.lib.wording import listed, quoted
+from bench.lib.reading import exists
 from bench.recipe.prompt_table import PromptTable, merged, stratified
 from bench.recipe.recipe import Recipe
+from bench.registry.location import baseline, named_or_path, reader
 from bench.registry.registry import (
-    DISABLED_VARIABLE,
-    OWN_PACKAGE,
     Reading,
     Registry,
     classes_affecting_results,
     spec_text,
 )
-from bench.registry.spec_language import Spec
 from bench.run.plan import Cell, Plan
 from bench.stages.encode import EncodeStage
 from bench.stages.generated import GeneratedPairs
@@ -85,7 +80,9 @@ def make(recipe: Recipe, registry: Registry, *, download: bool = True) -> Plan:
     """
     with scorer_loads.only("while the run is planned", ()):
         builder = _Builder(recipe, registry, download)
-        builder.pairs = builder.preference_set()
+        if recipe.pairs is not None:
+            # Named, it is there and can be read, whatever needs it.
+            builder.pairs  # noqa: B018
         builder.scorers = {
             spec_text(s): s for s in (registry.build("scorers", t) for t in recipe.scorers)
         }
@@ -133,7 +130,6 @@ _Labelling = TypeVar("_Labelling", bound=Stage)
 class _Builder:
     """Holds what all cells share while they are laid out."""
 
-    pairs: PreferenceSet
     scorers: Mapping[str, Scorer] = MappingProxyType({})
     tables: Sequence[PromptTable] = ()
 
@@ -220,12 +216,16 @@ class _Builder:
             self.absent.add(name)
         return count
 
-    def preference_set(self) -> PreferenceSet:
+    @cached_property
+    def pairs(self) -> PreferenceSet:
         """The recipe's pairs, planning to make them where they are to be generated."""
-        if self.recipe.pairs == GeneratedPairs.name:
+        name = self.recipe.pairs
+        if name is None:
+            raise BenchError("the recipe names no preference pairs (pairs: ...)")
+        if name == GeneratedPairs.name:
             return self.generated()
-        found: PreferenceSet = named_or_path(self.registry, "preference_sets", self.recipe.pairs)
-        return found
+        pairs: PreferenceSet = named_or_path(self.registry, "preference_sets", name)
+        return pairs
 
     def generated(self) -> GeneratedPairs:
         """The pairs that the run itself makes."""
@@ -234,7 +234,7 @@ class _Builder:
             stage=stage,
             pair_count=stage.pair_count,
             scorers=tuple(stage.rewards),
-            reader=lambda path: _reader(self.registry, "preference_sets", path),
+            reader=lambda path: reader(self.registry, "preference_sets", path),
         )
 
     def generated_stage(self) -> PairsStage:
@@ -299,7 +299,7 @@ class _Builder:
 
     @cached_property
     def _pairs_name(self) -> str:
-        return _short(self.recipe.pairs)
+        return _short(self.recipe.pairs or "")
 
     @cached_property
     def _pairs_data(self) -> dict[str, Any]:
@@ -501,6 +501,13 @@ class _Builder:
         reads: tuple[str, ...],
     ) -> TrainStage:
         training = self.recipe.training
+        for block, given in (("pairs", self.recipe.pairs), ("training", training)):
+            if given is None:
+                raise BenchError(
+                    f"method {name!r} is trained, but the recipe has no `{block}`; give it, or "
+                    f"name only methods that are not trained"
+                )
+        assert training is not None
         return TrainStage(
             label=f"train {name}, seed {seed}",
             plugins={"method": self._key_data(method)},
@@ -576,25 +583,6 @@ def _ordered(cells: Sequence[Cell], labelling: Mapping[str, Stage]) -> tuple[Sta
     return tuple(stages.values())
 
 
-def baseline(registry: Registry) -> str:
-    """The name of the method that is the untouched backbone.
-
-    Raises:
-        BenchError: there is none, or more than one.
-    """
-    marked = [e for e in registry.entries("methods") if getattr(e.cls, "baseline", False) is True]
-    # Another package's never takes the place of the project's own.
-    own = [entry for entry in marked if entry.package == OWN_PACKAGE] or marked
-    if len(own) > 1:
-        raise BenchError(
-            f"{' and '.join(f'{e.cls.name} of {e.package}' for e in own)} both say that they "
-            f"are the untouched backbone; switch one off with {DISABLED_VARIABLE}=<package>"
-        )
-    if not own:
-        raise BenchError("no method is marked as the untouched backbone (`baseline = True`)")
-    return own[0].cls.name
-
-
 def _placeholders(name: str, count: int) -> tuple[Prompt, ...]:
     """Stand for the prompts of a set that is not here."""
     return tuple(Prompt(f"prompt {i} of {name}", {}) for i in range(count))
@@ -605,48 +593,3 @@ def _short(text: str) -> str:
     if exists(Path(text)):
         return Path(text).name
     return re.sub(r"(?<==)[^,\[\]]*/(?=[^/,\[\]]+)", "", text)
-
-
-def named_or_path(registry: Registry, kind: Kind, text: str) -> Any:
-    """A plugin by its spec; an existing path goes to the plugin that reads such files."""
-    known = {e.cls.name for e in registry.entries(kind)}
-    named = re.split(r"[\[:]", text, maxsplit=1)[0] in known
-    if named or not (exists(Path(text)) or "/" in text or Path(text).suffix):
-        return registry.build(kind, text)
-    return _reader(registry, kind, Path(text))
-
-
-def _reader(registry: Registry, kind: Kind, path: Path) -> Any:
-    if not exists(path):
-        raise BenchError(
-            f"{noun(kind)} {quoted(str(path))}: there is no such file or folder"
-            f"{_hub_hint(registry, kind, str(path))}"
-        )
-    refuse_special(path)
-    entries = sorted(registry.entries(kind), key=lambda e: e.package != OWN_PACKAGE)
-    failures: list[BenchError] = []
-    for entry in entries:
-        if not issubclass(entry.cls, Backbone | PromptSet | PreferenceSet):
-            continue
-        try:
-            with contracts.asking(registry.called(entry.cls), "`reads`"):
-                reads = bool(entry.cls.reads(path))
-        except BenchError as error:
-            # It may have failed at a file that is another plugin's.
-            failures.append(error)
-            continue
-        if reads:
-            return registry.build(kind, Spec(entry.cls.name, {"path": str(path)}))
-    near = (e.cls.refusal(path) for e in entries if issubclass(e.cls, Backbone))
-    reason = next(filter(None, near), "no plugin reads such files")
-    why = "".join(f"; {error}" for error in failures)
-    raise BenchError(f"{noun(kind)} {quoted(str(path))}: {reason}{why}")
-
-
-def _hub_hint(registry: Registry, kind: Kind, text: str) -> str:
-    """How a Hub id is given, where the text could be one."""
-    hub = [e for e in registry.entries(kind) if "revision" in e.cls.__dataclass_fields__]
-    if not hub or text.startswith(("/", ".", "~")) or not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
-        return ""
-    names = listed(f"{e.cls.name}[path={text}]" for e in hub)
-    return f"; a Hub id is given with the {noun(kind)} that reads it: {names}"

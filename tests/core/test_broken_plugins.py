@@ -25,6 +25,7 @@ from bench import (
     option,
     uses,
 )
+from bench.registry import location
 from bench.registry import registry as registry_module
 from bench.registry.registry import Broken, Entry, Registry
 from bench.run import planning
@@ -423,7 +424,7 @@ def test_a_baseline_of_another_package_does_not_take_the_place_of_ours() -> None
         name: ClassVar[str] = "aardvark"
 
     mine = Entry(kind="methods", cls=Aardvark, package="zoo", package_version="1")
-    assert planning.baseline(Registry([mine, *toy.registry().entries()])) == "base"
+    assert location.baseline(Registry([mine, *toy.registry().entries()])) == "base"
 
 
 _NOISY = '''

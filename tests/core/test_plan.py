@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.lib import plain_yaml
 from bench.lib.errors import BenchError
 from bench.recipe.prompt_table import PromptTable, stratified
+from bench.recipe.recipe import Recipe, validate
 from bench.run import planning
 from bench.run.plan import Plan
 from tests import toy
@@ -42,6 +44,23 @@ def test_the_untouched_backbone_is_always_a_cell(folder: Path) -> None:
         "dpo, seed 0",
         "dpo, seed 1",
     ]
+
+
+def test_where_nothing_is_trained_neither_pairs_nor_training_are_needed(folder: Path) -> None:
+    recipe = toy.recipe(folder, methods=["base"])
+    bare = Recipe.model_validate(recipe.model_dump() | {"pairs": None, "training": None})
+    again = validate(plain_yaml.load(bare.to_yaml()), "again")
+    assert again == bare
+    same, plan = (planning.make(r, toy.registry()) for r in (recipe, again))
+    assert _keys(plan) == _keys(same)
+    assert {stage.name for stage in plan.stages} == {"sample", "score"}
+
+
+@pytest.mark.parametrize("block", ["pairs", "training"])
+def test_a_method_that_is_trained_says_what_the_recipe_lacks(folder: Path, block: str) -> None:
+    recipe = toy.recipe(folder, methods=["dpo"]).model_copy(update={block: None})
+    with pytest.raises(BenchError, match=f"'dpo' is trained, but the recipe has no `{block}`"):
+        planning.make(recipe, toy.registry())
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ def test_what_is_neither_file_nor_folder_is_one_sentence(tmp_path: Path) -> None
 
 
 def test_an_unknown_pipeline_is_named_with_what_is_supported(tmp_path: Path) -> None:
-    from bench.run.planning import named_or_path
+    from bench.registry.location import named_or_path
 
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     registry = default_registry()
