@@ -455,7 +455,7 @@ def noised(trajectory: Trajectory, request: NoiseRequest, *, untouched: bool) ->
     with asking(trajectory):
         found = trajectory.noise(request)
     if not isinstance(found, NoisedPairs):
-        raise refused(trajectory, _typed(found), "bench.api.noising.NoisedPairs")
+        raise refused(trajectory, _typed(found), "bench.NoisedPairs")
     for name in ("latents", "epsilon"):
         _check_tensor(trajectory, name, getattr(found, name), request.clean.shape)
         if untouched and not bool(getattr(found, name).isfinite().all()):
@@ -507,7 +507,7 @@ def trained(method: Method, setup: TrainingSetup) -> TrainingOutcome:
     with asking(method):
         outcome = method.train(setup)
     if not isinstance(outcome, TrainingOutcome):
-        raise refused(method, _typed(outcome), "bench.api.training.TrainingOutcome")
+        raise refused(method, _typed(outcome), "bench.TrainingOutcome")
     steps, budget = outcome.steps, setup.budget
     if not isinstance(steps, tuple) or not all(isinstance(step, StepReport) for step in steps):
         raise refused(method, f"{_typed(steps)} as `steps`", "a tuple of StepReport")
@@ -548,7 +548,7 @@ def _policy(plugin: Plugin, function: str, ask: Callable[[], object]) -> Policy:
         function,
         ask,
         lambda value: isinstance(value, Policy),
-        "a bench.api.policy.Policy",
+        "a bench.Policy",
     )
     return policy
 

@@ -399,11 +399,11 @@ def test_what_a_plan_asks_a_backbone(
         planning.make(recipe, _registry())
 
 
-def test_an_obstacle_that_raises_is_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reason_that_raises_is_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = planning.make(toy.recipe(folder, scorers=["lively"]), _registry())
-    assert planning.unavailable_reasons(plan, frozenset()) == ()
+    assert planning.unavailable_reasons(plan.stages, frozenset()) == ()
     monkeypatch.setitem(Lively.answers, "unavailable_reason", ZeroDivisionError("deep"))
-    (reason,) = planning.unavailable_reasons(plan, frozenset())
+    (reason,) = planning.unavailable_reasons(plan.stages, frozenset())
     assert reason.startswith("scorer 'lively' failed in ")
     assert reason.endswith("ZeroDivisionError: deep")
 

@@ -420,7 +420,7 @@ def test_training_that_fails_with_and_without_adapter(
         ("at=save,how=exit", "SystemExit: a plugin that ends the process"),
         ("at=save,how=memory", "out of memory"),
         ("at=pairs", "method 'a_failing' failed in test_cells_apart.py"),
-        ("at=outcome", "method 'a_failing' gave 'done' (str); expected is bench.training"),
+        ("at=outcome", "method 'a_failing' gave 'done' (str); expected is bench.TrainingOutcome"),
         ("at=checkpoint", "holds no denoiser weights"),
     ],
 )

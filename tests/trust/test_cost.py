@@ -81,7 +81,7 @@ def test_what_was_interrupted_costs_what_was_not(
     make_plan: MakePlan, tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed at one of the moments at which anything is written or a step is saved."""
-    from bench.run import work
+    from bench.stages import sample, tables, train
     from bench.training import loop
 
     plan = make_plan("cheap", "dpo", "preparing", training={"steps": 4, "batch_size": 2})
@@ -96,7 +96,8 @@ def test_what_was_interrupted_costs_what_was_not(
 
         return call
 
-    monkeypatch.setattr(work, "write_atomic", dying(work.write_atomic))
+    for writing in (sample, tables, train):
+        monkeypatch.setattr(writing, "write_atomic", dying(writing.write_atomic))
     monkeypatch.setattr(loop._Training, "_save", dying(loop._Training._save))
     monkeypatch.setattr(loop._Training, "_batch", dying(loop._Training._batch))
     with pytest.raises(_Killed):
@@ -109,15 +110,15 @@ def test_what_was_interrupted_costs_what_was_not(
 
 
 def test_a_damaged_note_is_made_again(make_plan: MakePlan, tmp_path: Path) -> None:
-    from bench.run import work
+    from bench.stages import sample
 
     plan = make_plan("best_of")
     folder = tmp_path / "work"
     folder.mkdir()
     (folder / "evaluations-00000.json").write_text('{"images": {"0": 3')
     (folder / "evaluations-00002.json").write_text('{"images": {"2": 3}, "preparing": 1}')
-    noted = work._Spent.noted(folder)
-    assert noted == work._Spent(images={2: 3}, preparing=1)
+    noted = sample._Spent.noted(folder)
+    assert noted == sample._Spent(images={2: 3}, preparing=1)
     assert not noted.covers(range(3))
     assert plan.cells
 
@@ -153,10 +154,10 @@ def test_processes_together_count_what_one_counts(
 def test_another_batch_size_after_a_kill_counts_alike(
     make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench.run import work
+    from bench.stages import sample
 
     calls = [0]
-    real = work._Spent.note
+    real = sample._Spent.note
 
     def note(self: Any, folder: Path) -> None:
         calls[0] += 1
@@ -164,7 +165,7 @@ def test_another_batch_size_after_a_kill_counts_alike(
             raise _Killed
         real(self, folder)
 
-    monkeypatch.setattr(work._Spent, "note", note)
+    monkeypatch.setattr(sample._Spent, "note", note)
     with pytest.raises(_Killed):
         run(make_plan("best_of"), tmp_path)
     monkeypatch.undo()
