@@ -164,7 +164,7 @@ def _noised(**changes: Any) -> Callable[[Any, NoiseRequest], NoisedPairs]:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (None, "gave None (NoneType); expected is bench.api.noising.NoisedPairs"),
+        (None, "gave None (NoneType); expected is bench.NoisedPairs"),
         (_noised(latents=lambda x: x[:1]), "gave float32 (1, 8, 2, 2, 2) as `latents`; expected"),
         (_noised(latents=lambda x: x.flatten(0, 1)), "gave float32 (16, 2, 2, 2) as `latents`"),
         (_noised(epsilon=lambda x: x[0]), "gave float32 (8, 2, 2, 2) as `epsilon`"),
@@ -387,7 +387,7 @@ def _outcome(**changes: Any) -> TrainingOutcome:
 @pytest.mark.parametrize(
     ("outcome", "said"),
     [
-        (None, "gave None (NoneType); expected is bench.api.training.TrainingOutcome"),
+        (None, "gave None (NoneType); expected is bench.TrainingOutcome"),
         (_outcome(steps=lambda s: [s]), "as `steps`; expected is a tuple of StepReport"),
         (_outcome(steps=(1,)), "as `steps`; expected is a tuple of StepReport"),
         (_outcome(steps=lambda s: (s, s)), "gave 2 steps, the last of them number 1"),
@@ -409,7 +409,7 @@ def test_what_training_gives(tmp_path: Path, outcome: Any, said: str) -> None:
 
 def test_models(tmp_path: Path) -> None:
     policy = toy_setup(tmp_path).policy
-    said = "expected is a bench.api.policy.Policy"
+    said = "expected is a bench.Policy"
     _refused(lambda: contracts.model_of(_plugin(Method, model=None), policy), "method 'odd'", said)
     odd = _plugin(Backbone, load=lambda self, device: torch.nn.Linear(1, 1))
     _refused(lambda: contracts.loaded(odd, "cpu"), "backbone 'odd' gave Linear(", said)
