@@ -24,44 +24,49 @@ def model_card(
     """
     hub_id = start.hub_id if start else ""
     assert cell.training
-    options = {**cell.training.options, **_flat(cell.described)}
     header = [
-        "---",
         *(["library_name: diffusers"] if start else []),
         "pipeline_tag: text-to-image",
         *([f"base_model: {hub_id}"] if hub_id else []),
         *([f"license: {licence}"] if licence != "unknown" else []),
-        "tags: [text-to-image, preference-alignment" + (", lora]" if adapter else "]"),
-        "---",
+        f"tags: [text-to-image, preference-alignment{', lora' if adapter else ''}]",
     ]
-    about = [
-        f"# {cell.method} on {hub_id or cell.backbone}, train seed {cell.seed}",
-        f"Trained with the method `{cell.method}` on the preference set `{cell.pairs}` "
-        f"({cell.budget.pairs_kept:,} pairs kept, {cell.budget.pairs_dropped:,} dropped by the "
-        f"labels), {cell.budget.steps:,} optimiser steps, {cell.budget.pairs_seen:,} pairs seen, "
-        f"train seed {cell.seed}, recipe `{cell.recipe}`. The base model's licence "
-        f"({licence}) applies to these weights.",
-    ]
-    return "\n".join(
-        [
-            *header,
-            "",
-            "\n\n".join(about),
-            "",
-            "## Scores",
-            "",
-            *_scores(cell, row),
-            "",
-            "## Use",
-            "",
-            *(_usage(start, adapter) if start else _own_usage(cell)),
-            "",
-            "## Training",
-            "",
-            *_settings(options),
-            "",
-        ]
+    return _CARD.format(
+        header="\n".join(header),
+        cell=cell,
+        budget=cell.budget,
+        start=hub_id or cell.backbone,
+        licence=licence,
+        scores="\n".join(_scores(cell, row)),
+        usage="\n".join(_usage(start, adapter) if start else _own_usage(cell)),
+        settings="\n".join(_settings({**cell.training.options, **_flat(cell.described)})),
     )
+
+
+_CARD = """\
+---
+{header}
+---
+
+# {cell.method} on {start}, train seed {cell.seed}
+
+Trained with the method `{cell.method}` on the preference set `{cell.pairs}` \
+({budget.pairs_kept:,} pairs kept, {budget.pairs_dropped:,} dropped by the labels), \
+{budget.steps:,} optimiser steps, {budget.pairs_seen:,} pairs seen, train seed {cell.seed}, \
+recipe `{cell.recipe}`. The base model's licence ({licence}) applies to these weights.
+
+## Scores
+
+{scores}
+
+## Use
+
+{usage}
+
+## Training
+
+{settings}
+"""
 
 
 def _scores(cell: CellResult, row: Row) -> Sequence[str]:
