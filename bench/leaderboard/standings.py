@@ -192,25 +192,19 @@ def _sections(cells: _Cells) -> list[tuple[Protocol, _Cells]]:
 
     What was not trained is ranked beside everything that was evaluated in the same way.
     """
-    trained = {
-        cell.protocol.digest: cell.protocol for cell in cells.values() if cell.training is not None
-    }
-    covered = {protocol.evaluation.digest for protocol in trained.values()}
-    alone = {
-        cell.protocol.digest: cell.protocol
-        for cell in cells.values()
-        if cell.evaluation.digest not in covered
-    }
+    protocols = {cell.protocol.digest: cell.protocol for cell in cells.values()}
+    trained = {p.evaluation.digest for p in protocols.values() if p.training}
+
+    def belongs(cell: Cell, protocol: Protocol) -> bool:
+        if cell.training:
+            return cell.protocol.digest == protocol.digest
+        return cell.evaluation.digest == protocol.evaluation.digest
+
     return [
-        (protocol, {path: cell for path, cell in cells.items() if _belongs(cell, protocol)})
-        for _, protocol in sorted((trained | alone).items())
+        (protocol, {path: cell for path, cell in cells.items() if belongs(cell, protocol)})
+        for _, protocol in sorted(protocols.items())
+        if protocol.training or protocol.evaluation.digest not in trained
     ]
-
-
-def _belongs(cell: Cell, protocol: Protocol) -> bool:
-    if cell.evaluation.digest != protocol.evaluation.digest:
-        return False
-    return cell.training is None or cell.protocol.digest == protocol.digest
 
 
 def _title(section: tuple[Protocol, _Cells]) -> str:
