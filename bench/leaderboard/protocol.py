@@ -117,14 +117,11 @@ _PHRASES = {
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested data as dotted keys and scalars (or lists)."""
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for key, item in plain(value).items():
-        name = f"{prefix}.{key}" if prefix else key
-        if isinstance(item, dict) and item:
-            found |= flat(item, name)
-        else:
-            found[name] = item
-    return found
+        name = f"{prefix}{key}"
+        leaves |= flat(item, f"{name}.") if isinstance(item, dict) and item else {name: item}
+    return leaves
 
 
 def differences(ours: Any, theirs: Any) -> list[str]:
@@ -154,15 +151,15 @@ def distinctions(protocols: Sequence[Protocol]) -> list[tuple[str, ...]]:
     A part that some lack (a scorer) is compared among the others; that some lack it is said by
     the list of scorers.
     """
-    found: list[list[str]] = [[] for _ in protocols]
+    phrases: list[list[str]] = [[] for _ in protocols]
     for part in dict.fromkeys(part for protocol in protocols for part in protocol.facts):
         having = {i: p.facts[part] for i, p in enumerate(protocols) if part in p.facts}
-        for key in sorted({key for phrases in having.values() for key in phrases}):
-            words = {i: phrases.get(key, f"no {key}") for i, phrases in having.items()}
+        for key in sorted({key for facts in having.values() for key in facts}):
+            words = {i: facts.get(key, f"no {key}") for i, facts in having.items()}
             if len(set(words.values())) > 1:
                 for i, phrase in words.items():
-                    found[i].append(phrase)
-    return [tuple(phrases) for phrases in found]
+                    phrases[i].append(phrase)
+    return [tuple(some) for some in phrases]
 
 
 def headings(titles: Sequence[str], protocols: Sequence[Protocol]) -> list[tuple[str, str]]:

@@ -95,11 +95,10 @@ def check(board: Path) -> None:
         if not (board / name).is_file() or (board / name).read_bytes() != text.encode("utf-8")
     ]
     if stale:
-        msg = (
+        raise BenchError(
             f"{board}: {', '.join(stale)} not as the result files give; "
             f"run `bench leaderboard build {board}`"
         )
-        raise BenchError(msg)
 
 
 def render(tables: Tables) -> dict[str, str]:
@@ -491,17 +490,15 @@ class _Fitted:
     columns: Sequence[_Column]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
-        from rich.measure import Measurement
-
         unbounded = options.update(max_width=10_000)
         columns = list(self.columns)
+
+        def fits(count: int) -> bool:
+            table = self._table(columns[:count])
+            return console.measure(table, options=unbounded).minimum <= options.max_width
+
         while columns:
-            count = len(columns)
-            while count > 1:
-                needed = Measurement.get(console, unbounded, self._table(columns[:count])).minimum
-                if needed <= options.max_width:
-                    break
-                count -= 1
+            count = next((n for n in range(len(columns), 1, -1) if fits(n)), 1)
             yield self._table(columns[:count])
             del columns[:count]
 
