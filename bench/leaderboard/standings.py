@@ -107,17 +107,17 @@ class Section:
     recipes: tuple[str, ...]
     scorers: tuple[str, ...]
     """Columns: by name, those declared held out last."""
-    declared: tuple[str, ...]
-    """Scorers declared held out."""
+    declared_held_out: tuple[str, ...]
     rows: tuple[Row, ...]
     seed_rows: tuple[Row, ...]
     """The same rows, one a train seed."""
     groups: tuple[GroupRow, ...]
     prompt_sets: Mapping[str, int]
     """prompt set -> prompts."""
-    images: int
-    """Image seeds a prompt."""
+    images_per_prompt: int
     distinct_prompts: int
+    minimum_detectable_effect: float
+    """Distance from 50% at which a win rate over so many prompts is found with 80% power."""
     variants: tuple[str, ...]
     """In what methods of one spec differ, a sentence each."""
 
@@ -270,13 +270,14 @@ def _section(
         pairs=_pairs(cells),
         recipes=tuple(sorted({cell.recipe for cell in cells.values()})),
         scorers=tuple(sorted(scorers, key=lambda scorer: (scorer in declared, scorer))),
-        declared=declared,
+        declared_held_out=declared,
         rows=_ranked([first, *(_row(name, entry, texts) for name, entry in compared.items())]),
         seed_rows=_ranked([first, *(_row(name, entry, texts) for name, entry in by_seed)]),
         groups=tuple(_group_rows(compared, base, tables)),
         prompt_sets={part.prompt_set: part.prompts for part in _parts(base)},
-        images=len(base.evaluation.image_seeds),
+        images_per_prompt=len(base.evaluation.image_seeds),
         distinct_prompts=len(set(texts)),
+        minimum_detectable_effect=statistics.minimum_detectable_effect(len(set(texts))),
         variants=tuple(_variants(methods, called)),
     )
 

@@ -157,7 +157,9 @@ def _columns(section: Section, style: _Style) -> Iterator[_Column]:
     rows = section.rows
     yield "method", [_method_name(row, style) for row in rows]
     for scorer in section.scorers:
-        heading = f"{style.text(scorer)} †" if scorer in section.declared else style.text(scorer)
+        heading = (
+            f"{style.text(scorer)} †" if scorer in section.declared_held_out else style.text(scorer)
+        )
         yield heading, [_rate(row, row.scores.get(scorer), style, scorer) for row in rows]
     yield "held-out mean", [_rate(row, row.held_out, style) for row in rows]
     heading, value = style.beside
@@ -219,7 +221,7 @@ def _notes(section: Section, style: _Style) -> list[str]:
     text = style.text
     distinct = section.distinct_prompts
     sets = ", ".join(f"{text(name)} ({n})" for name, n in section.prompt_sets.items())
-    effect = statistics.minimum_detectable_effect(distinct)
+    effect = section.minimum_detectable_effect
     notes = [f"Recipe: {text(', '.join(section.recipes))}."]
     if section.backbone not in section.heading:
         notes.append(f"Start model: {style.code(section.backbone)}.")
@@ -229,9 +231,9 @@ def _notes(section: Section, style: _Style) -> list[str]:
             f"that of others here: {text(section.differs)}."
         )
     notes.append(
-        f"n = {sum(section.prompt_sets.values())} prompts ({distinct} distinct), {section.images} "
-        f"image(s) each: {sets}. With so many, a true win rate within {100 * effect:.1f} points "
-        "of 50% is found less than 80% of the time (two-sided 5% test)."
+        f"n = {sum(section.prompt_sets.values())} prompts ({distinct} distinct), "
+        f"{section.images_per_prompt} image(s) each: {sets}. With so many, a true win rate within "
+        f"{100 * effect:.1f} points of 50% is found less than 80% of the time (two-sided 5% test)."
     )
     done = [row for row in section.rows if row.seeds]
     notes += _by_value("Budget", done, _budget, style)
@@ -248,7 +250,7 @@ def _notes(section: Section, style: _Style) -> list[str]:
             "The held-out means are over different scorers; compare those methods through "
             + (f"{common}, in-loop for none." if common else "single columns only.")
         )
-    if declared := text(", ".join(section.declared)):
+    if declared := text(", ".join(section.declared_held_out)):
         notes.append(f"†: declared held out ({declared}), never used to label.")
     for key in sorted({key for row in section.rows for key in row.provenance}):
         made_with = partial(_made_with, key)
@@ -325,6 +327,13 @@ def _rate_fields(rate: WinRate | None) -> dict[str, Any]:
     return {name: _rounded(getattr(rate, name)) if rate else None for name in _RATE_FIELDS}
 
 
+_SECTION_FIELDS = [
+    field.name
+    for field in dataclasses.fields(Section)
+    if field.name not in ("evaluation", "groups")
+]
+
+
 def _section_fields(section: Section) -> dict[str, str]:
     return {
         "protocol": section.protocol[:12],
@@ -349,7 +358,7 @@ def _row_fields(row: Row) -> dict[str, Any]:
     return fields
 
 
-def _rounded(value: float | None) -> float | None:
+def _rounded(value: Any) -> Any:
     # Six digits: finer than any interval, coarser than differences between platforms.
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
@@ -436,19 +445,8 @@ def render_json(tables: Tables) -> str:
             },
             "sections": [
                 {
+                    **{name: _rounded(getattr(section, name)) for name in _SECTION_FIELDS},
                     **_section_fields(section),
-                    "heading": section.heading,
-                    "differs": section.differs,
-                    "variants": section.variants,
-                    "recipes": section.recipes,
-                    "scorers": section.scorers,
-                    "declared_held_out": section.declared,
-                    "prompt_sets": section.prompt_sets,
-                    "images_per_prompt": section.images,
-                    "distinct_prompts": section.distinct_prompts,
-                    "minimum_detectable_effect": _rounded(
-                        statistics.minimum_detectable_effect(section.distinct_prompts)
-                    ),
                     "rows": rows(section.rows),
                     "seed_rows": rows(section.seed_rows),
                 }

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.api.kinds import StartModel
+from bench.diffusion.checkpoint_files import LORA_FILE
 from bench.leaderboard.results import CellResult
 from bench.leaderboard.standings import Row
 
@@ -92,21 +93,15 @@ def _usage(start: StartModel, adapter: bool) -> Sequence[str]:
     """Code that loads start model and checkpoint with diffusers alone, run beside the card."""
     layout = start.layout
     dtype = f", torch_dtype={start.dtype}" if start.dtype else ""
-    if not adapter:
+    if adapter:
+        load, prefix = "pipeline.load_lora_weights", ""
+        if not layout.loads_lora:
+            load, prefix = f"pipeline.{layout.part}.load_lora_adapter", f', prefix="{layout.part}"'
+        load += f'(\n    checkpoint, weight_name="{LORA_FILE}"{prefix}\n)'
+    else:
         load = (
             f"pipeline.{layout.part} = {layout.denoiser}.from_pretrained(\n"
             f'    checkpoint, subfolder="{layout.part}"{dtype}\n)'
-        )
-    elif layout.loads_lora:
-        load = (
-            "pipeline.load_lora_weights(\n"
-            '    checkpoint, weight_name="pytorch_lora_weights.safetensors"\n)'
-        )
-    else:
-        load = (
-            f"pipeline.{layout.part}.load_lora_adapter(\n"
-            f'    checkpoint, weight_name="pytorch_lora_weights.safetensors", '
-            f'prefix="{layout.part}"\n)'
         )
     names = {layout.pipeline, *start.imports} | (set() if adapter else {layout.denoiser})
     return [
