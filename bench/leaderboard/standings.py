@@ -236,16 +236,12 @@ def _section(
     base_path, base = _base(cells, board)
     tables = _prompt_tables(base_path, base, prompts)
     texts = [text for table in tables for text in table.texts]
-    methods: dict[tuple[str, str], dict[Path, Cell]] = {}
-    for path, cell in cells.items():
-        if not cell.base:
-            methods.setdefault((cell.method, cell.variant), {})[path] = cell
     short = shortened(cell.method for cell in cells.values())
-    called = _called(methods, short)
-    compared = {called[key]: _compare(mine, base) for key, mine in methods.items()}
+    methods = _methods(cells, short)
+    compared = {name: _compare(mine, base) for name, mine in methods.items()}
     by_seed = (
-        (called[key], _compare({path: cell}, base))
-        for key, mine in methods.items()
+        (name, _compare({path: cell}, base))
+        for name, mine in methods.items()
         for path, cell in mine.items()
     )
     first = Row(
@@ -278,36 +274,32 @@ def _section(
         images_per_prompt=len(base.evaluation.image_seeds),
         distinct_prompts=len(set(texts)),
         minimum_detectable_effect=statistics.minimum_detectable_effect(len(set(texts))),
-        variants=tuple(_variants(methods, called)),
+        variants=tuple(_variants(methods)),
     )
 
 
-def _called(
-    methods: Iterable[tuple[str, str]], short: Mapping[str, str]
-) -> dict[tuple[str, str], _Name]:
-    """Names of methods, with the start of the variant's digest where a spec has several."""
-    often = Counter(method for method, _ in methods)
+def _methods(cells: _Cells, short: Mapping[str, str]) -> dict[_Name, dict[Path, Cell]]:
+    """The cells of each method, named by the variant too where a spec has several."""
+    others = {path: cell for path, cell in cells.items() if not cell.base}
+    often = Counter(method for method, _ in {(c.method, c.variant) for c in others.values()})
+    methods: dict[_Name, dict[Path, Cell]] = {}
+    for path, cell in others.items():
+        variant = cell.variant[:8] if often[cell.method] > 1 else ""
+        shown = f"{short[cell.method]} #{variant}".removesuffix(" #")
+        methods.setdefault(_Name(cell.method, variant, shown), {})[path] = cell
+    return methods
 
-    def name(method: str, digest: str) -> _Name:
-        variant = digest[:8] if often[method] > 1 else ""
-        return _Name(method, variant, f"{short[method]} #{variant}".removesuffix(" #"))
 
-    return {key: name(*key) for key in methods}
-
-
-def _variants(
-    methods: Mapping[tuple[str, str], Mapping[Path, Cell]],
-    called: Mapping[tuple[str, str], _Name],
-) -> Iterator[str]:
+def _variants(methods: Mapping[_Name, Mapping[Path, Cell]]) -> Iterator[str]:
     """What two methods of one spec do not share, each compared with the first."""
-    first: dict[str, tuple[str, str]] = {}
-    for key in sorted(methods):
-        other = first.setdefault(key[0], key)
-        if other != key:
-            ours, theirs = (next(iter(methods[of].values())) for of in (key, other))
+    first: dict[str, _Name] = {}
+    for name in sorted(methods):
+        other = first.setdefault(name.method, name)
+        if other != name:
+            ours, theirs = (next(iter(methods[of].values())) for of in (name, other))
             what = differences(_made_of(ours), _made_of(theirs))
-            both = f"#{called[key].variant} and #{called[other].variant}"
-            yield f"Of the spec {key[0]}, {both} differ in {', '.join(what)}"
+            both = f"#{name.variant} and #{other.variant}"
+            yield f"Of the spec {name.method}, {both} differ in {', '.join(what)}"
 
 
 def _made_of(cell: Cell) -> dict[str, Any]:
