@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from bench.leaderboard.names import LINE, wrapped
 from bench.leaderboard.results import Budget, Cost, write_text
 from bench.leaderboard.run_folder import MARK, RunFolder
-from bench.leaderboard.standings import HELD_OUT, Row, Section, Tables, build, compare
+from bench.leaderboard.standings import HELD_OUT, Row, Section, Tables, build
 from bench.lib import escaping
 from bench.lib.canonical_json import to_json
 from bench.lib.errors import BenchError
@@ -28,19 +28,6 @@ from bench.statistics.intervals import WinRate
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, Group
     from rich.table import Table
-
-__all__ = [
-    "Tables",
-    "build",
-    "check",
-    "compare",
-    "console_table",
-    "render_csv",
-    "render_groups_csv",
-    "render_json",
-    "render_markdown",
-    "write",
-]
 
 GAP = "–"
 _WRITTEN_BY = "Written by `bench leaderboard build`"

@@ -16,7 +16,7 @@ from bench.leaderboard import results, tables
 from bench.leaderboard.names import shortened
 from bench.leaderboard.protocol import EvaluationProtocol, TrainingProtocol
 from bench.leaderboard.run_folder import RunFolder, card
-from bench.leaderboard.standings import Row
+from bench.leaderboard.standings import Row, Tables, compare
 from bench.lib import contact_sheet, provenance
 from bench.lib.escaping import printable
 from bench.outputs import cards
@@ -51,7 +51,7 @@ def write(
     out: Path,
     outcome: RunOutcome,
     say: Callable[[str], None] = lambda _: None,
-) -> tables.Tables:
+) -> Tables:
     """Add everything that follows from the finished stages to the folder `out`.
 
     Cells of earlier runs stay on its board, beside these where their protocol is the same and in
@@ -69,7 +69,7 @@ def write(
         new = _new_cells(out, before, records, say)
         cells = {**before, **new}
         prompts = {**known, **{table.sha256: table for table in plan.prompts}}
-        built = tables.compare(cells, prompts)
+        built = compare(cells, prompts)
         checkpoints = _checkpoints(plan, store, records, built)
         files = {results.record_path(out, t): results.record_text(t) for t in plan.prompts}
         files |= {path: results.record_text(cell) for path, cell in new.items()}
@@ -115,9 +115,7 @@ def _images_scored(cell: results.Cell) -> int:
     return sum(len(values) for part in cell.evaluations for values in part.scores.values())
 
 
-def _shown(
-    built: tables.Tables, records: Iterable[results.Cell], say: Callable[[str], None]
-) -> tables.Tables:
+def _shown(built: Tables, records: Iterable[results.Cell], say: Callable[[str], None]) -> Tables:
     """The sections of some cells; how many others there are is said."""
     trained = {record.protocol.digest for record in records if record.training}
     evaluated = {record.evaluation.digest for record in records}
@@ -273,7 +271,7 @@ def _scores_table(cells: Mapping[Path, results.Cell], prompts: Mapping[str, Prom
 
 
 def _checkpoints(
-    plan: Plan, store: Store, records: Sequence[results.Cell], built: tables.Tables
+    plan: Plan, store: Store, records: Sequence[results.Cell], built: Tables
 ) -> list[_Checkpoint]:
     """What training left of every cell, with its model card."""
     with contracts.asking(plan.backbone):
@@ -295,7 +293,7 @@ def _checkpoints(
     return checkpoints
 
 
-def _row(record: results.CellResult, built: tables.Tables) -> Row:
+def _row(record: results.CellResult, built: Tables) -> Row:
     """The standing of a trained cell, of its train seed alone."""
     return next(
         row
