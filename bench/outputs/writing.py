@@ -70,7 +70,6 @@ def write(
         cells = {**before, **new}
         prompts = {**known, **{table.sha256: table for table in plan.prompts}}
         built = compare(cells, prompts)
-        checkpoints = _checkpoints(plan, store, records, built)
         files = {results.record_path(out, t): results.record_text(t) for t in plan.prompts}
         files |= {path: results.record_text(cell) for path, cell in new.items()}
         kept = folder.replace(
@@ -84,6 +83,7 @@ def write(
         )
         for path in kept:
             say(f"kept {path}: what lay there had been changed since a run wrote it")
+        checkpoints = _checkpoints(plan, store, records, built)
         folder.make_room({made.name: made.identity for made in checkpoints})
         with folder.becoming({card(made.name): made.card.encode() for made in checkpoints}):
             for made in checkpoints:
