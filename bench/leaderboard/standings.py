@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from bench.leaderboard.names import shortened
 from bench.leaderboard.protocol import Protocol, differences, headings
@@ -31,8 +30,6 @@ from bench.statistics.intervals import Floats, WinRate
 
 HELD_OUT = "held-out"
 """Stands for the held-out mean where a scorer's name is expected."""
-
-Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,9 +230,9 @@ def _section(
     prompts: Mapping[str, PromptTable],
     names: tuple[str, str],
 ) -> Section:
-    base_path, base = _base(cells, board)
-    tables = _prompt_tables(base_path, base, prompts)
-    texts = [text for table in tables for text in table.texts]
+    path, base = _base(cells, board)
+    tables = _prompt_tables(path, base, prompts)
+    texts = [text for table in tables.values() for text in table.texts]
     short = shortened(cell.method for cell in cells.values())
     methods = _methods(cells, short)
     compared = {name: _compare(mine, base) for name, mine in methods.items()}
@@ -269,8 +266,8 @@ def _section(
         declared_held_out=declared,
         rows=_ranked([first, *(_row(name, entry, texts) for name, entry in compared.items())]),
         seed_rows=_ranked([first, *(_row(name, entry, texts) for name, entry in by_seed)]),
-        groups=tuple(_group_rows(compared, base, tables)),
-        prompt_sets={part.prompt_set: part.prompts for part in _parts(base)},
+        groups=tuple(_group_rows(compared, tables, texts)),
+        prompt_sets={name: len(table.texts) for name, table in tables.items()},
         images_per_prompt=len(base.evaluation.image_seeds),
         distinct_prompts=len(set(texts)),
         minimum_detectable_effect=statistics.minimum_detectable_effect(len(set(texts))),
@@ -331,8 +328,9 @@ def _parts(cell: CellResult) -> list[PromptSetScores]:
 
 def _prompt_tables(
     path: Path, base: CellResult, prompts: Mapping[str, PromptTable]
-) -> list[PromptTable]:
-    tables = []
+) -> dict[str, PromptTable]:
+    """Prompt set -> its prompts, in the order of names."""
+    tables = {}
     for part in _parts(base):
         table = prompts.get(part.prompts_sha256)
         if table is None or len(table.texts) != part.prompts:
@@ -340,7 +338,7 @@ def _prompt_tables(
                 f"{path}: no file in prompts/ holds the {part.prompts} prompts of "
                 f"{part.prompt_set!r} with hash {part.prompts_sha256[:12]}"
             )
-        tables.append(table)
+        tables[part.prompt_set] = table
     return tables
 
 
@@ -425,14 +423,11 @@ def _ranked(rows: Iterable[Row]) -> tuple[Row, ...]:
 
 
 def _group_rows(
-    compared: Mapping[_Name, _Compared], base: CellResult, tables: Sequence[PromptTable]
+    compared: Mapping[_Name, _Compared], tables: Mapping[str, PromptTable], texts: Sequence[str]
 ) -> Iterator[GroupRow]:
-    texts = np.array([text for table in tables for text in table.texts], dtype=object)
-    names = [part.prompt_set for part in _parts(base)]
     # Groups are the outer loop because all methods share the resamples of a group.
-    for (prompt_set, dimension, group), mask in _masks(names, tables):
-        for name in sorted(compared):
-            entry = compared[name]
+    for (prompt_set, dimension, group), rows in _groups(tables):
+        for name, entry in sorted(compared.items(), key=lambda item: item[0]):
             for scorer, outcomes in entry.columns():
                 yield GroupRow(
                     method=name.method,
@@ -442,23 +437,18 @@ def _group_rows(
                     group=group,
                     scorer=scorer,
                     in_loop=scorer in entry.in_loop,
-                    result=statistics.win_rate(outcomes[:, mask], list(texts[mask])),
+                    result=statistics.win_rate(outcomes[:, rows], [texts[row] for row in rows]),
                 )
 
 
-def _masks(
-    names: Sequence[str], tables: Sequence[PromptTable]
-) -> list[tuple[tuple[str, str, str], Mask]]:
-    """Every prompt set, then each of its groups, as a mask over the prompts of all sets."""
-    prompts = [
-        (name, groups) for name, table in zip(names, tables, strict=True) for groups in table.groups
-    ]
-    masks: dict[tuple[str, str, str], Mask] = {}
-    for index, (name, groups) in enumerate(prompts):
+def _groups(tables: Mapping[str, PromptTable]) -> list[tuple[tuple[str, str, str], list[int]]]:
+    """Every prompt set, then each of its groups, with its rows among the prompts of all sets."""
+    prompts = ((name, groups) for name, table in tables.items() for groups in table.groups)
+    rows: dict[tuple[str, str, str], list[int]] = {}
+    for row, (name, groups) in enumerate(prompts):
         for dimension, group in (("", ""), *groups.items()):
-            mask = masks.setdefault((name, dimension, group), np.zeros(len(prompts), np.bool_))
-            mask[index] = True
-    return [(group, masks[group]) for group in sorted(masks)]
+            rows.setdefault((name, dimension, group), []).append(row)
+    return sorted(rows.items())
 
 
 def _line(text: str) -> str:
