@@ -20,12 +20,12 @@ def shortened(specs: Iterable[str]) -> dict[str, str]:
     """
     distinct = list(dict.fromkeys(specs))
     longest = max((spec.count("/") for spec in distinct), default=0) + 1
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for kept in range(_KEPT, longest + 1):
-        names = {spec: _cut(spec, kept) for spec in distinct if spec not in found}
-        often = Counter((*names.values(), *found.values()))
-        found |= {spec: name for spec, name in names.items() if often[name] == 1}
-    return {spec: found.get(spec, spec) for spec in distinct}
+        shorter = {spec: _cut(spec, kept) for spec in distinct if spec not in names}
+        often = Counter((*shorter.values(), *names.values()))
+        names |= {spec: name for spec, name in shorter.items() if often[name] == 1}
+    return {spec: names.get(spec, spec) for spec in distinct}
 
 
 def _cut(spec: str, kept: int) -> str:
@@ -39,9 +39,9 @@ def _cut(spec: str, kept: int) -> str:
 
 def wrapped(name: str, width: int = LINE) -> list[str]:
     """A name in lines that break behind its own marks and never within a word if it can be."""
-    found = [""]
+    lines = [""]
     for piece in re.findall(r"[^\s,/\[=:]*[\s,/\[=:]+|[^\s,/\[=:]+", name):
-        if found[-1] and len(found[-1]) + len(piece.rstrip()) > width:
-            found.append("")
-        found[-1] += piece
-    return [line.rstrip() for line in found]
+        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return [line.rstrip() for line in lines]

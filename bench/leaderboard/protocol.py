@@ -7,10 +7,9 @@ weights or data, and package. Their code does not count, so that boards outlive 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 from bench.lib.canonical_json import plain, sha256
@@ -52,11 +51,6 @@ class TrainingProtocol:
     options: Mapping[str, Any]
     """The budget and what else every trained method gets alike."""
 
-    @cached_property
-    def digest(self) -> str:
-        """Equal for the same protocol."""
-        return sha256(self)
-
 
 @dataclass(frozen=True)
 class Protocol:
@@ -74,19 +68,60 @@ class Protocol:
     @cached_property
     def facts(self) -> dict[str, dict[str, str]]:
         """What it says: a phrase for each key of each of its parts ("sampling", a scorer, ...)."""
-        return dict(_facts(self))
+        evaluation, training = self.evaluation, self.training
+        parts: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        if training:
+            parts |= {
+                "training": ("", training.options),
+                "pairs": ("pairs", training.pairs),
+                "filters": ("filters", training.filters),
+                "framing": ("framing", training.framing),
+            }
+        named = {
+            "image seeds": ", ".join(map(str, evaluation.image_seeds)),
+            "prompts": ", ".join(sorted(evaluation.prompts)),
+            "scorers": ", ".join(sorted(evaluation.scorers)),
+        }
+        parts |= {
+            "backbone": ("start model's", evaluation.backbone),
+            "sampling": ("sampling", evaluation.sampling),
+            "evaluation": ("", named),
+        }
+        parts |= {
+            f"prompts {n}": ("prompts", {n: d}) for n, d in sorted(evaluation.prompts.items())
+        }
+        parts |= {f"scorer {n}": (n, scorer) for n, scorer in sorted(evaluation.scorers.items())}
+        return {
+            part: {
+                key: _PHRASES.get((part, key), "{1} {2} {0}")
+                .format(shown(value), prefix, key)
+                .strip()
+                for key, value in sorted(flat(data).items())
+            }
+            for part, (prefix, data) in parts.items()
+        }
+
+
+_PHRASES = {
+    ("training", "steps"): "{} steps",
+    ("training", "batch_size"): "batches of {}",
+    ("pairs", "fingerprint"): "pairs {}",
+    ("backbone", "fingerprint"): "start weights {}",
+    ("sampling", "scheduler"): "{}",
+    ("sampling", "steps"): "{} sampling steps",
+    ("sampling", "guidance"): "guidance {}",
+    ("evaluation", "scorers"): "scored by {}",
+}
+"""Part and key -> how its value is said; other keys are named."""
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested data as dotted keys and scalars (or lists)."""
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for key, item in plain(value).items():
-        name = f"{prefix}.{key}" if prefix else key
-        if isinstance(item, dict) and item:
-            found |= flat(item, name)
-        else:
-            found[name] = item
-    return found
+        name = f"{prefix}{key}"
+        leaves |= flat(item, f"{name}.") if isinstance(item, dict) and item else {name: item}
+    return leaves
 
 
 def differences(ours: Any, theirs: Any) -> list[str]:
@@ -110,59 +145,21 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def _facts(protocol: Protocol) -> Iterator[tuple[str, dict[str, str]]]:
-    evaluation, training = protocol.evaluation, protocol.training
-    if training:
-        budget = {"steps": "{} steps", "batch_size": "batches of {}"}
-        yield "training", _phrases("", training.options, budget)
-        yield "pairs", _phrases("pairs", training.pairs, {"fingerprint": "pairs {}"})
-        yield "filters", _phrases("filters", training.filters)
-        yield "framing", _phrases("framing", training.framing)
-    weights = {"fingerprint": "start weights {}"}
-    yield "backbone", _phrases("start model's", evaluation.backbone, weights)
-    solver = {"scheduler": "{}", "steps": "{} sampling steps", "guidance": "guidance {}"}
-    yield "sampling", _phrases("sampling", evaluation.sampling, solver)
-    yield (
-        "evaluation",
-        {
-            "image seeds": f"image seeds {', '.join(map(str, evaluation.image_seeds))}",
-            "prompts": f"prompts {', '.join(sorted(evaluation.prompts))}",
-            "scorers": f"scored by {', '.join(sorted(evaluation.scorers))}",
-        },
-    )
-    for name, digest in sorted(evaluation.prompts.items()):
-        yield f"prompts {name}", _phrases("prompts", {name: digest})
-    for name, scorer in sorted(evaluation.scorers.items()):
-        yield f"scorer {name}", _phrases(name, scorer)
-
-
-def _phrases(
-    prefix: str, data: Mapping[str, Any], words: Mapping[str, str] = MappingProxyType({})
-) -> dict[str, str]:
-    """A phrase for each key: as `words` say, else the key and its value."""
-    return {
-        key: words[key].format(shown(value))
-        if key in words
-        else f"{prefix} {key} {shown(value)}".strip()
-        for key, value in sorted(flat(data).items())
-    }
-
-
 def distinctions(protocols: Sequence[Protocol]) -> list[tuple[str, ...]]:
     """In words and for each protocol, what not all of them say alike.
 
     A part that some lack (a scorer) is compared among the others; that some lack it is said by
     the list of scorers.
     """
-    found: list[list[str]] = [[] for _ in protocols]
+    phrases: list[list[str]] = [[] for _ in protocols]
     for part in dict.fromkeys(part for protocol in protocols for part in protocol.facts):
         having = {i: p.facts[part] for i, p in enumerate(protocols) if part in p.facts}
-        for key in sorted({key for phrases in having.values() for key in phrases}):
-            said = {i: phrases.get(key, f"no {key}") for i, phrases in having.items()}
-            if len(set(said.values())) > 1:
-                for i, phrase in said.items():
-                    found[i].append(phrase)
-    return [tuple(phrases) for phrases in found]
+        for key in sorted({key for facts in having.values() for key in facts}):
+            words = {i: facts.get(key, f"no {key}") for i, facts in having.items()}
+            if len(set(words.values())) > 1:
+                for i, phrase in words.items():
+                    phrases[i].append(phrase)
+    return [tuple(some) for some in phrases]
 
 
 def headings(titles: Sequence[str], protocols: Sequence[Protocol]) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -39,7 +39,6 @@ _TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp")
 class _Mark:
     """What runs have written into a folder."""
 
-    written_by: str = f"bench run {version('diffusion-preference-bench')}"
     files: dict[str, list[str]] = field(default_factory=dict)
     """Path below the folder -> sha256; two while it is being replaced."""
     checkpoints: dict[str, str] = field(default_factory=dict)
@@ -166,11 +165,12 @@ class HeldFolder:
 
     def save(self) -> None:
         """Write the mark."""
-        mark = _Mark(
-            files=dict(sorted(self._mark.files.items())),
-            checkpoints=dict(sorted(self._mark.checkpoints.items())),
-        )
-        write_atomic(self.path / MARK, (json.dumps(asdict(mark), indent=1) + "\n").encode())
+        mark = {
+            "written_by": f"bench run {version('diffusion-preference-bench')}",
+            "files": dict(sorted(self._mark.files.items())),
+            "checkpoints": dict(sorted(self._mark.checkpoints.items())),
+        }
+        write_atomic(self.path / MARK, (json.dumps(mark, indent=1) + "\n").encode())
 
     def sweep(self) -> None:
         """Remove what a run that was killed has left half written."""

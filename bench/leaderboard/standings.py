@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from bench.leaderboard.names import shortened
 from bench.leaderboard.protocol import Protocol, differences, headings
@@ -31,8 +30,6 @@ from bench.statistics.intervals import Floats, WinRate
 
 HELD_OUT = "held-out"
 """Stands for the held-out mean where a scorer's name is expected."""
-
-Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,17 +104,17 @@ class Section:
     recipes: tuple[str, ...]
     scorers: tuple[str, ...]
     """Columns: by name, those declared held out last."""
-    declared: tuple[str, ...]
-    """Scorers declared held out."""
+    declared_held_out: tuple[str, ...]
     rows: tuple[Row, ...]
     seed_rows: tuple[Row, ...]
     """The same rows, one a train seed."""
     groups: tuple[GroupRow, ...]
     prompt_sets: Mapping[str, int]
     """prompt set -> prompts."""
-    images: int
-    """Image seeds a prompt."""
+    images_per_prompt: int
     distinct_prompts: int
+    minimum_detectable_effect: float
+    """Distance from 50% at which a win rate over so many prompts is found with 80% power."""
     variants: tuple[str, ...]
     """In what methods of one spec differ, a sentence each."""
 
@@ -192,25 +189,19 @@ def _sections(cells: _Cells) -> list[tuple[Protocol, _Cells]]:
 
     What was not trained is ranked beside everything that was evaluated in the same way.
     """
-    trained = {
-        cell.protocol.digest: cell.protocol for cell in cells.values() if cell.training is not None
-    }
-    covered = {protocol.evaluation.digest for protocol in trained.values()}
-    alone = {
-        cell.protocol.digest: cell.protocol
-        for cell in cells.values()
-        if cell.evaluation.digest not in covered
-    }
+    protocols = {cell.protocol.digest: cell.protocol for cell in cells.values()}
+    trained = {p.evaluation.digest for p in protocols.values() if p.training}
+
+    def belongs(cell: Cell, protocol: Protocol) -> bool:
+        if cell.training:
+            return cell.protocol.digest == protocol.digest
+        return cell.evaluation.digest == protocol.evaluation.digest
+
     return [
-        (protocol, {path: cell for path, cell in cells.items() if _belongs(cell, protocol)})
-        for _, protocol in sorted((trained | alone).items())
+        (protocol, {path: cell for path, cell in cells.items() if belongs(cell, protocol)})
+        for _, protocol in sorted(protocols.items())
+        if protocol.training or protocol.evaluation.digest not in trained
     ]
-
-
-def _belongs(cell: Cell, protocol: Protocol) -> bool:
-    if cell.evaluation.digest != protocol.evaluation.digest:
-        return False
-    return cell.training is None or cell.protocol.digest == protocol.digest
 
 
 def _title(section: tuple[Protocol, _Cells]) -> str:
@@ -239,19 +230,15 @@ def _section(
     prompts: Mapping[str, PromptTable],
     names: tuple[str, str],
 ) -> Section:
-    base_path, base = _base(cells, board)
-    tables = _prompt_tables(base_path, base, prompts)
-    texts = [text for table in tables for text in table.texts]
-    methods: dict[tuple[str, str], dict[Path, Cell]] = {}
-    for path, cell in cells.items():
-        if not cell.base:
-            methods.setdefault((cell.method, cell.variant), {})[path] = cell
+    path, base = _base(cells, board)
+    tables = _prompt_tables(path, base, prompts)
+    texts = [text for table in tables.values() for text in table.texts]
     short = shortened(cell.method for cell in cells.values())
-    called = _called(methods, short)
-    compared = {called[key]: _compare(mine, base) for key, mine in methods.items()}
+    methods = _methods(cells, short)
+    compared = {name: _compare(mine, base) for name, mine in methods.items()}
     by_seed = (
-        (called[key], _compare({path: cell}, base))
-        for key, mine in methods.items()
+        (name, _compare({path: cell}, base))
+        for name, mine in methods.items()
         for path, cell in mine.items()
     )
     first = Row(
@@ -276,43 +263,40 @@ def _section(
         pairs=_pairs(cells),
         recipes=tuple(sorted({cell.recipe for cell in cells.values()})),
         scorers=tuple(sorted(scorers, key=lambda scorer: (scorer in declared, scorer))),
-        declared=declared,
+        declared_held_out=declared,
         rows=_ranked([first, *(_row(name, entry, texts) for name, entry in compared.items())]),
         seed_rows=_ranked([first, *(_row(name, entry, texts) for name, entry in by_seed)]),
-        groups=tuple(_group_rows(compared, base, tables)),
-        prompt_sets={part.prompt_set: part.prompts for part in _parts(base)},
-        images=len(base.evaluation.image_seeds),
+        groups=tuple(_group_rows(compared, tables, texts)),
+        prompt_sets={name: len(table.texts) for name, table in tables.items()},
+        images_per_prompt=len(base.evaluation.image_seeds),
         distinct_prompts=len(set(texts)),
-        variants=tuple(_variants(methods, called)),
+        minimum_detectable_effect=statistics.minimum_detectable_effect(len(set(texts))),
+        variants=tuple(_variants(methods)),
     )
 
 
-def _called(
-    methods: Iterable[tuple[str, str]], short: Mapping[str, str]
-) -> dict[tuple[str, str], _Name]:
-    """Names of methods, with the start of the variant's digest where a spec has several."""
-    often = Counter(method for method, _ in methods)
+def _methods(cells: _Cells, short: Mapping[str, str]) -> dict[_Name, dict[Path, Cell]]:
+    """The cells of each method, named by the variant too where a spec has several."""
+    others = {path: cell for path, cell in cells.items() if not cell.base}
+    often = Counter(method for method, _ in {(c.method, c.variant) for c in others.values()})
+    methods: dict[_Name, dict[Path, Cell]] = {}
+    for path, cell in others.items():
+        variant = cell.variant[:8] if often[cell.method] > 1 else ""
+        shown = f"{short[cell.method]} #{variant}".removesuffix(" #")
+        methods.setdefault(_Name(cell.method, variant, shown), {})[path] = cell
+    return methods
 
-    def name(method: str, digest: str) -> _Name:
-        variant = digest[:8] if often[method] > 1 else ""
-        return _Name(method, variant, f"{short[method]} #{variant}".removesuffix(" #"))
 
-    return {key: name(*key) for key in methods}
-
-
-def _variants(
-    methods: Mapping[tuple[str, str], Mapping[Path, Cell]],
-    called: Mapping[tuple[str, str], _Name],
-) -> Iterator[str]:
+def _variants(methods: Mapping[_Name, Mapping[Path, Cell]]) -> Iterator[str]:
     """What two methods of one spec do not share, each compared with the first."""
-    first: dict[str, tuple[str, str]] = {}
-    for key in sorted(methods):
-        other = first.setdefault(key[0], key)
-        if other != key:
-            ours, theirs = (next(iter(methods[of].values())) for of in (key, other))
+    first: dict[str, _Name] = {}
+    for name in sorted(methods):
+        other = first.setdefault(name.method, name)
+        if other != name:
+            ours, theirs = (next(iter(methods[of].values())) for of in (name, other))
             what = differences(_made_of(ours), _made_of(theirs))
-            both = f"#{called[key].variant} and #{called[other].variant}"
-            yield f"Of the spec {key[0]}, {both} differ in {', '.join(what)}"
+            both = f"#{name.variant} and #{other.variant}"
+            yield f"Of the spec {name.method}, {both} differ in {', '.join(what)}"
 
 
 def _made_of(cell: Cell) -> dict[str, Any]:
@@ -344,8 +328,9 @@ def _parts(cell: CellResult) -> list[PromptSetScores]:
 
 def _prompt_tables(
     path: Path, base: CellResult, prompts: Mapping[str, PromptTable]
-) -> list[PromptTable]:
-    tables = []
+) -> dict[str, PromptTable]:
+    """Prompt set -> its prompts, in the order of names."""
+    tables = {}
     for part in _parts(base):
         table = prompts.get(part.prompts_sha256)
         if table is None or len(table.texts) != part.prompts:
@@ -353,7 +338,7 @@ def _prompt_tables(
                 f"{path}: no file in prompts/ holds the {part.prompts} prompts of "
                 f"{part.prompt_set!r} with hash {part.prompts_sha256[:12]}"
             )
-        tables.append(table)
+        tables[part.prompt_set] = table
     return tables
 
 
@@ -438,14 +423,11 @@ def _ranked(rows: Iterable[Row]) -> tuple[Row, ...]:
 
 
 def _group_rows(
-    compared: Mapping[_Name, _Compared], base: CellResult, tables: Sequence[PromptTable]
+    compared: Mapping[_Name, _Compared], tables: Mapping[str, PromptTable], texts: Sequence[str]
 ) -> Iterator[GroupRow]:
-    texts = np.array([text for table in tables for text in table.texts], dtype=object)
-    names = [part.prompt_set for part in _parts(base)]
     # Groups are the outer loop because all methods share the resamples of a group.
-    for (prompt_set, dimension, group), mask in _masks(names, tables):
-        for name in sorted(compared):
-            entry = compared[name]
+    for (prompt_set, dimension, group), rows in _groups(tables):
+        for name, entry in sorted(compared.items(), key=lambda item: item[0]):
             for scorer, outcomes in entry.columns():
                 yield GroupRow(
                     method=name.method,
@@ -455,23 +437,18 @@ def _group_rows(
                     group=group,
                     scorer=scorer,
                     in_loop=scorer in entry.in_loop,
-                    result=statistics.win_rate(outcomes[:, mask], list(texts[mask])),
+                    result=statistics.win_rate(outcomes[:, rows], [texts[row] for row in rows]),
                 )
 
 
-def _masks(
-    names: Sequence[str], tables: Sequence[PromptTable]
-) -> list[tuple[tuple[str, str, str], Mask]]:
-    """Every prompt set, then each of its groups, as a mask over the prompts of all sets."""
-    prompts = [
-        (name, groups) for name, table in zip(names, tables, strict=True) for groups in table.groups
-    ]
-    masks: dict[tuple[str, str, str], Mask] = {}
-    for index, (name, groups) in enumerate(prompts):
+def _groups(tables: Mapping[str, PromptTable]) -> list[tuple[tuple[str, str, str], list[int]]]:
+    """Every prompt set, then each of its groups, with its rows among the prompts of all sets."""
+    prompts = ((name, groups) for name, table in tables.items() for groups in table.groups)
+    rows: dict[tuple[str, str, str], list[int]] = {}
+    for row, (name, groups) in enumerate(prompts):
         for dimension, group in (("", ""), *groups.items()):
-            mask = masks.setdefault((name, dimension, group), np.zeros(len(prompts), np.bool_))
-            mask[index] = True
-    return [(group, masks[group]) for group in sorted(masks)]
+            rows.setdefault((name, dimension, group), []).append(row)
+    return sorted(rows.items())
 
 
 def _line(text: str) -> str:

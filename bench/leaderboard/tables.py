@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from bench.leaderboard.names import LINE, wrapped
 from bench.leaderboard.results import Budget, Cost, write_text
 from bench.leaderboard.run_folder import MARK, RunFolder
-from bench.leaderboard.standings import HELD_OUT, Row, Section, Tables, build, compare
+from bench.leaderboard.standings import HELD_OUT, Row, Section, Tables, build
 from bench.lib import escaping
 from bench.lib.canonical_json import to_json
 from bench.lib.errors import BenchError
@@ -28,19 +28,6 @@ from bench.statistics.intervals import WinRate
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, Group
     from rich.table import Table
-
-__all__ = [
-    "Tables",
-    "build",
-    "check",
-    "compare",
-    "console_table",
-    "render_csv",
-    "render_groups_csv",
-    "render_json",
-    "render_markdown",
-    "write",
-]
 
 GAP = "–"
 _WRITTEN_BY = "Written by `bench leaderboard build`"
@@ -95,11 +82,10 @@ def check(board: Path) -> None:
         if not (board / name).is_file() or (board / name).read_bytes() != text.encode("utf-8")
     ]
     if stale:
-        msg = (
+        raise BenchError(
             f"{board}: {', '.join(stale)} not as the result files give; "
             f"run `bench leaderboard build {board}`"
         )
-        raise BenchError(msg)
 
 
 def render(tables: Tables) -> dict[str, str]:
@@ -158,7 +144,9 @@ def _columns(section: Section, style: _Style) -> Iterator[_Column]:
     rows = section.rows
     yield "method", [_method_name(row, style) for row in rows]
     for scorer in section.scorers:
-        heading = f"{style.text(scorer)} †" if scorer in section.declared else style.text(scorer)
+        heading = (
+            f"{style.text(scorer)} †" if scorer in section.declared_held_out else style.text(scorer)
+        )
         yield heading, [_rate(row, row.scores.get(scorer), style, scorer) for row in rows]
     yield "held-out mean", [_rate(row, row.held_out, style) for row in rows]
     heading, value = style.beside
@@ -220,7 +208,7 @@ def _notes(section: Section, style: _Style) -> list[str]:
     text = style.text
     distinct = section.distinct_prompts
     sets = ", ".join(f"{text(name)} ({n})" for name, n in section.prompt_sets.items())
-    effect = statistics.minimum_detectable_effect(distinct)
+    effect = section.minimum_detectable_effect
     notes = [f"Recipe: {text(', '.join(section.recipes))}."]
     if section.backbone not in section.heading:
         notes.append(f"Start model: {style.code(section.backbone)}.")
@@ -230,9 +218,9 @@ def _notes(section: Section, style: _Style) -> list[str]:
             f"that of others here: {text(section.differs)}."
         )
     notes.append(
-        f"n = {sum(section.prompt_sets.values())} prompts ({distinct} distinct), {section.images} "
-        f"image(s) each: {sets}. With so many, a true win rate within {100 * effect:.1f} points "
-        "of 50% is found less than 80% of the time (two-sided 5% test)."
+        f"n = {sum(section.prompt_sets.values())} prompts ({distinct} distinct), "
+        f"{section.images_per_prompt} image(s) each: {sets}. With so many, a true win rate within "
+        f"{100 * effect:.1f} points of 50% is found less than 80% of the time (two-sided 5% test)."
     )
     done = [row for row in section.rows if row.seeds]
     notes += _by_value("Budget", done, _budget, style)
@@ -249,7 +237,7 @@ def _notes(section: Section, style: _Style) -> list[str]:
             "The held-out means are over different scorers; compare those methods through "
             + (f"{common}, in-loop for none." if common else "single columns only.")
         )
-    if declared := text(", ".join(section.declared)):
+    if declared := text(", ".join(section.declared_held_out)):
         notes.append(f"†: declared held out ({declared}), never used to label.")
     for key in sorted({key for row in section.rows for key in row.provenance}):
         made_with = partial(_made_with, key)
@@ -326,6 +314,13 @@ def _rate_fields(rate: WinRate | None) -> dict[str, Any]:
     return {name: _rounded(getattr(rate, name)) if rate else None for name in _RATE_FIELDS}
 
 
+_SECTION_FIELDS = [
+    field.name
+    for field in dataclasses.fields(Section)
+    if field.name not in ("evaluation", "groups")
+]
+
+
 def _section_fields(section: Section) -> dict[str, str]:
     return {
         "protocol": section.protocol[:12],
@@ -350,7 +345,7 @@ def _row_fields(row: Row) -> dict[str, Any]:
     return fields
 
 
-def _rounded(value: float | None) -> float | None:
+def _rounded(value: Any) -> Any:
     # Six digits: finer than any interval, coarser than differences between platforms.
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
@@ -437,19 +432,8 @@ def render_json(tables: Tables) -> str:
             },
             "sections": [
                 {
+                    **{name: _rounded(getattr(section, name)) for name in _SECTION_FIELDS},
                     **_section_fields(section),
-                    "heading": section.heading,
-                    "differs": section.differs,
-                    "variants": section.variants,
-                    "recipes": section.recipes,
-                    "scorers": section.scorers,
-                    "declared_held_out": section.declared,
-                    "prompt_sets": section.prompt_sets,
-                    "images_per_prompt": section.images,
-                    "distinct_prompts": section.distinct_prompts,
-                    "minimum_detectable_effect": _rounded(
-                        statistics.minimum_detectable_effect(section.distinct_prompts)
-                    ),
                     "rows": rows(section.rows),
                     "seed_rows": rows(section.seed_rows),
                 }
@@ -491,17 +475,15 @@ class _Fitted:
     columns: Sequence[_Column]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
-        from rich.measure import Measurement
-
         unbounded = options.update(max_width=10_000)
         columns = list(self.columns)
+
+        def fits(count: int) -> bool:
+            table = self._table(columns[:count])
+            return console.measure(table, options=unbounded).minimum <= options.max_width
+
         while columns:
-            count = len(columns)
-            while count > 1:
-                needed = Measurement.get(console, unbounded, self._table(columns[:count])).minimum
-                if needed <= options.max_width:
-                    break
-                count -= 1
+            count = next((n for n in range(len(columns), 1, -1) if fits(n)), 1)
             yield self._table(columns[:count])
             del columns[:count]
 

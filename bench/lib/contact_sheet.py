@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from bench.lib.errors import BenchError
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageFont
 
     Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -53,30 +53,36 @@ def contact_sheet(
     from PIL import Image, ImageDraw, ImageFont
 
     if not rows or not columns:
-        msg = "a contact sheet needs at least one prompt and one column"
-        raise BenchError(msg)
+        raise BenchError("a contact sheet needs at least one prompt and one column")
     for prompt, paths in rows:
         if len(paths) != len(columns):
-            msg = f"{len(paths)} images for {len(columns)} columns under prompt {prompt!r}"
-            raise BenchError(msg)
+            raise BenchError(
+                f"{len(paths)} images for {len(columns)} columns under prompt {prompt!r}"
+            )
     images = {path: _open(path) for _, paths in rows for path in paths if path is not None}
     side = max([MIN_CELL, *(max(image.size) for image in images.values())])
     side = min(side, MAX_CELL)
     font = ImageFont.load_default(FONT_SIZE)
+    line = int(font.getbbox("Ag")[3]) + 4
     # Specs have no spaces: let them break before their options, and behind parts of paths.
     spaced = [re.sub(r"(?=\[)|(?<=[,/])", " ", column) for column in columns]
     headings = [_wrap(heading, font, side) for heading in spaced]
-    head = max(_height(heading, font) for heading in headings) + 2 * MARGIN
-    captions = [_fit(_wrap(prompt, font, CAPTION_WIDTH), font, side) for prompt, _ in rows]
+    head = max(map(len, headings)) * line + 2 * MARGIN
+    captions = [_cut(_wrap(prompt, font, CAPTION_WIDTH), side // line) for prompt, _ in rows]
     left = CAPTION_WIDTH + 2 * MARGIN
     step = side + MARGIN
     sheet = Image.new("RGB", (left + len(columns) * step, head + len(rows) * step), PAPER)
     draw = ImageDraw.Draw(sheet)
+
+    def write(x: int, y: int, lines: Sequence[str]) -> None:
+        for number, text in enumerate(lines):
+            draw.text((x, y + number * line), text, INK, font)
+
     for column, heading in enumerate(headings):
-        _text(draw, (left + column * step, MARGIN), heading, font)
+        write(left + column * step, MARGIN, heading)
     for row, (caption, (_, paths)) in enumerate(zip(captions, rows, strict=True)):
         top = head + row * step
-        _text(draw, (MARGIN, top), caption, font)
+        write(MARGIN, top, caption)
         for column, path in enumerate(paths):
             x = left + column * step
             if path is None:
@@ -95,8 +101,7 @@ def _open(path: Path) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("RGB")
     except OSError as exc:
-        msg = f"{path}: cannot be read as an image ({exc})"
-        raise BenchError(msg) from exc
+        raise BenchError(f"{path}: cannot be read as an image ({exc})") from exc
 
 
 def _paste(sheet: Image.Image, image: Image.Image, corner: tuple[int, int], side: int) -> None:
@@ -104,14 +109,10 @@ def _paste(sheet: Image.Image, image: Image.Image, corner: tuple[int, int], side
     from PIL import Image
 
     longest = max(image.size)
-    size = (
-        max(1, image.width * side // longest),
-        max(1, image.height * side // longest),
-    )
-    whole = side % longest == 0
-    scaled = image.resize(size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
-    x, y = corner
-    sheet.paste(scaled, (x + (side - size[0]) // 2, y + (side - size[1]) // 2))
+    width, height = (max(1, length * side // longest) for length in image.size)
+    method = Image.Resampling.LANCZOS if side % longest else Image.Resampling.NEAREST
+    x, y = corner[0] + (side - width) // 2, corner[1] + (side - height) // 2
+    sheet.paste(image.resize((width, height), method), (x, y))
 
 
 def _wrap(text: str, font: Font, width: int) -> list[str]:
@@ -131,25 +132,6 @@ def _wrap(text: str, font: Font, width: int) -> list[str]:
     return lines
 
 
-def _line_height(font: Font) -> int:
-    return int(font.getbbox("Ag")[3]) + 4
-
-
-def _height(lines: Sequence[str], font: Font) -> int:
-    return len(lines) * _line_height(font)
-
-
-def _fit(lines: list[str], font: Font, height: int) -> list[str]:
-    """Cut what is taller than `height` pixels, and show that it was cut."""
-    room = height // _line_height(font)
+def _cut(lines: list[str], room: int) -> list[str]:
+    """Leave out lines for which there is no room, and show it."""
     return lines if len(lines) <= room else [*lines[: room - 1], f"{lines[room - 1][:-3]}..."]
-
-
-def _text(
-    draw: ImageDraw.ImageDraw,
-    corner: tuple[int, int],
-    lines: Sequence[str],
-    font: Font,
-) -> None:
-    for number, line in enumerate(lines):
-        draw.text((corner[0], corner[1] + number * _line_height(font)), line, INK, font)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.api.kinds import StartModel
+from bench.diffusion.checkpoint_files import LORA_FILE
 from bench.leaderboard.results import CellResult
 from bench.leaderboard.standings import Row
 
@@ -24,44 +25,49 @@ def model_card(
     """
     hub_id = start.hub_id if start else ""
     assert cell.training
-    options = {**cell.training.options, **_flat(cell.described)}
     header = [
-        "---",
         *(["library_name: diffusers"] if start else []),
         "pipeline_tag: text-to-image",
         *([f"base_model: {hub_id}"] if hub_id else []),
         *([f"license: {licence}"] if licence != "unknown" else []),
-        "tags: [text-to-image, preference-alignment" + (", lora]" if adapter else "]"),
-        "---",
+        f"tags: [text-to-image, preference-alignment{', lora' if adapter else ''}]",
     ]
-    about = [
-        f"# {cell.method} on {hub_id or cell.backbone}, train seed {cell.seed}",
-        f"Trained with the method `{cell.method}` on the preference set `{cell.pairs}` "
-        f"({cell.budget.pairs_kept:,} pairs kept, {cell.budget.pairs_dropped:,} dropped by the "
-        f"labels), {cell.budget.steps:,} optimiser steps, {cell.budget.pairs_seen:,} pairs seen, "
-        f"train seed {cell.seed}, recipe `{cell.recipe}`. The base model's licence "
-        f"({licence}) applies to these weights.",
-    ]
-    return "\n".join(
-        [
-            *header,
-            "",
-            "\n\n".join(about),
-            "",
-            "## Scores",
-            "",
-            *_scores(cell, row),
-            "",
-            "## Use",
-            "",
-            *(_usage(start, adapter) if start else _own_usage(cell)),
-            "",
-            "## Training",
-            "",
-            *_settings(options),
-            "",
-        ]
+    return _CARD.format(
+        header="\n".join(header),
+        cell=cell,
+        budget=cell.budget,
+        start=hub_id or cell.backbone,
+        licence=licence,
+        scores="\n".join(_scores(cell, row)),
+        usage="\n".join(_usage(start, adapter) if start else _own_usage(cell)),
+        settings="\n".join(_settings({**cell.training.options, **_flat(cell.described)})),
     )
+
+
+_CARD = """\
+---
+{header}
+---
+
+# {cell.method} on {start}, train seed {cell.seed}
+
+Trained with the method `{cell.method}` on the preference set `{cell.pairs}` \
+({budget.pairs_kept:,} pairs kept, {budget.pairs_dropped:,} dropped by the labels), \
+{budget.steps:,} optimiser steps, {budget.pairs_seen:,} pairs seen, train seed {cell.seed}, \
+recipe `{cell.recipe}`. The base model's licence ({licence}) applies to these weights.
+
+## Scores
+
+{scores}
+
+## Use
+
+{usage}
+
+## Training
+
+{settings}
+"""
 
 
 def _scores(cell: CellResult, row: Row) -> Sequence[str]:
@@ -87,21 +93,15 @@ def _usage(start: StartModel, adapter: bool) -> Sequence[str]:
     """Code that loads start model and checkpoint with diffusers alone, run beside the card."""
     layout = start.layout
     dtype = f", torch_dtype={start.dtype}" if start.dtype else ""
-    if not adapter:
+    if adapter:
+        load, prefix = "pipeline.load_lora_weights", ""
+        if not layout.loads_lora:
+            load, prefix = f"pipeline.{layout.part}.load_lora_adapter", f', prefix="{layout.part}"'
+        load += f'(\n    checkpoint, weight_name="{LORA_FILE}"{prefix}\n)'
+    else:
         load = (
             f"pipeline.{layout.part} = {layout.denoiser}.from_pretrained(\n"
             f'    checkpoint, subfolder="{layout.part}"{dtype}\n)'
-        )
-    elif layout.loads_lora:
-        load = (
-            "pipeline.load_lora_weights(\n"
-            '    checkpoint, weight_name="pytorch_lora_weights.safetensors"\n)'
-        )
-    else:
-        load = (
-            f"pipeline.{layout.part}.load_lora_adapter(\n"
-            f'    checkpoint, weight_name="pytorch_lora_weights.safetensors", '
-            f'prefix="{layout.part}"\n)'
         )
     names = {layout.pipeline, *start.imports} | (set() if adapter else {layout.denoiser})
     return [

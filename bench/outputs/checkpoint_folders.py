@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.diffusion.checkpoint_files import LORA_FILE
 from bench.lib.errors import DamagedArtefactError
-from bench.lib.files import file_sha256, write_atomic
+from bench.lib.files import file_sha256, replacing, write_atomic
 from bench.store.store import Artefact, FileEntry
 
 CARD = "README.md"
@@ -33,11 +33,11 @@ def write_checkpoint(folder: Path, artefact: Path, card: str) -> None:
     files = Artefact(artefact).manifest.files
     folder.mkdir(parents=True, exist_ok=True)
     _tidy(folder)
-    for name, told in files.items():
+    for name, entry in files.items():
         source, place = artefact / name, folder / name
         if not source.is_file():
             raise DamagedArtefactError(f"{source} is missing")
-        if not _holds(place, source, told):
+        if not _holds(place, source, entry):
             _put(source, place)
     text, place = card.encode(), folder / CARD
     if not place.is_file() or place.read_bytes() != text:
@@ -56,25 +56,21 @@ def _tidy(folder: Path) -> None:
             path.unlink()
 
 
-def _holds(place: Path, source: Path, told: FileEntry) -> bool:
+def _holds(place: Path, source: Path, entry: FileEntry) -> bool:
     """Whether the file is there already: as a link to the store's, or with the same bytes."""
     if not place.is_file():
         return False
     if place.samefile(source):
         return True
-    return place.stat().st_size == told.size and file_sha256(place) == told.sha256
+    return place.stat().st_size == entry.size and file_sha256(place) == entry.sha256
 
 
 def _put(source: Path, place: Path) -> None:
     """Link or copy a file, whole or not at all."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    part = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(place) as part:
         try:
             os.link(source.resolve(), part)
         except OSError:
             # Another file system, or one without hard links.
             shutil.copyfile(source, part)
-        os.replace(part, place)
-    finally:
-        part.unlink(missing_ok=True)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.api.kinds import StartModel, is_held_out
+from bench.api import contracts
+from bench.api.kinds import is_held_out
 from bench.leaderboard import results, tables
 from bench.leaderboard.names import shortened
 from bench.leaderboard.protocol import EvaluationProtocol, TrainingProtocol
 from bench.leaderboard.run_folder import RunFolder, card
+from bench.leaderboard.standings import Row, Tables, compare
 from bench.lib import contact_sheet, provenance
-from bench.lib.errors import BenchError
 from bench.lib.escaping import printable
 from bench.outputs import cards
 from bench.outputs.checkpoint_folders import is_adapter, write_checkpoint
@@ -26,21 +26,23 @@ from bench.run.plan import Cell, Plan
 from bench.run.walk import RunOutcome
 from bench.stages.sample import PREPARING
 from bench.stages.score import read_scores
-from bench.stages.stage import Stage
 from bench.store.store import Artefact, Store
 
 SHEET_ROWS = 8
-_SCORE_COLUMNS = (
-    "method",
-    "seed",
-    "prompt_set",
-    "image_seed",
-    "scorer",
-    "prompt",
-    "score",
-    "protocol",
-    "cell",
-)
+_STAGES = ("rewards", "encode", "train", "sample", "score")
+"""Names of those that a cell is made by."""
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """What training left of one cell, as the output folder shows it."""
+
+    name: str
+    """Of its folder."""
+    identity: str
+    """Of the cell."""
+    artefact: Path
+    card: str
 
 
 def write(
@@ -49,7 +51,7 @@ def write(
     out: Path,
     outcome: RunOutcome,
     say: Callable[[str], None] = lambda _: None,
-) -> tables.Tables:
+) -> Tables:
     """Add everything that follows from the finished stages to the folder `out`.
 
     Cells of earlier runs stay on its board, beside these where their protocol is the same and in
@@ -61,16 +63,13 @@ def write(
     Raises:
         BenchError: the folder is not a run's, or the cells make no board; nothing is changed.
     """
-    records = {
-        (cell.method, cell.seed): _record(plan, cell, store, outcome.failures)
-        for cell in plan.cells
-    }
-    prompts = {table.sha256: table for table in plan.prompts}
+    records = [_record(plan, cell, store, outcome.failures) for cell in plan.cells]
     with RunFolder(out).held() as folder:
         before, known = folder.board()
-        new = _new_cells(out, before, records.values(), say)
-        cells, prompts = {**before, **new}, {**known, **prompts}
-        built = tables.compare(cells, prompts)
+        new = _new_cells(out, before, records, say)
+        cells = {**before, **new}
+        prompts = {**known, **{table.sha256: table for table in plan.prompts}}
+        built = compare(cells, prompts)
         files = {results.record_path(out, t): results.record_text(t) for t in plan.prompts}
         files |= {path: results.record_text(cell) for path, cell in new.items()}
         kept = folder.replace(
@@ -84,16 +83,12 @@ def write(
         )
         for path in kept:
             say(f"kept {path}: what lay there had been changed since a run wrote it")
-        identities = {record.identity for record in records.values()}
-        own = {path: cell for path, cell in cells.items() if cell.identity in identities}
-        mine = built if len(own) == len(cells) else tables.compare(own, prompts)
-        checkpoints = checkpoint_names(records.values())
-        folder.make_room(checkpoints)
-        made = dict(_checkpoints(plan, store, records, mine))
-        with folder.becoming({card(name): text.encode() for name, (_, text) in made.items()}):
-            for name, (artefact, text) in made.items():
-                write_checkpoint(out / "checkpoints" / name, artefact, text)
-    return _shown(built, records.values(), say)
+        checkpoints = _checkpoints(plan, store, records, built)
+        folder.make_room({made.name: made.identity for made in checkpoints})
+        with folder.becoming({card(made.name): made.card.encode() for made in checkpoints}):
+            for made in checkpoints:
+                write_checkpoint(out / "checkpoints" / made.name, made.artefact, made.card)
+    return _shown(built, records, say)
 
 
 def _new_cells(
@@ -120,9 +115,7 @@ def _images_scored(cell: results.Cell) -> int:
     return sum(len(values) for part in cell.evaluations for values in part.scores.values())
 
 
-def _shown(
-    built: tables.Tables, records: Iterable[results.Cell], say: Callable[[str], None]
-) -> tables.Tables:
+def _shown(built: Tables, records: Iterable[results.Cell], say: Callable[[str], None]) -> Tables:
     """The sections of some cells; how many others there are is said."""
     trained = {record.protocol.digest for record in records if record.training}
     evaluated = {record.evaluation.digest for record in records}
@@ -136,72 +129,56 @@ def _shown(
     return replace(built, sections=sections)
 
 
-def checkpoint_names(records: Iterable[results.Cell]) -> dict[str, str]:
-    """Names of checkpoint folders, and the identity of the cell that each is of."""
-    trained = [r for r in records if r.training and isinstance(r, results.CellResult)]
-    short = Counter(_checkpoint_name(record) for record in trained)
-    return {
-        name if short[name := _checkpoint_name(record)] == 1 else f"{name}-{record.identity[:8]}": (
-            record.identity
-        )
-        for record in trained
-    }
-
-
-def _checkpoint_name(record: results.Cell) -> str:
-    return f"{results.safe_name(record.method)}-seed{record.seed}"
-
-
-def _scores(
+def _artefacts(
     cell: Cell, store: Store, failures: Mapping[str, str]
-) -> dict[tuple[str, int, str], np.ndarray]:
-    return {
-        place: read_scores(store.path(stage.name, stage.key))
-        for place, stage in cell.scores.items()
-        if stage.key not in failures
-    }
+) -> dict[str, dict[str, Artefact]]:
+    """Stage name -> key -> what the cell's stages of that name left, as far as finished."""
+    stages = [*cell.stages, *(cell.train.inputs if cell.train else ())]
+    made: dict[str, dict[str, Artefact]] = {name: {} for name in _STAGES}
+    for stage in stages:
+        if stage.key not in failures:
+            made[stage.name][stage.key] = Artefact(store.path(stage.name, stage.key))
+    return made
 
 
 def _record(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -> results.Cell:
     identity = _identity(plan, cell)
-    scores = _scores(cell, store, failures)
-    if not scores:
+    made = _artefacts(cell, store, failures)
+    if not made["score"]:
         reasons = [failures[s.key] for s in cell.scores.values() if s.key in failures]
         # Of errors of the system, also names that are no text.
         return results.CellFailure(**identity, reason=printable(reasons[0]))
-    seeds = identity["evaluation"].image_seeds
-    evaluations = tuple(
-        results.PromptSetScores(
-            prompt_set=table.name,
-            prompts_sha256=table.sha256,
-            prompts=len(table.texts),
-            image_seeds=seeds,
-            scores={
-                scorer: tuple(
-                    np.stack([scores[table.name, s, scorer] for s in seeds], axis=1)
-                    .ravel()
-                    .tolist()
-                )
-                for scorer in plan.scorers
-                if all((table.name, s, scorer) in scores for s in seeds)
-            },
-        )
-        for table in plan.prompts
-    )
-    info = _info(store, cell.train)
+    trained = next(iter(made["train"].values()), None)
+    info = trained.info if trained else {}
+    origins = (artefact.manifest.made_with for some in made.values() for artefact in some.values())
     return results.CellResult(
         **identity,
         in_loop=tuple(sorted(cell.in_loop)),
         held_out=tuple(sorted(name for name, s in plan.scorers.items() if is_held_out(type(s)))),
-        budget=results.Budget(
-            steps=info.get("steps", 0),
-            pairs_seen=info.get("pairs_seen", 0),
-            pairs_kept=info.get("pairs_kept", 0),
-            pairs_dropped=info.get("pairs_dropped", 0),
-        ),
-        cost=_cost(plan, cell, store, failures),
-        provenance=_provenance(cell, store, failures),
-        evaluations=evaluations,
+        budget=results.Budget(**{of.name: info.get(of.name, 0) for of in fields(results.Budget)}),
+        cost=_cost(made),
+        provenance=provenance.joined(origins),
+        evaluations=tuple(_evaluation(plan, cell, table, made["score"]) for table in plan.prompts),
+    )
+
+
+def _evaluation(
+    plan: Plan, cell: Cell, table: PromptTable, made: Mapping[str, Artefact]
+) -> results.PromptSetScores:
+    """The cell's scores of one prompt set, by scorers that have scored all of its images."""
+    seeds = tuple(sorted(plan.recipe.sampling.image_seeds))
+    scores = {}
+    for scorer in plan.scorers:
+        keys = [cell.scores[table.name, seed, scorer].key for seed in seeds]
+        if all(key in made for key in keys):
+            columns = [read_scores(made[key].path) for key in keys]
+            scores[scorer] = tuple(np.stack(columns, axis=1).ravel().tolist())
+    return results.PromptSetScores(
+        prompt_set=table.name,
+        prompts_sha256=table.sha256,
+        prompts=len(table.texts),
+        image_seeds=seeds,
+        scores=scores,
     )
 
 
@@ -243,46 +220,26 @@ def _identity(plan: Plan, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _info(store: Store, stage: Stage | None) -> dict[str, Any]:
-    return Artefact(store.path(stage.name, stage.key)).info if stage else {}
-
-
-def _provenance(cell: Cell, store: Store, failures: Mapping[str, str]) -> dict[str, str]:
-    """What made the cell's artefacts, which may be another machine than this one."""
-    stages = [*cell.stages, *(cell.train.inputs if cell.train else ())]
-    finished = (s for s in stages if s.key not in failures)
-    return provenance.joined(
-        Artefact(store.path(s.name, s.key)).manifest.made_with for s in finished
-    )
-
-
-def _cost(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -> results.Cost:
+def _cost(made: Mapping[str, Mapping[str, Artefact]]) -> results.Cost:
     """Labelling and encoding are charged in full to every method that needs them."""
 
-    def seconds(stages: Iterable[Stage]) -> float:
-        finished = (s for s in stages if s.key not in failures)
-        costs = (Artefact(store.path(s.name, s.key)).cost for s in finished)
+    def seconds(*stages: str) -> float:
+        costs = [artefact.cost for stage in stages for artefact in made[stage].values()]
         # Of one device: eight GPUs for an hour are eight hours.
         return round(sum((cost.seconds * cost.processes for cost in costs), 0.0), 3)
 
-    def samplings() -> Iterator[Artefact]:
-        for stage in cell.samples.values():
-            if stage.key not in failures:
-                yield Artefact(store.path("sample", stage.key))
-
-    train = cell.train
-    trained = Artefact(store.path("train", train.key)).cost if train else None
-    training = [seconds([train.encode]), seconds([train])] if train else []
+    trained = [artefact.cost for artefact in made["train"].values()]
+    sampled = list(made["sample"].values())
     return results.Cost(
-        label_seconds=seconds(train.rewards.values()) if train else 0.0,
-        train_seconds=round(sum(training, 0.0), 3),
-        sample_seconds=seconds(cell.samples.values()),
-        score_seconds=seconds(cell.scores.values()),
-        train_nfe=trained.nfe if trained else 0,
+        label_seconds=seconds("rewards"),
+        train_seconds=seconds("encode", "train"),
+        sample_seconds=seconds("sample"),
+        score_seconds=seconds("score"),
+        train_nfe=sum(cost.nfe for cost in trained),
         # One model draws all images: what its making took is counted once.
-        sample_nfe=sum(sampling.cost.nfe for sampling in samplings())
-        + max((int(sampling.info.get(PREPARING, 0)) for sampling in samplings()), default=0),
-        peak_memory_mb=trained.peak_memory_mb if trained else 0.0,
+        sample_nfe=sum(artefact.cost.nfe for artefact in sampled)
+        + max((int(artefact.info.get(PREPARING, 0)) for artefact in sampled), default=0),
+        peak_memory_mb=max((cost.peak_memory_mb for cost in trained), default=0.0),
     )
 
 
@@ -290,65 +247,62 @@ def _scores_table(cells: Mapping[Path, results.Cell], prompts: Mapping[str, Prom
     """Every score of the board's result files as Parquet, a row an image and scorer."""
     import pandas as pd
 
-    blocks = [pd.DataFrame({name: [] for name in _SCORE_COLUMNS})]
+    blocks = []
     for _, cell in sorted(cells.items()):
         for part in cell.evaluations if isinstance(cell, results.CellResult) else ():
             texts = prompts[part.prompts_sha256].texts
-            about = {
-                "method": cell.method,
-                "seed": cell.seed if cell.training else None,
-                "prompt_set": part.prompt_set,
-                "image_seed": np.tile(part.image_seeds, len(texts)),
-                "prompt": np.repeat(np.array(texts, dtype=object), len(part.image_seeds)),
-                "protocol": cell.protocol.digest[:12],
-                "cell": cell.identity[:12],
-            }
             for scorer, values in sorted(part.scores.items()):
-                block = pd.DataFrame({**about, "scorer": scorer, "score": values})
-                blocks.append(block.astype({"seed": "Int64"})[list(_SCORE_COLUMNS)])
-    frame = pd.concat(blocks[1:] or blocks)
+                columns = {
+                    "method": cell.method,
+                    "seed": cell.seed if cell.training else None,
+                    "prompt_set": part.prompt_set,
+                    "image_seed": np.tile(part.image_seeds, len(texts)),
+                    "scorer": scorer,
+                    "prompt": np.repeat(np.array(texts, dtype=object), len(part.image_seeds)),
+                    "score": values,
+                    "protocol": cell.protocol.digest[:12],
+                    "cell": cell.identity[:12],
+                }
+                blocks.append(pd.DataFrame(columns).astype({"seed": "Int64"}))
+    frame = pd.concat(blocks) if blocks else pd.DataFrame()
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
     return buffer.getvalue()
 
 
 def _checkpoints(
-    plan: Plan,
-    store: Store,
-    records: Mapping[tuple[str, int | None], results.Cell],
-    built: tables.Tables,
-) -> Iterator[tuple[str, tuple[Path, str]]]:
-    """Folder name of every trained cell -> what training left, and its model card."""
-    names = {identity: name for name, identity in checkpoint_names(records.values()).items()}
-    rows = {(r.method, r.seeds): r for section in built.sections for r in section.seed_rows}
-    start = _start_model(plan)
-    for cell in plan.cells:
-        record = records[cell.method, cell.seed]
-        if not cell.train or not isinstance(record, results.CellResult):
-            continue
-        artefact = store.path("train", cell.train.key)
+    plan: Plan, store: Store, records: Sequence[results.Cell], built: Tables
+) -> list[_Checkpoint]:
+    """What training left of every cell, with its model card."""
+    with contracts.asking(plan.backbone):
+        start = plan.backbone.start_model
+    trained = [
+        (cell.train, record)
+        for cell, record in zip(plan.cells, records, strict=True)
+        if cell.train and isinstance(record, results.CellResult)
+    ]
+    names = [f"{results.safe_name(record.method)}-seed{record.seed}" for _, record in trained]
+    checkpoints = []
+    for (stage, record), name in zip(trained, names, strict=True):
+        artefact, identity = store.path("train", stage.key), record.identity
         text = cards.model_card(
-            record,
-            rows[record.method, (record.seed,)],
-            start,
-            plan.backbone.licence,
-            adapter=is_adapter(artefact),
+            record, _row(record, built), start, plan.backbone.licence, adapter=is_adapter(artefact)
         )
-        yield names[record.identity], (artefact, text)
+        unique = name if names.count(name) == 1 else f"{name}-{identity[:8]}"
+        checkpoints.append(_Checkpoint(unique, identity, artefact, text))
+    return checkpoints
 
 
-def _start_model(plan: Plan) -> StartModel | None:
-    try:
-        return plan.backbone.start_model
-    except BenchError:
-        raise
-    except Exception as error:
-        # A plugin's own mistake, whatever it is.
-        reason = f"{type(error).__name__}: {error}"
-        raise BenchError(
-            f"backbone {plan.recipe.backbone}: its start_model failed ({reason}), so that no model "
-            f"card can be written"
-        ) from error
+def _row(record: results.CellResult, built: Tables) -> Row:
+    """The standing of a trained cell, of its train seed alone."""
+    return next(
+        row
+        for section in built.sections
+        if section.protocol == record.protocol.digest
+        for row in section.seed_rows
+        if (row.method, row.seeds) == (record.method, (record.seed,))
+        and record.variant.startswith(row.variant)
+    )
 
 
 def _sheet(plan: Plan, store: Store, failures: Mapping[str, str]) -> bytes:

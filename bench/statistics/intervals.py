@@ -87,13 +87,15 @@ def outcomes(scores: npt.ArrayLike, base: npt.ArrayLike) -> Floats:
     """
     ours, theirs = np.asarray(scores, np.float64), np.asarray(base, np.float64)
     if ours.shape != theirs.shape:
-        msg = f"scores of shape {ours.shape} cannot be paired with a base of shape {theirs.shape}"
-        raise BenchError(msg)
+        raise BenchError(
+            f"scores of shape {ours.shape} cannot be paired with a base of shape {theirs.shape}"
+        )
     for name, values in (("the method's", ours), ("the base's", theirs)):
         unscored = int((~np.isfinite(values)).sum())
         if unscored:
-            msg = f"{unscored} of {values.size} of {name} scores are not finite; score them again"
-            raise BenchError(msg)
+            raise BenchError(
+                f"{unscored} of {values.size} of {name} scores are not finite; score them again"
+            )
     return np.where(ours == theirs, 0.5, (ours > theirs).astype(np.float64))
 
 
@@ -111,8 +113,7 @@ def win_rate(results: Floats, texts: npt.ArrayLike) -> WinRate:
     """
     train_seeds, prompts, images = results.shape
     if not results.size:
-        msg = "no comparison to make a win rate of"
-        raise BenchError(msg)
+        raise BenchError("no comparison to make a win rate of")
     cluster = np.unique(np.asarray(texts), return_inverse=True)[1].reshape(-1)
     rows = np.bincount(cluster)
     sums = np.zeros((len(rows), train_seeds))
