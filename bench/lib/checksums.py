@@ -12,7 +12,9 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _CHECKSUM = "checksum"
 _LARGEST = 2**28
@@ -56,6 +58,15 @@ def read(path: Path) -> dict[str, Any]:
         ValueError: it is no regular file, which might never end, or it is damaged.
     """
     return unseal(_read_regular(path))
+
+
+def read_note(path: Path, name: str, kind: type[T]) -> T | None:
+    """A member of what `seal` wrote, of what can be done without; None where it is no `kind`."""
+    try:
+        value = read(path).get(name)
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, kind) else None
 
 
 def add_checksum(data: bytes) -> bytes:

@@ -28,15 +28,18 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from pydantic import ValidationError
+
 from bench.lib import checksums
 from bench.lib.errors import BenchError, DamagedArtefactError
 from bench.lib.files import content_key, file_sha256, sync, write_atomic
+from bench.lib.strict import Amount, StrictModel, Whole
 
 MANIFEST = "artefact.json"
 _LOCK_POLL_SECONDS = 0.2
@@ -58,78 +61,39 @@ memory) is no fault of the file."""
 _AS_ONESELF = os.access in os.supports_effective_ids
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cost:
+class Cost(StrictModel):
     """What a stage spent. Kept beside the artefact's bytes, never part of them."""
 
-    seconds: float = 0.0
-    nfe: int = 0
-    """Denoiser evaluations: denoiser evaluations, one latent each."""
-    peak_memory_mb: float = 0.0
+    seconds: Amount = 0.0
+    nfe: Whole = 0
+    """Denoiser evaluations, one latent each."""
+    peak_memory_mb: Amount = 0.0
     """Peak of a process's resident memory (CPU) or of its device's allocations (GPU)."""
-    processes: int = 1
+    processes: Whole = 1
     """How many worked on it at once; `seconds` is the wall clock."""
 
-    def __post_init__(self) -> None:
-        """Refuse what no stage can have spent."""
-        for one in fields(self):
-            value, numbers = getattr(self, one.name), _NUMBERS.get(str(one.type))
-            if numbers and (type(value) not in numbers or not 0 <= value < math.inf):
-                raise ValueError(f"{one.name} is {value!r}, expected a number from 0")
 
-
-_NUMBERS = {"int": (int,), "float": (int, float)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileEntry:
+class FileEntry(StrictModel):
     """A file of an artefact."""
 
-    size: int
+    size: Whole
     sha256: str
 
-    def __post_init__(self) -> None:
-        """Refuse anything but a size and a checksum."""
-        if type(self.size) is not int or self.size < 0 or type(self.sha256) is not str:
-            raise ValueError(f"no size and checksum: {self}")
 
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
+class Manifest(StrictModel):
     """What artefact.json says of an artefact."""
 
     stage: str
     key: str
-    files: Mapping[str, FileEntry]
+    files: dict[str, FileEntry]
     """By path below the artefact's folder."""
     cost: Cost
-    info: Mapping[str, Any]
+    info: dict[str, Any]
     """Counts and notes that the stage left for the report."""
-    made_with: Mapping[str, str] = field(default_factory=dict)
+    made_with: dict[str, str]
     """The device and the versions that made the bytes."""
-    inputs: Mapping[str, str] = field(default_factory=dict)
+    inputs: dict[str, str]
     """Key -> `Artefact.digest` of the artefacts that it was made from, as they were then."""
-
-    def to_json(self) -> bytes:
-        """The bytes of artefact.json."""
-        return checksums.seal(asdict(self))
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Manifest:
-        """The manifest that unsealed data stand for.
-
-        Raises:
-            ValueError: a part is absent, unknown or of another type.
-        """
-        try:
-            files = {name: FileEntry(**entry) for name, entry in data["files"].items()}
-            cost, info, made_with = Cost(**data["cost"]), data["info"], data["made_with"]
-            if not all(isinstance(part, dict) for part in (info, made_with, data["inputs"])):
-                raise TypeError("info, made_with and inputs are objects")
-            found = cls(**{**data, "files": files, "cost": cost})
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError("not what this version writes") from error
-        return found
 
 
 @dataclass(frozen=True)
@@ -148,14 +112,16 @@ class Artefact:
         """
         file = self.path / MANIFEST
         try:
-            found = Manifest.from_json(checksums.read(file))
+            manifest = Manifest.model_validate(checksums.read(file))
         except OSError as error:
             raise _damaged(file, error) from error
         except ValueError as error:
-            raise DamagedArtefactError(f"{file} cannot be read: {error}") from error
-        if (found.stage, found.key) != (self.path.parent.name, self.path.name):
-            raise DamagedArtefactError(f"{file} belongs to {found.stage}/{found.key}")
-        return found
+            foreign = isinstance(error, ValidationError)
+            reason = "not what this version writes" if foreign else error
+            raise DamagedArtefactError(f"{file} cannot be read: {reason}") from error
+        if (manifest.stage, manifest.key) != (self.path.parent.name, self.path.name):
+            raise DamagedArtefactError(f"{file} belongs to {manifest.stage}/{manifest.key}")
+        return manifest
 
     @cached_property
     def digest(self) -> str:
@@ -237,18 +203,12 @@ class Partial:
 
     def inputs(self) -> dict[str, str] | None:
         """What it was begun with; None: that is not known."""
-        try:
-            return dict(checksums.read(self.folder / "inputs")["inputs"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        return checksums.read_note(self.folder / "inputs", "inputs", dict)
 
     def earlier_seconds(self) -> float:
         """Seconds that interrupted attempts at this stage have already spent."""
-        try:
-            found = float(checksums.read(self.folder / "seconds")["seconds"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0.0
-        return found if 0 <= found < math.inf else 0.0
+        seconds = checksums.read_note(self.folder / "seconds", "seconds", float) or 0.0
+        return seconds if 0 <= seconds < math.inf else 0.0
 
     def note_seconds(self, seconds: float) -> None:
         """Record what all attempts have spent so far."""
@@ -312,10 +272,7 @@ class Store:
         return self.root / "verified" / f"{key}.json"
 
     def _seen(self, key: str) -> dict[str, list[int]]:
-        try:
-            return dict(checksums.read(self._note(key))["files"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
+        return checksums.read_note(self._note(key), "files", dict) or {}
 
     def _remember(self, key: str, found: Mapping[str, list[int]]) -> None:
         # A store that may only be read is as good, only slower.
@@ -484,7 +441,7 @@ class Store:
         )
         for folder in (*(p for p in found if p.is_dir()), partial.out):
             sync(folder)
-        write_atomic(partial.out / MANIFEST, manifest.to_json(), durable=True)
+        write_atomic(partial.out / MANIFEST, checksums.seal(manifest.model_dump()), durable=True)
         path = self.path(stage, key)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = self._set_aside(path) if os.path.lexists(path) else None

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -230,7 +229,7 @@ def _endless_store(root: Path) -> None:
     artefact = store.commit("train", "k", partial, Cost(), {})
     os.truncate(artefact.path / "large", 2**38)
     entry = FileEntry(size=2**38, sha256="")
-    manifest = replace(artefact.manifest, files={"large": entry})
+    manifest = artefact.manifest.model_copy(update={"files": {"large": entry}})
     (artefact.path / "artefact.json").write_bytes(manifest.to_json())
 
 
