@@ -453,14 +453,14 @@ def noised(trajectory: Trajectory, request: NoiseRequest, *, untouched: bool) ->
     from bench.api.noising import NoisedPairs
 
     with asking(trajectory):
-        found = trajectory.noise(request)
-    if not isinstance(found, NoisedPairs):
-        raise refused(trajectory, _typed(found), "bench.NoisedPairs")
+        pairs = trajectory.noise(request)
+    if not isinstance(pairs, NoisedPairs):
+        raise refused(trajectory, _typed(pairs), "bench.NoisedPairs")
     for name in ("latents", "epsilon"):
-        _check_tensor(trajectory, name, getattr(found, name), request.clean.shape)
-        if untouched and not bool(getattr(found, name).isfinite().all()):
+        _check_tensor(trajectory, name, getattr(pairs, name), request.clean.shape)
+        if untouched and not bool(getattr(pairs, name).isfinite().all()):
             raise refused(trajectory, f"`{name}` with NaN or infinity", "finite numbers")
-    return found
+    return pairs
 
 
 def pair_losses(loss: Loss, errors: PairErrors, p: torch.Tensor, beta: float) -> torch.Tensor:
@@ -595,9 +595,9 @@ def checked_scores(name: str, scores: Any, count: int) -> np.ndarray:
 
     who = f"scorer {name!r}"
     with asking(who):
-        found = np.asarray(scores)
-    if found.shape != (count,):
-        raise PluginError(f"{who} gave shape {found.shape} for {count} images, expected ({count},)")
-    if found.dtype.kind not in "fiu":
-        raise refused(who, f"{found.dtype} for {count} images", "real numbers (float64)")
-    return found.astype(np.float64)
+        array = np.asarray(scores)
+    if array.shape != (count,):
+        raise PluginError(f"{who} gave shape {array.shape} for {count} images, expected ({count},)")
+    if array.dtype.kind not in "fiu":
+        raise refused(who, f"{array.dtype} for {count} images", "real numbers (float64)")
+    return array.astype(np.float64)

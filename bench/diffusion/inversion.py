@@ -128,11 +128,11 @@ def reference_code_grid(
             f"backbone's scheduler do not fit into its {schedule.steps} timesteps; choose fewer"
         )
     index = torch.arange(steps, device=timesteps.device)
-    asked = offset + (index - 1) * stride
+    queries = offset + (index - 1) * stride
     reached = torch.cat([index.new_tensor([CLEAN]), offset + index * stride])
-    depth = (asked < timesteps[:, None]).sum(dim=1)
+    depth = (queries < timesteps[:, None]).sum(dim=1)
     walked = torch.arange(steps + 1, device=timesteps.device).minimum(depth[:, None])
-    return reached[walked], asked.expand(len(timesteps), -1)
+    return reached[walked], queries.expand(len(timesteps), -1)
 
 
 @torch.no_grad()
@@ -141,7 +141,7 @@ def _walk(
     schedule: NoiseSchedule,
     clean: torch.Tensor,
     levels: torch.Tensor,
-    asked: torch.Tensor,
+    queries: torch.Tensor,
     condition: Condition,
     renoise_steps: int,
     clean_abar: float = 1.0,
@@ -149,12 +149,12 @@ def _walk(
 ) -> Inverted:
     """Step from level to level; samples whose level stays the same are left out of the call."""
     x, nfe = clean, 0
-    for i in range(asked.shape[1]):
+    for i in range(queries.shape[1]):
         here, there = levels[:, i], levels[:, i + 1]
         moving = (here != there).nonzero().squeeze(1)
         if moving.numel() == 0:
             continue
-        start, timesteps = x[moving], asked[moving, i]
+        start, timesteps = x[moving], queries[moving, i]
         shown = {name: tensor[moving] for name, tensor in condition.items()}
         a_from, s_from = schedule.alpha_sigma(here[moving], clean_abar=clean_abar)
         a_to, s_to = schedule.alpha_sigma(there[moving])
@@ -257,13 +257,13 @@ def reference_code_invert(
     Returns:
         Latents at the grid levels nearest above `timesteps` (or at the last level).
     """
-    levels, asked = reference_code_grid(timesteps, steps, schedule)
+    levels, queries = reference_code_grid(timesteps, steps, schedule)
     return _walk(
         predict,
         schedule,
         clean,
         levels,
-        asked,
+        queries,
         condition,
         renoise_steps,
         clean_abar=schedule.initial_abar,

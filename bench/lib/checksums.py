@@ -81,8 +81,8 @@ def read_checked(path: Path) -> bytes:
         OSError: it cannot be read.
         ValueError: it is no regular file, or it is damaged.
     """
-    found = _read_regular(path, largest=None)
-    digest, data = found[:32], found[32:]
+    content = _read_regular(path, largest=None)
+    digest, data = content[:32], content[32:]
     if hashlib.sha256(data).digest() != digest:
         raise ValueError("the checksum differs")
     return data
@@ -90,10 +90,10 @@ def read_checked(path: Path) -> bytes:
 
 def _read_regular(path: Path, largest: int | None = _LARGEST) -> bytes:
     with open(path, "rb", opener=_without_waiting) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
+        state = os.fstat(file.fileno())
+        if not stat.S_ISREG(state.st_mode):
             raise ValueError("no regular file")
-        if largest is not None and found.st_size > largest:
+        if largest is not None and state.st_size > largest:
             raise ValueError("too large")
         return file.read()
 

@@ -148,20 +148,20 @@ class Artefact:
         Raises:
             DamagedArtefactError: names the first file that is missing or differs.
         """
-        found = {}
+        stamps = {}
         for name, expected in self.manifest.files.items():
             path = self.path / name
             try:
-                found[name] = _stamp(path)
-                if found[name] != seen.get(name):
-                    right = found[name][0] == expected.size and file_sha256(path) == expected.sha256
-                    if not right:
+                stamps[name] = _stamp(path)
+                if stamps[name] != seen.get(name):
+                    size, *_ = stamps[name]
+                    if size != expected.size or file_sha256(path) != expected.sha256:
                         raise DamagedArtefactError(f"{path} differs from its checksum{_hint(path)}")
                 elif not os.access(path, os.R_OK, effective_ids=_AS_ONESELF):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             except OSError as error:
                 raise _damaged(path, error) from error
-        return found
+        return stamps
 
     def foreign(self) -> list[Path]:
         """Files in its folder that it does not know; they change nothing."""
@@ -242,9 +242,9 @@ class Store:
         if not os.path.lexists(path):
             return None
         artefact, seen = Artefact(path), self._seen(key)
-        found = artefact.verify(seen)
-        if found != seen:
-            self._remember(key, found)
+        stamps = artefact.verify(seen)
+        if stamps != seen:
+            self._remember(key, stamps)
         return artefact
 
     def verify(self, artefact: Artefact) -> int:
@@ -255,14 +255,14 @@ class Store:
         """
         key = artefact.path.name
         try:
-            found = artefact.verify()
+            stamps = artefact.verify()
         except DamagedArtefactError:
             # Later runs, which trust the note, would take it to be right.
             with suppress(OSError):
                 self._note(key).unlink()
             raise
-        self._remember(key, found)
-        return sum(size for size, *_ in found.values())
+        self._remember(key, stamps)
+        return sum(size for size, *_ in stamps.values())
 
     def artefacts(self) -> list[Artefact]:
         """Everything that lies in the place of an artefact, by path."""
@@ -274,11 +274,11 @@ class Store:
     def _seen(self, key: str) -> dict[str, list[int]]:
         return checksums.read_note(self._note(key), "files", dict) or {}
 
-    def _remember(self, key: str, found: Mapping[str, list[int]]) -> None:
+    def _remember(self, key: str, stamps: Mapping[str, list[int]]) -> None:
         # A store that may only be read is as good, only slower.
         with suppress(OSError):
             self._note(key).parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(self._note(key), checksums.seal({"files": found}))
+            write_atomic(self._note(key), checksums.seal({"files": stamps}))
 
     def discard(self, stage: str, key: str) -> None:
         """Remove a damaged artefact, in one step, so that its stage runs again.
@@ -324,11 +324,11 @@ class Store:
         Raises:
             BenchError: the file system has no locks.
         """
-        told = False
+        announced = False
         while (held := self._try_lock(key)) is None:
-            if not told:
+            if not announced:
                 waiting()
-                told = True
+                announced = True
             time.sleep(_LOCK_POLL_SECONDS)
         try:
             yield
@@ -425,8 +425,8 @@ class Store:
         Its bytes are on the disk before it bears its name, so that even a loss of power leaves
         all of it or nothing. An artefact that is there already is replaced.
         """
-        found = sorted(partial.out.rglob("*"))
-        names = [p.relative_to(partial.out).as_posix() for p in found if p.is_file()]
+        paths = sorted(partial.out.rglob("*"))
+        names = [p.relative_to(partial.out).as_posix() for p in paths if p.is_file()]
         if MANIFEST in names:
             raise BenchError(f"stage {stage} wrote a file named {MANIFEST}")
         manifest = Manifest(
@@ -439,7 +439,7 @@ class Store:
             made_with=dict(made_with),
             inputs=dict(inputs),
         )
-        for folder in (*(p for p in found if p.is_dir()), partial.out):
+        for folder in (*(p for p in paths if p.is_dir()), partial.out):
             sync(folder)
         write_atomic(partial.out / MANIFEST, checksums.seal(manifest.model_dump()), durable=True)
         path = self.path(stage, key)
@@ -490,9 +490,9 @@ def _stamp(path: Path) -> list[int]:
     Raises:
         OSError: there is none, or it is something else than a file.
     """
-    found = path.stat()
-    if stat.S_ISDIR(found.st_mode):
+    state = path.stat()
+    if stat.S_ISDIR(state.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(state.st_mode):
         raise OSError(errno.ENXIO, "not a regular file")
-    return [found.st_size, found.st_ino, found.st_mtime_ns]
+    return [state.st_size, state.st_ino, state.st_mtime_ns]
