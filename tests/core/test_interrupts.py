@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import bench.registry.registry
+from bench.lib import checksums
 from bench.store.store import Cost, FileEntry, Store
 from tests import toy
 from tests.hostile.harness import Running
@@ -230,7 +231,7 @@ def _endless_store(root: Path) -> None:
     os.truncate(artefact.path / "large", 2**38)
     entry = FileEntry(size=2**38, sha256="")
     manifest = artefact.manifest.model_copy(update={"files": {"large": entry}})
-    (artefact.path / "artefact.json").write_bytes(manifest.to_json())
+    (artefact.path / "artefact.json").write_bytes(checksums.seal(manifest.model_dump()))
 
 
 def test_the_building_of_an_environment(tmp_path: Path) -> None:
