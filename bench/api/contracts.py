@@ -107,21 +107,6 @@ def refused(plugin: Plugin | str, came: str, expected: str) -> PluginError:
     return PluginError(f"{called(plugin)} gave {came}; expected is {expected}")
 
 
-def _answer(
-    plugin: Plugin | str,
-    name: str,
-    ask: Callable[[], Any],
-    fits: Callable[[Any], bool],
-    expected: str,
-) -> Any:
-    """What a plugin answers, if it is what was promised."""
-    with asking(plugin):
-        answer = ask()
-    if not fits(answer):
-        raise refused(plugin, f"{_typed(answer)} as `{name}`", expected)
-    return answer
-
-
 def _typed(value: object) -> str:
     """A value for people, with its type and never more than a few words."""
     return f"{shown(value)} ({type(value).__name__})"
@@ -154,36 +139,62 @@ def _are_names(value: object) -> bool:
 
 # What plans are made of.
 
+_NAMES = (_are_names, "a tuple of scorers' names, even of one: ('name',)")
+_WHOLE = (_is_whole, "a whole number, 0 or more")
 _SECONDS = (lambda value: _is_number(value, sys.float_info.max), "seconds, a finite number from 0")
-_FACTS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+_PROMISES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "family": (_is_text, 'text such as "sd1"'),
     "resolution": (lambda value: _is_whole(value, 1), "a number of pixels"),
     "seconds_per_evaluation": _SECONDS,
     "seconds_per_image": _SECONDS,
     "size": (lambda value: isinstance(value, ModelSize | None), "a bench.ModelSize, or None"),
+    "label_scorers": _NAMES,
+    "needs": _NAMES,
+    "labelled_by": _NAMES,
+    "trainable": (lambda value: isinstance(value, bool), "True or False"),
+    "nfe": _WHOLE,
+    "count": _WHOLE,
+    "published_count": (
+        lambda value: value is None or _is_whole(value),
+        "a whole number, or None",
+    ),
+    "unavailable_reason": (_is_text, 'text, "" if there is none'),
+    "decay_at": (_is_share, "a share, a number from 0 to 1"),
 }
-"""Properties of backbones and scorers that plans and estimates read."""
-_NAMES = "a tuple of scorers' names, even of one: ('name',)"
-_WHOLE = "a whole number, 0 or more"
+"""By name, what properties and methods of plugins give: the test, and its words."""
 _TEXT = "text that UTF-8 can write (a str without lone surrogates)"
 
 
+def _promised(plugin: Plugin | str, name: str, value: object, what: str = "") -> Any:
+    fits, expected = _PROMISES[name]
+    if not fits(value):
+        raise refused(plugin, f"{_typed(value)} as `{what or name}`", expected)
+    return value
+
+
+def _answer(plugin: Plugin, name: str, *arguments: object, what: str = "") -> Any:
+    """What a plugin's method gives, if it is what is promised; `what` is its name in messages."""
+    with asking(plugin):
+        value = getattr(plugin, name)(*arguments)
+    return _promised(plugin, name, value, what)
+
+
 def fact(plugin: Backbone | Scorer, name: str, who: str = "") -> Any:
-    """A property of `_FACTS`; `who` is what to call the plugin in messages."""
-    fits, expected = _FACTS[name]
-    return _answer(who or plugin, name, lambda: getattr(plugin, name), fits, expected)
+    """A plugin's property; `who` is what to call the plugin in messages."""
+    with asking(who or plugin):
+        value = getattr(plugin, name)
+    return _promised(who or plugin, name, value)
 
 
 def label_scorers(plugin: Method | Aggregation, pool: Sequence[str]) -> tuple[str, ...]:
     """The scorers that a method's or an aggregation's labels read."""
     name = "label_scorers" if isinstance(plugin, Method) else "needs"
-    names = _answer(plugin, name, lambda: getattr(plugin, name)(pool), _are_names, _NAMES)
-    return tuple(names)
+    return tuple(_answer(plugin, name, pool))
 
 
 def labelled_by(pairs: PreferenceSet) -> tuple[str, ...]:
     """The scorers whose rewards made the labels of a preference set."""
-    return tuple(_answer(pairs, "labelled_by", pairs.labelled_by, _are_names, _NAMES))
+    return tuple(_answer(pairs, "labelled_by"))
 
 
 def resolved(method: Method, family: str) -> Method:
@@ -208,19 +219,12 @@ def resolved(method: Method, family: str) -> Method:
 
 def trainable(method: Method) -> bool:
     """Whether the method is trained; no instance can say otherwise than its class."""
-    answer: bool = _answer(
-        method,
-        "trainable",
-        lambda: type(method).trainable,
-        lambda value: isinstance(value, bool),
-        "True or False",
-    )
-    return answer
+    return bool(_promised(method, "trainable", type(method).trainable))
 
 
 def method_nfe(method: Method, pairs_seen: int) -> int:
     """Expected denoiser evaluations of training."""
-    return int(_answer(method, "nfe", lambda: method.nfe(pairs_seen), _is_whole, _WHOLE))
+    return int(_answer(method, "nfe", pairs_seen))
 
 
 def prompts_of(prompt_set: PromptSet) -> tuple[Prompt, ...]:
@@ -228,21 +232,16 @@ def prompts_of(prompt_set: PromptSet) -> tuple[Prompt, ...]:
     with asking(prompt_set):
         prompts = tuple(prompt_set.load())
     for position, prompt in enumerate(prompts):
+        where = f"prompt {position}"
         if not isinstance(prompt, Prompt):
-            raise refused(prompt_set, f"{_typed(prompt)} as prompt {position}", "a bench.Prompt")
-        if not _is_text(prompt.text):
-            raise refused(
-                prompt_set, f"{_typed(prompt.text)} as the text of prompt {position}", _TEXT
-            )
-        groups = prompt.groups
-        if not isinstance(groups, Mapping) or not all(
-            _is_text(part) for pair in groups.items() for part in pair
-        ):
-            raise refused(
-                prompt_set,
-                f"{_typed(groups)} as the groups of prompt {position}",
-                "a mapping from text to text",
-            )
+            raise refused(prompt_set, f"{_typed(prompt)} as {where}", "a bench.Prompt")
+        text, groups = prompt.text, prompt.groups
+        if not _is_text(text):
+            raise refused(prompt_set, f"{_typed(text)} as the text of {where}", _TEXT)
+        parts = groups.items() if isinstance(groups, Mapping) else [(None,)]
+        if not all(_is_text(part) for pair in parts for part in pair):
+            came = f"{_typed(groups)} as the groups of {where}"
+            raise refused(prompt_set, came, "a mapping from text to text")
     return prompts
 
 
@@ -255,31 +254,18 @@ _LABEL = (
 
 def pair_count(pairs: PreferenceSet) -> int:
     """How many pairs a set holds."""
-    return int(_answer(pairs, "count", pairs.count, _is_whole, _WHOLE))
+    return int(_answer(pairs, "count"))
 
 
 def published_count(plugin: PreferenceSet | PromptSet) -> int | None:
     """The published count of a set that is not here."""
-    count = _answer(
-        plugin,
-        "published_count",
-        plugin.published_count,
-        lambda value: value is None or _is_whole(value),
-        "a whole number, or None",
-    )
+    count = _answer(plugin, "published_count")
     return None if count is None else int(count)
 
 
 def unavailable_reason(scorer: Scorer) -> str:
     """Why a scorer could not be loaded now, or ""."""
-    reason: str = _answer(
-        scorer,
-        "unavailable_reason",
-        scorer.unavailable_reason,
-        _is_text,
-        'text, "" if there is none',
-    )
-    return reason
+    return str(_answer(scorer, "unavailable_reason"))
 
 
 # What stages are given.
@@ -453,14 +439,14 @@ def noised(trajectory: Trajectory, request: NoiseRequest, *, untouched: bool) ->
     from bench.api.noising import NoisedPairs
 
     with asking(trajectory):
-        found = trajectory.noise(request)
-    if not isinstance(found, NoisedPairs):
-        raise refused(trajectory, _typed(found), "bench.NoisedPairs")
+        pairs = trajectory.noise(request)
+    if not isinstance(pairs, NoisedPairs):
+        raise refused(trajectory, _typed(pairs), "bench.NoisedPairs")
     for name in ("latents", "epsilon"):
-        _check_tensor(trajectory, name, getattr(found, name), request.clean.shape)
-        if untouched and not bool(getattr(found, name).isfinite().all()):
+        _check_tensor(trajectory, name, getattr(pairs, name), request.clean.shape)
+        if untouched and not bool(getattr(pairs, name).isfinite().all()):
             raise refused(trajectory, f"`{name}` with NaN or infinity", "finite numbers")
-    return found
+    return pairs
 
 
 def pair_losses(loss: Loss, errors: PairErrors, p: torch.Tensor, beta: float) -> torch.Tensor:
@@ -490,14 +476,7 @@ def _check_tensor(plugin: Plugin, name: str, value: object, shape: Sequence[int]
 
 def reference_decay(reference: Reference, step: int) -> float:
     """Which share of itself the reference keeps after a step."""
-    decay = _answer(
-        reference,
-        f"decay_at({step})",
-        lambda: reference.decay_at(step),
-        _is_share,
-        "a share, a number from 0 to 1",
-    )
-    return float(decay)
+    return float(_answer(reference, "decay_at", step, what=f"decay_at({step})"))
 
 
 def trained(method: Method, setup: TrainingSetup) -> TrainingOutcome:
@@ -532,24 +511,23 @@ def trained(method: Method, setup: TrainingSetup) -> TrainingOutcome:
 
 def loaded(backbone: Backbone, device: str) -> Policy:
     """The untouched backbone on a device."""
-    return _policy(backbone, "load", lambda: backbone.load(device))
+    with asking(backbone):
+        policy = backbone.load(device)
+    return _checked_policy(backbone, "load", policy)
 
 
 def model_of(method: Method, backbone: Policy) -> Policy:
     """The model that stands for a method without training."""
-    return _policy(method, "model", lambda: method.model(backbone))
+    with asking(method):
+        policy = method.model(backbone)
+    return _checked_policy(method, "model", policy)
 
 
-def _policy(plugin: Plugin, function: str, ask: Callable[[], object]) -> Policy:
+def _checked_policy(plugin: Plugin, function: str, policy: object) -> Policy:
     from bench.api.policy import Policy
 
-    policy: Policy = _answer(
-        plugin,
-        function,
-        ask,
-        lambda value: isinstance(value, Policy),
-        "a bench.Policy",
-    )
+    if not isinstance(policy, Policy):
+        raise refused(plugin, f"{_typed(policy)} as `{function}`", "a bench.Policy")
     return policy
 
 
@@ -595,9 +573,9 @@ def checked_scores(name: str, scores: Any, count: int) -> np.ndarray:
 
     who = f"scorer {name!r}"
     with asking(who):
-        found = np.asarray(scores)
-    if found.shape != (count,):
-        raise PluginError(f"{who} gave shape {found.shape} for {count} images, expected ({count},)")
-    if found.dtype.kind not in "fiu":
-        raise refused(who, f"{found.dtype} for {count} images", "real numbers (float64)")
-    return found.astype(np.float64)
+        array = np.asarray(scores)
+    if array.shape != (count,):
+        raise PluginError(f"{who} gave shape {array.shape} for {count} images, expected ({count},)")
+    if array.dtype.kind not in "fiu":
+        raise refused(who, f"{array.dtype} for {count} images", "real numbers (float64)")
+    return array.astype(np.float64)

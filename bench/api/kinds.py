@@ -8,7 +8,6 @@ planning builds them: import torch, diffusers and the like inside the methods th
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, r
 
 from bench.api import scorer_loads
 from bench.lib.distributed import ALONE, World
+from bench.lib.wrapping import run_first
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,9 +57,10 @@ def option(
     """Declare an option: a dataclass field with documentation and bounds.
 
     The annotation gives the type (int, float, bool, str, `Literal[...]`, `X | None`,
-    `tuple[str, ...]`); without a default the option must be given. `in_key=False` marks what
-    changes no result by itself, such as a path whose content `fingerprint` covers;
-    `in_name=False` what does not even make it another plugin, such as where its work is done.
+    `tuple[str, ...]`); without a default the option must be given. `affects_results=False` marks
+    what changes no result by itself, such as a path whose content `fingerprint` covers;
+    `affects_identity=False` what does not even make it another plugin, such as where its work is
+    done.
     """
     bounds = {k: v for k, v in (("gt", gt), ("ge", ge), ("lt", lt), ("le", le)) if v is not None}
     return dataclasses.field(
@@ -145,10 +146,9 @@ class Scorer(Plugin):
     )
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Have `load` refuse where the scorer would be read unseen (`bench.lib.reading`)."""
+        """Have `load` refuse where the scorer would be read unseen (`bench.api.scorer_loads`)."""
         super().__init_subclass__(**options)
-        if "load" in vars(cls):
-            cls.load = _seen(cls.load)  # type: ignore[method-assign]
+        run_first(cls, "load", _refuse_unseen)
 
     def unavailable_reason(self) -> str:
         """Why it could not be loaded now, with the remedy, or ""; cheap enough for a plan."""
@@ -164,13 +164,8 @@ class Scorer(Plugin):
         raise NotImplementedError
 
 
-def _seen(load: Callable[..., LoadedScorer]) -> Callable[..., LoadedScorer]:
-    @functools.wraps(load)
-    def checked(scorer: Scorer, *args: Any, **kwargs: Any) -> LoadedScorer:
-        scorer_loads.check(scorer.name, held_out=is_held_out(type(scorer)))
-        return load(scorer, *args, **kwargs)
-
-    return checked
+def _refuse_unseen(scorer: Scorer, *args: Any, **kwargs: Any) -> None:
+    scorer_loads.check(scorer.name, held_out=is_held_out(type(scorer)))
 
 
 def is_held_out(scorer: type[Scorer]) -> bool:

@@ -6,9 +6,8 @@ scaling factors stay behind it. All latents are scaled as the denoiser expects t
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from bench.lib import evaluations
+from bench.lib.wrapping import run_first
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,8 +59,7 @@ class Policy(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """Count what any network is asked through the policy, the denoiser or another."""
         super().__init_subclass__(**options)
-        if "predict_epsilon" in vars(cls):
-            cls.predict_epsilon = _watching(cls.predict_epsilon)  # type: ignore[method-assign]
+        run_first(cls, "predict_epsilon", _watch)
 
     if not TYPE_CHECKING:
 
@@ -69,10 +68,10 @@ class Policy(ABC):
 
             So it is read no earlier than it is needed, and a subclass may keep it as it likes.
             """
-            found = super().__getattribute__(name)
-            if name == "denoiser" and isinstance(found, torch.nn.Module):
-                evaluations.watch(found)
-            return found
+            value = super().__getattribute__(name)
+            if name == "denoiser" and isinstance(value, torch.nn.Module):
+                evaluations.watch(value)
+            return value
 
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
@@ -130,14 +129,5 @@ class Policy(ABC):
         """
 
 
-def _watching(predict: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """`predict_epsilon`, with the network that it is given watched."""
-
-    @functools.wraps(predict)
-    def watched(
-        policy: Policy, denoiser: torch.nn.Module, *args: Any, **kwargs: Any
-    ) -> torch.Tensor:
-        evaluations.watch(denoiser)
-        return predict(policy, denoiser, *args, **kwargs)
-
-    return watched
+def _watch(policy: Policy, denoiser: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
+    evaluations.watch(denoiser)

@@ -63,7 +63,7 @@ def _run(world: World) -> None:
         interrupts.end(alone=world.size == 1)
     except SystemExit as end:
         # Typer makes one of a KeyboardInterrupt.
-        if interrupts.asked() or end.code == interrupts.CODE:
+        if interrupts.requested() or end.code == interrupts.CODE:
             interrupts.end(alone=world.size == 1)
         raise
 

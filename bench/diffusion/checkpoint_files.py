@@ -70,13 +70,13 @@ def find(path: Path, parts: Sequence[str] = DENOISERS) -> Checkpoint | None:
         entries = sorted(path.iterdir())
     except OSError as error:
         raise BenchError(f"{path}: cannot be read as a folder ({error.strerror})") from error
-    found = [
+    candidates = [
         entry
         for entry in entries
         if entry.suffix.lower() in WEIGHT_SUFFIXES and not entry.name.startswith(".")
     ]
-    if len(found) > 1:
-        names = ", ".join(entry.name for entry in found[:4])
+    if len(candidates) > 1:
+        names = ", ".join(entry.name for entry in candidates[:4])
         raise BenchError(f"{path}: holds several weights files ({names}); name one of them")
-    named = [entry.name for entry in found if hub.is_file(entry)]
+    named = [entry.name for entry in candidates if hub.is_file(entry)]
     return Checkpoint(form="file", folder=path, files=(named[0],)) if named else None

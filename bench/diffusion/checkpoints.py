@@ -63,7 +63,7 @@ def save(denoiser: Any, folder: Path, layout: PipelineLayout) -> None:
 
     state = get_peft_model_state_dict(denoiser, adapter_name=lora.POLICY)
     config = denoiser.peft_config[lora.POLICY]
-    told = {
+    settings = {
         "r": config.r,
         "lora_alpha": config.lora_alpha,
         "target_modules": sorted(config.target_modules),
@@ -72,12 +72,12 @@ def save(denoiser: Any, folder: Path, layout: PipelineLayout) -> None:
         "alpha_pattern": {},
     }
     # One key alone: safetensors writes several in an order that changes from run to run.
-    metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps({f"{part}.{k}": told[k] for k in told})}
+    text = json.dumps({f"{part}.{k}": v for k, v in settings.items()})
     folder.mkdir(parents=True, exist_ok=True)
     save_file(
         {f"{part}.{k}": v.detach().cpu().contiguous() for k, v in state.items()},
         folder / LORA_FILE,
-        metadata=metadata,
+        metadata={LORA_ADAPTER_METADATA_KEY: text},
     )
 
 
@@ -102,20 +102,20 @@ def load(
     Raises:
         BenchError: it is none of these, cannot be read, or does not fit the backbone.
     """
-    found = find(path, [layout.part])
-    if found is None:
+    checkpoint = find(path, [layout.part])
+    if checkpoint is None:
         raise BenchError(
             f"{path}: holds no denoiser weights (no {layout.part}/, {LORA_FILE}, {PEFT_CONFIG} or "
             f"file of weights)"
         )
-    match found.form:
+    match checkpoint.form:
         case "denoiser":
-            weights = Files(source=str(found.folder)).weights("")
+            weights = Files(source=str(checkpoint.folder)).weights("")
             return read_denoiser(weights, structure, layout, dtype, device)
         case "peft":
-            return _from_peft(found, backbone(), layout)
+            return _from_peft(checkpoint, backbone(), layout)
         case "file":
-            return _from_file(found.folder / found.files[0], backbone(), layout)
+            return _from_file(checkpoint.folder / checkpoint.files[0], backbone(), layout)
 
 
 def read_denoiser(
@@ -126,9 +126,9 @@ def read_denoiser(
     device: torch.device,
 ) -> torch.nn.Module:
     """A denoiser on `device`, in eval mode; refused if its weights are not those of `structure`."""
-    found = read_json(weights.folder / "config.json").get("_class_name")
-    if found != layout.denoiser:
-        raise BenchError(f"{weights.folder}: holds a {found}, not a {layout.denoiser}")
+    kind_name = read_json(weights.folder / "config.json").get("_class_name")
+    if kind_name != layout.denoiser:
+        raise BenchError(f"{weights.folder}: holds a {kind_name}, not a {layout.denoiser}")
     kind = getattr(diffusers, layout.denoiser)
     denoiser = read_part(kind, weights, dtype)
     if structure is not None:
@@ -149,7 +149,7 @@ def read_part(kind: Any, weights: Weights, dtype: torch.dtype) -> Any:
     options: dict[str, Any] = {_DTYPE: dtype} if issubclass(kind, ModelMixin) else {"dtype": dtype}
     try:
         with _quietly(), warnings.catch_warnings(action="ignore"):
-            part, found = kind.from_pretrained(
+            part, loading = kind.from_pretrained(
                 weights.folder,
                 variant=weights.variant,
                 local_files_only=True,
@@ -159,13 +159,14 @@ def read_part(kind: Any, weights: Weights, dtype: torch.dtype) -> Any:
     except Exception as error:
         # Damaged and foreign files fail in many ways, all of them the files' fault.
         raise BenchError(f"cannot read {weights.folder}: {_line(error)}") from error
-    missing = sorted([*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])])
+    other_shapes = (str(key[0]) for key in loading["mismatched_keys"])
+    missing = sorted([*loading["missing_keys"], *other_shapes])
     if missing:
         raise BenchError(
             f"{weights.folder}: the weights lack {_some(missing)} of a {kind.__name__}"
         )
     # Those of published text encoders hold position ids, which current versions have no use for.
-    foreign = sorted(found["unexpected_keys"]) if issubclass(kind, ModelMixin) else []
+    foreign = sorted(loading["unexpected_keys"]) if issubclass(kind, ModelMixin) else []
     if foreign:
         raise BenchError(
             f"{weights.folder}: the weights hold {_some(foreign)}, which a {kind.__name__} of "
@@ -196,18 +197,19 @@ def _from_file(file: Path, denoiser: Any, layout: PipelineLayout) -> torch.nn.Mo
     return module
 
 
-def _from_peft(found: Checkpoint, denoiser: Any, layout: PipelineLayout) -> torch.nn.Module:
+def _from_peft(checkpoint: Checkpoint, denoiser: Any, layout: PipelineLayout) -> torch.nn.Module:
     from peft import LoraConfig
 
-    file = found.folder / found.files[-1]
+    file = checkpoint.folder / checkpoint.files[-1]
     try:
-        told = LoraConfig.from_pretrained(str(found.folder)).to_dict()
+        settings = LoraConfig.from_pretrained(str(checkpoint.folder)).to_dict()
     except Exception as error:
         # Its own constructor sees whatever the file says.
-        raise BenchError(f"{found.folder / PEFT_CONFIG}: cannot be read: {_line(error)}") from error
+        config = checkpoint.folder / PEFT_CONFIG
+        raise BenchError(f"{config}: cannot be read: {_line(error)}") from error
     state, _ = _read_state(file)
     bare = {key.removeprefix("base_model.model."): value for key, value in state.items()}
-    metadata = {f"{layout.part}.{k}": told[k] for k in told}
+    metadata = {f"{layout.part}.{k}": v for k, v in settings.items()}
     return _with_lora(denoiser, bare, metadata, file, layout)
 
 
@@ -267,10 +269,10 @@ def _converted(
     # Only readers of U-Nets ask for it, to tell blocks by their place.
     known = {"unet_config": denoiser.config} if layout.part == "unet" else {}
     try:
-        found = reader(dict(state), **known)
+        converted = reader(dict(state), **known)
     except (KeyError, ValueError) as error:
         raise BenchError(f"{file}: is no LoRA that diffusers knows: {_line(error)}") from error
-    return found[:2] if isinstance(found, tuple) else (found, None)
+    return converted[:2] if isinstance(converted, tuple) else (converted, None)
 
 
 def _read_state(file: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -280,8 +282,8 @@ def _read_state(file: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
             data = torch.load(file, map_location="cpu", weights_only=True)
         else:
             with safe_open(file, framework="pt") as opened:
-                told = (opened.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY)
-            return load_file(file), json.loads(told) if told else None
+                settings = (opened.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY)
+            return load_file(file), json.loads(settings) if settings else None
     except Exception as error:
         # Damaged bytes fail in any way at all.
         raise BenchError(
@@ -350,9 +352,9 @@ def _refuse_types(
 ) -> None:
     """Refuse whole, boolean and complex numbers where floating-point weights are `wanted`."""
     wrong = [
-        f"{key} ({str(found).removeprefix('torch.')})"
-        for key, found in sorted(types.items())
-        if not found.is_floating_point
+        f"{key} ({str(dtype).removeprefix('torch.')})"
+        for key, dtype in sorted(types.items())
+        if not dtype.is_floating_point
         and (wanted is None or (key in wanted and wanted[key].is_floating_point()))
     ]
     if wrong:
@@ -408,9 +410,9 @@ def _compare(state: Mapping[str, Any], wanted: Mapping[str, torch.Tensor], where
 
 def _some(names: Iterable[str]) -> str:
     """The first names and how many there are."""
-    found = list(names)
-    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    return ", ".join(found[:3]) + more
+    every = list(names)
+    more = f" and {len(every) - 3} more" if len(every) > 3 else ""
+    return ", ".join(every[:3]) + more
 
 
 def _line(error: BaseException) -> str:

@@ -87,18 +87,18 @@ def weight_files(folder: Path, part: str, variant: str | None = None) -> tuple[s
         single, index = patterns[0], patterns[-1]
         # Where both are there, each library has its own choice.
         choices = (single, index) if part in _TRANSFORMERS_PARTS else (index, single)
-        found = next((name for name in choices if hub.is_file(folder / name)), None)
-        if found:
-            return (found,) if found == single else (index, *_shards(folder, index))
+        name = next((name for name in choices if hub.is_file(folder / name)), None)
+        if name:
+            return (name,) if name == single else (index, *_shards(folder, index))
     return ()
 
 
 def _shards(folder: Path, index: str) -> list[str]:
     """The files that an index of weights names."""
-    told = read_json(folder / index).get("weight_map")
-    if not isinstance(told, dict) or not all(isinstance(name, str) for name in told.values()):
+    places = read_json(folder / index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise BenchError(f"{folder / index}: does not say in which file each weight is")
-    names = [str(Path(index).parent / name) for name in sorted(set(told.values()))]
+    names = [str(Path(index).parent / name) for name in sorted(set(places.values()))]
     if missing := [name for name in names if not hub.is_file(folder / name)]:
         raise BenchError(
             f"{folder}: there is no {missing[0]}, which {index} names; the copy is not complete"
@@ -152,21 +152,21 @@ class Files:
         config = f"{part}/config.json" if part else "config.json"
         for suffix in _SUFFIXES:
             folder = self.fetch(config, *weight_patterns(part, suffix, self.variant))
-            if found := weight_files(folder, part, self.variant):
+            if weights := weight_files(folder, part, self.variant):
                 break
         else:
             raise BenchError(self._no_weights(folder, part))
         if not hub.is_file(folder / config):
             raise BenchError(f"{self.where}: there is no {config}")
-        names = (Path(name).relative_to(part).as_posix() for name in (config, *found))
+        names = (Path(name).relative_to(part).as_posix() for name in (config, *weights))
         return Weights(folder=folder / part, files=tuple(names), variant=self.variant)
 
     def _no_weights(self, folder: Path, part: str) -> str:
         wanted = weight_patterns(part, ".safetensors", self.variant)[0]
-        found = sorted(path.name for path in (folder / part).glob("*.safetensors"))
+        others = sorted(path.name for path in (folder / part).glob("*.safetensors"))
         hint = ""
-        if found:
-            hint = f"; there is {', '.join(found[:4])} (see option variant)"
+        if others:
+            hint = f"; there is {', '.join(others[:4])} (see option variant)"
         elif hub.local(self.source) is None:
             hint = "; if the Hub was out of reach, it has not been downloaded yet"
         return f"{self.where}: there is no {wanted} (nor a .bin file){hint}"
@@ -273,16 +273,17 @@ class PipelineFiles:
     def _parts(self) -> list[str]:
         """The parts with weights that this pipeline has."""
         known = (DENOISER, VAE, *_TRANSFORMERS_PARTS)
-        return [part for part in known if self._told(part)[0] is not None]
+        return [part for part in known if self._declared(part)[0] is not None]
 
-    def _told(self, part: str) -> list[Any]:
+    def _declared(self, part: str) -> list[Any]:
         """Library and class of a part by model_index.json; nulls where it has none."""
-        told = self.index.get(part, [None])
-        if not isinstance(told, list) or not told:
+        origin = self.index.get(part, [None])
+        if not isinstance(origin, list) or not origin:
             raise BenchError(
-                f"{self.pipeline.where}: {INDEX} says {told!r} of {part}, not its library and class"
+                f"{self.pipeline.where}: {INDEX} says {origin!r} of {part}, not its library and "
+                f"class"
             )
-        return told
+        return origin
 
     def _own(self, part: str) -> Files | None:
         return {VAE: self.vae, DENOISER: self.denoiser}.get(part)
@@ -319,9 +320,9 @@ def _configs(part: str) -> tuple[str, str]:
     return "config.json", f"{part}/config.json"
 
 
-def _not_whole(own: Files, part: str, found: str) -> str:
+def _not_whole(own: Files, part: str, problem: str) -> str:
     return (
-        f"{own.where}: {found}; {part}=... takes the folder or Hub id of a whole model "
+        f"{own.where}: {problem}; {part}=... takes the folder or Hub id of a whole model "
         f"(config.json and its weights), while a LoRA or a bare state dict is evaluated as "
         f"pretrained:{own.source}"
     )

@@ -7,6 +7,7 @@ not be the latent's level.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -127,11 +128,11 @@ def reference_code_grid(
             f"backbone's scheduler do not fit into its {schedule.steps} timesteps; choose fewer"
         )
     index = torch.arange(steps, device=timesteps.device)
-    asked = offset + (index - 1) * stride
+    queries = offset + (index - 1) * stride
     reached = torch.cat([index.new_tensor([CLEAN]), offset + index * stride])
-    depth = (asked < timesteps[:, None]).sum(dim=1)
+    depth = (queries < timesteps[:, None]).sum(dim=1)
     walked = torch.arange(steps + 1, device=timesteps.device).minimum(depth[:, None])
-    return reached[walked], asked.expand(len(timesteps), -1)
+    return reached[walked], queries.expand(len(timesteps), -1)
 
 
 @torch.no_grad()
@@ -140,7 +141,7 @@ def _walk(
     schedule: NoiseSchedule,
     clean: torch.Tensor,
     levels: torch.Tensor,
-    asked: torch.Tensor,
+    queries: torch.Tensor,
     condition: Condition,
     renoise_steps: int,
     clean_abar: float = 1.0,
@@ -148,21 +149,21 @@ def _walk(
 ) -> Inverted:
     """Step from level to level; samples whose level stays the same are left out of the call."""
     x, nfe = clean, 0
-    for i in range(asked.shape[1]):
+    for i in range(queries.shape[1]):
         here, there = levels[:, i], levels[:, i + 1]
         moving = (here != there).nonzero().squeeze(1)
         if moving.numel() == 0:
             continue
-        start, timesteps = x[moving], asked[moving, i]
-        told = {name: tensor[moving] for name, tensor in condition.items()}
+        start, timesteps = x[moving], queries[moving, i]
+        shown = {name: tensor[moving] for name, tensor in condition.items()}
         a_from, s_from = schedule.alpha_sigma(here[moving], clean_abar=clean_abar)
         a_to, s_to = schedule.alpha_sigma(there[moving])
         path = (a_from, s_from, a_to, s_to)
 
-        predictions = [predict(start, timesteps, told)]
+        predictions = [predict(start, timesteps, shown)]
         for _ in range(renoise_steps):
             guess = ddim_step(start, predictions[-1], *path, clip_range=clip_range)
-            predictions.append(predict(guess, timesteps, told))
+            predictions.append(predict(guess, timesteps, shown))
         mean = torch.stack(predictions).mean(dim=0)
         x = x.index_copy(0, moving, ddim_step(start, mean, *path, clip_range=clip_range))
         nfe += len(predictions) * moving.numel()
@@ -204,24 +205,13 @@ def renoise_invert(
     return _walk(predict, schedule, clean, levels, levels[:, 1:], condition, renoise_steps)
 
 
-def ddim_invert(
-    predict: Predict,
-    schedule: NoiseSchedule,
-    clean: torch.Tensor,
-    timesteps: torch.Tensor,
-    condition: Condition,
-    *,
-    steps: int,
-) -> Inverted:
-    """DDIM inversion to exactly t (Song et al. 2021, Sec. 4.3: the ODE run backwards).
+ddim_invert = functools.partial(renoise_invert, renoise_steps=0)
+"""DDIM inversion to exactly t (Song et al. 2021, Sec. 4.3: the ODE run backwards).
 
-    The step from level u to v > u uses the noise estimate at the current latent, for which the
-    network is asked at v, as in `renoise_invert` (of which this is the case without further
-    predictions): the network knows no timestep for the clean image. Arguments as there.
-    """
-    return renoise_invert(
-        predict, schedule, clean, timesteps, condition, steps=steps, renoise_steps=0
-    )
+The step from level u to v > u uses the noise estimate at the current latent, for which the
+network is asked at v, as in `renoise_invert` (of which this is the case without further
+predictions): the network knows no timestep for the clean image. Arguments as there.
+"""
 
 
 def reference_code_invert(
@@ -267,13 +257,13 @@ def reference_code_invert(
     Returns:
         Latents at the grid levels nearest above `timesteps` (or at the last level).
     """
-    levels, asked = reference_code_grid(timesteps, steps, schedule)
+    levels, queries = reference_code_grid(timesteps, steps, schedule)
     return _walk(
         predict,
         schedule,
         clean,
         levels,
-        asked,
+        queries,
         condition,
         renoise_steps,
         clean_abar=schedule.initial_abar,

@@ -218,8 +218,8 @@ class PipelinePolicy(Policy):
         """
         # The first weight is never an adapter's, which may have another dtype.
         own = next(denoiser.parameters(), latents).dtype
-        told = {name: value.to(own) for name, value in condition.items()}
-        output = self._ask(denoiser, latents.to(own), timesteps, told).to(latents.dtype)
+        inputs = {name: value.to(own) for name, value in condition.items()}
+        output = self._ask(denoiser, latents.to(own), timesteps, inputs).to(latents.dtype)
         return self.schedule.to_epsilon(output, latents, timesteps)
 
     def release(self, *, denoiser: bool = False) -> None:

@@ -12,7 +12,9 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _CHECKSUM = "checksum"
 _LARGEST = 2**28
@@ -58,6 +60,15 @@ def read(path: Path) -> dict[str, Any]:
     return unseal(_read_regular(path))
 
 
+def read_note(path: Path, name: str, kind: type[T]) -> T | None:
+    """A member of what `seal` wrote, of what can be done without; None where it is no `kind`."""
+    try:
+        value = read(path).get(name)
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, kind) else None
+
+
 def add_checksum(data: bytes) -> bytes:
     """The data after its own checksum, for files that are not JSON."""
     return hashlib.sha256(data).digest() + data
@@ -70,8 +81,8 @@ def read_checked(path: Path) -> bytes:
         OSError: it cannot be read.
         ValueError: it is no regular file, or it is damaged.
     """
-    found = _read_regular(path, largest=None)
-    digest, data = found[:32], found[32:]
+    content = _read_regular(path, largest=None)
+    digest, data = content[:32], content[32:]
     if hashlib.sha256(data).digest() != digest:
         raise ValueError("the checksum differs")
     return data
@@ -79,10 +90,10 @@ def read_checked(path: Path) -> bytes:
 
 def _read_regular(path: Path, largest: int | None = _LARGEST) -> bytes:
     with open(path, "rb", opener=_without_waiting) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
+        state = os.fstat(file.fileno())
+        if not stat.S_ISREG(state.st_mode):
             raise ValueError("no regular file")
-        if largest is not None and found.st_size > largest:
+        if largest is not None and state.st_size > largest:
             raise ValueError("too large")
         return file.read()
 

@@ -6,7 +6,7 @@ from bench.lib.distributed import World
 from bench.lib.errors import BenchError
 
 
-def named(asked: str, world: World) -> str:
+def named(wanted: str, world: World) -> str:
     """The device that `--device` means in this process.
 
     Raises:
@@ -14,16 +14,16 @@ def named(asked: str, world: World) -> str:
     """
     import torch
 
-    if asked == "auto":
-        asked = "cuda" if torch.cuda.is_available() else "cpu"
-    if asked == "cuda" and world.size > 1:
-        asked = f"cuda:{world.local_rank}"
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and world.size > 1:
+        wanted = f"cuda:{world.local_rank}"
     try:
-        found = torch.device(asked)
-        if found.type == "meta":
-            raise BenchError(f"--device {asked}: holds no values; try cpu, cuda or auto")
-        if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-            raise BenchError(f"--device {asked}: this machine has no such GPU")
+        device = torch.device(wanted)
+        if device.type == "meta":
+            raise BenchError(f"--device {wanted}: holds no values; try cpu, cuda or auto")
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise BenchError(f"--device {wanted}: this machine has no such GPU")
     except RuntimeError as error:
-        raise BenchError(f"--device {asked}: not a device; try cpu, cuda or auto") from error
-    return asked
+        raise BenchError(f"--device {wanted}: not a device; try cpu, cuda or auto") from error
+    return wanted

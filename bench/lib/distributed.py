@@ -120,12 +120,12 @@ class World:
             if self.size == 1:
                 raise
             own = error
-        told = None if own is None else f"{type(own).__name__}: {own}"
+        reason = None if own is None else f"{type(own).__name__}: {own}"
         if isinstance(own, BenchError):
-            told = str(own)
+            reason = str(own)
         if own is not None:
             vars(own)[EVERYWHERE] = True
-        failures = [(rank, text) for rank, text in enumerate(self.gather(told)) if text]
+        failures = [(rank, text) for rank, text in enumerate(self.gather(reason)) if text]
         if own is not None:
             raise own
         if failures:

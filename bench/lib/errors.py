@@ -18,17 +18,17 @@ class BenchError(Exception):
 class UnknownNameError(BenchError):
     """A name was asked for that nothing carries."""
 
-    def __init__(self, what: str, asked: str, known: Iterable[str]) -> None:
+    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
         """`what` is the noun ("method"), `known` every name that would have been right."""
         names = sorted(known)
         # Longer than any name; comparing would take its time.
-        close = difflib.get_close_matches(asked[:200], names, n=_CLOSE, cutoff=0.5)
+        close = difflib.get_close_matches(name[:200], names, n=_CLOSE, cutoff=0.5)
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
         if not names:
             hint = " There are none."
         elif not close or len(names) <= _CLOSE:
             hint += f" Known: {listed(names, _CLOSE)}."
-        super().__init__(f"unknown {what} {quoted(asked)}.{hint}")
+        super().__init__(f"unknown {what} {quoted(name)}.{hint}")
 
 
 class DivergedError(BenchError):

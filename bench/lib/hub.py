@@ -102,7 +102,7 @@ def files_below(folder: Path, patterns: Sequence[str] = ("*",)) -> list[str]:
         BenchError: a matching file, or a folder that may hold some, is a link that leads nowhere
             or cannot be read.
     """
-    found: list[str] = []
+    names: list[str] = []
 
     def enter(place: Path, prefix: str, parents: tuple[tuple[int, int], ...]) -> None:
         state = place.stat()
@@ -117,7 +117,7 @@ def files_below(folder: Path, patterns: Sequence[str] = ("*",)) -> list[str]:
                 enter(entry, f"{name}/", (*parents, here))
             elif any(fnmatchcase(name, pattern) for pattern in patterns):
                 if is_file(entry):
-                    found.append(name)
+                    names.append(name)
             elif any(_may_hold(name, pattern) for pattern in patterns):
                 refuse_broken_link(entry)
 
@@ -125,7 +125,7 @@ def files_below(folder: Path, patterns: Sequence[str] = ("*",)) -> list[str]:
         enter(folder, "", ())
     except OSError as error:
         raise BenchError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    return sorted(found)
+    return sorted(names)
 
 
 def _may_hold(name: str, pattern: str) -> bool:
@@ -213,8 +213,8 @@ def is_here(source: str, filename: str, *, revision: str, repo_type: RepoType = 
         return True
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(source, filename, revision=revision, repo_type=repo_type)
-    return isinstance(found, str)
+    place = try_to_load_from_cache(source, filename, revision=revision, repo_type=repo_type)
+    return isinstance(place, str)
 
 
 def fingerprint(
@@ -278,12 +278,12 @@ def _resolved(source: str, revision: str, repo_type: RepoType) -> str:
     if not constants.HF_HUB_OFFLINE:
         with clear_errors(source, revision, repo_type):
             info = HfApi().repo_info(source, revision=revision, repo_type=repo_type)
-        found = str(info.sha)
+        sha = str(info.sha)
         # Where downloads by branch note it, for a later run without the network.
         with suppress(OSError):
             reference.parent.mkdir(parents=True, exist_ok=True)
-            reference.write_text(found)
-        return found
+            reference.write_text(sha)
+        return sha
     try:
         return reference.read_text().strip()
     except OSError as error:
@@ -310,9 +310,9 @@ def cached_sha256(path: Path) -> str:
 
 def _cached_sha256(real: Path) -> str:
     before = _state(real)
-    told = hashlib.sha256(os.fsencode(real)).hexdigest()[:32]
+    place = hashlib.sha256(os.fsencode(real)).hexdigest()[:32]
     root = Path(os.environ.get("XDG_CACHE_HOME") or expanded("~/.cache"))
-    note = root / "diffusion-preference-bench" / "sha256" / f"{told}.json"
+    note = root / "diffusion-preference-bench" / "sha256" / f"{place}.json"
     try:
         known = checksums.read(note)
         if known["state"] == before:

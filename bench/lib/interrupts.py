@@ -21,7 +21,7 @@ CODE = 130
 """The exit code after Ctrl-C, as shells have it."""
 _SENTENCE = "interrupted: what is finished is kept, and the same command goes on from there"
 
-_asked = _said = False
+_interrupted = _announced = False
 
 
 @contextmanager
@@ -33,11 +33,11 @@ def watched(*, alone: bool) -> Iterator[None]:
             first: they may be waiting for each other in the depths of a library, and whoever
             started them has the word.
     """
-    global _asked, _said
+    global _interrupted, _announced
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _asked = _said = False
+    _interrupted = _announced = False
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # As for a command in the background of a script.
         yield
@@ -46,7 +46,7 @@ def watched(*, alone: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        if not _asked:
+        if not _interrupted:
             signal.signal(signal.SIGINT, before)
 
 
@@ -56,33 +56,33 @@ def check() -> None:
     Raises:
         KeyboardInterrupt: there was one.
     """
-    if _asked:
+    if _interrupted:
         raise KeyboardInterrupt
 
 
-def asked() -> bool:
+def requested() -> bool:
     """Whether there was a Ctrl-C."""
-    return _asked
+    return _interrupted
 
 
 def end(*, alone: bool) -> NoReturn:
     """Say that the command was interrupted, unless whoever started this process does, and exit."""
     if alone:
-        _say()
+        _announce()
     sys.exit(CODE)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    global _asked
-    if _asked:
-        _say()
+    global _interrupted
+    if _interrupted:
+        _announce()
         os._exit(CODE)
-    _asked = True
+    _interrupted = True
     raise KeyboardInterrupt
 
 
-def _say() -> None:
-    global _said
-    if not _said:
-        _said = True
+def _announce() -> None:
+    global _announced
+    if not _announced:
+        _announced = True
         os.write(2, f"{_SENTENCE}\n".encode())

@@ -12,9 +12,9 @@ from bench.lib.errors import BenchError
 def sources(*plugins: Any) -> list[Path]:
     """The files and folders that plugins read, by the option `path` that readers have."""
     paths = (getattr(plugin, "path", None) for plugin in plugins)
-    found = (Path(path).expanduser() for path in paths if path is not None)
+    places = (Path(path).expanduser() for path in paths if path is not None)
     # A Hub id is no path that exists.
-    return [path for path in found if path.exists()]
+    return [path for path in places if path.exists()]
 
 
 def apart(out: Path, read: Iterable[Path], flag: str = "--out ") -> None:

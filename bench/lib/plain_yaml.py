@@ -80,15 +80,15 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def mapping(self, node: yaml.MappingNode) -> dict[Hashable, Any]:
-        found: dict[Hashable, Any] = {}
+        values: dict[Hashable, Any] = {}
         for key_node, value_node in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise _error(f"the key {quoted(key)} is not a text", key_node)
-            if key in found:
+            if key in values:
                 raise _error(f"the key {quoted(key)} is there twice; remove one", key_node)
-            found[key] = self.construct_object(value_node, deep=True)
-        return found
+            values[key] = self.construct_object(value_node, deep=True)
+        return values
 
     def list_(self, node: yaml.SequenceNode) -> list[Any]:
         return [self.construct_object(item, deep=True) for item in node.value]

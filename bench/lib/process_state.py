@@ -38,9 +38,19 @@ def kept(seed: int) -> Iterator[None]:
     """
     with ExitStack() as undo:
         undo.enter_context(np.errstate())
-        for put_back in (*_folder(), *_generators(), *_torch_switches(), *_warnings()):
+        for put_back in (*_folder(), *_generators(), *_warnings()):
             undo.callback(put_back)
+        undo.enter_context(switches_kept())
         _seed(seed)
+        yield
+
+
+@contextmanager
+def switches_kept() -> Iterator[None]:
+    """Put torch's switches back at the end of a block, as `kept` does."""
+    with ExitStack() as undo:
+        for put_back in _torch_switches():
+            undo.callback(put_back)
         yield
 
 

@@ -20,11 +20,11 @@ def made_here(device: str) -> dict[str, str]:
 
 def joined(origins: Iterable[Mapping[str, str]]) -> dict[str, str]:
     """What several artefacts were made with; where they differ, every value, by its order."""
-    found: dict[str, set[str]] = {name: set() for name in ("device", "python", *_LIBRARIES)}
+    versions: dict[str, set[str]] = {name: set() for name in ("device", "python", *_LIBRARIES)}
     for origin in origins:
         for name, value in origin.items():
-            found.setdefault(name, set()).add(value)
-    return {name: ", ".join(sorted(values)) for name, values in found.items() if values}
+            versions.setdefault(name, set()).add(value)
+    return {name: ", ".join(sorted(values)) for name, values in versions.items() if values}
 
 
 def _named(device: str) -> str:

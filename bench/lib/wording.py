@@ -58,14 +58,14 @@ def cut(text: str, longest: int = 200) -> str:
 
 def printable(text: str) -> str:
     r"""The text with what could steer a terminal as escapes: ESC becomes \x1b."""
-    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+    return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def sentence(text: str) -> str:
     """A message as it is printed: one line, of bounded length, without control codes."""
     line = printable(re.sub(r"\s*\n\s*", " ", text.strip()))
     # A path or name that long is known by its ends; the words around it are what is to be read.
-    return cut(_ENDLESS.sub(lambda found: cut(found[0]), line), _LONGEST)
+    return cut(_ENDLESS.sub(lambda match: cut(match[0]), line), _LONGEST)
 
 
 def listed(names: Iterable[object], most: int = 5) -> str:
@@ -77,5 +77,5 @@ def listed(names: Iterable[object], most: int = 5) -> str:
 
 def control_character(text: str) -> str | None:
     """The first character that no name may hold, as U+001B; None if there is none."""
-    found = _CONTROL.search(text)
-    return f"U+{ord(found[0]):04X}" if found else None
+    match = _CONTROL.search(text)
+    return f"U+{ord(match[0]):04X}" if match else None

@@ -101,12 +101,12 @@ class Registry:
     def __init__(self, entries: Iterable[Entry], broken: Iterable[Broken] = ()) -> None:
         """Of two plugins of one kind with one name, neither can be had."""
         self._entries: dict[Kind, dict[str, Entry]] = {kind: {} for kind in BASES}
-        found: dict[tuple[Kind, str], list[Entry]] = {}
+        by_name: dict[tuple[Kind, str], list[Entry]] = {}
         for entry in entries:
-            same = found.setdefault((entry.kind, entry.cls.name), [])
+            same = by_name.setdefault((entry.kind, entry.cls.name), [])
             same += [] if entry in same else [entry]
-        clashes = [_clash(same) for same in found.values() if len(same) > 1]
-        for (kind, name), same in found.items():
+        clashes = [_clash(same) for same in by_name.values() if len(same) > 1]
+        for (kind, name), same in by_name.items():
             if len(same) == 1:
                 self._entries[kind][name] = same[0]
         self.broken = (*broken, *clashes)
@@ -120,12 +120,12 @@ class Registry:
                 environment variable BENCH_DISABLED_PLUGINS (comma separated).
         """
         off = {*disabled, *os.environ.get(DISABLED_VARIABLE, "").replace(",", " ").split()}
-        found = [
+        points = [
             point
             for point in sorted(entry_points(group=GROUP), key=lambda p: (_package(p)[0], p.name))
             if point.name not in off and _package(point)[0] not in off
         ]
-        return _load(found)
+        return _load(points)
 
     def entries(self, kind: Kind | None = None) -> list[Entry]:
         """All plugins (of one kind), sorted by kind and name."""
@@ -151,13 +151,13 @@ class Registry:
 
     def find(self, name: str) -> list[Entry]:
         """Every plugin of that name, of whatever kind."""
-        found = [e for e in self.entries() if e.cls.name == name]
-        if not found:
+        entries = [e for e in self.entries() if e.cls.name == name]
+        if not entries:
             self._refuse_broken(
                 b for b in self.broken if name in (b.name, b.entry_point, b.package)
             )
             raise UnknownNameError("plugin", name, {e.cls.name for e in self.entries()})
-        return found
+        return entries
 
     def _refuse_broken(self, broken: Iterable[Broken]) -> None:
         for one in broken:
@@ -246,11 +246,11 @@ class Registry:
             f.name for f in options(type(plugin)) if not f.metadata.get("affects_results", True)
         }
         for name in dict.fromkeys((*(f.name for f in dataclasses.fields(plugin)), *_vars(plugin))):
-            for found in self._scorers_in(getattr(plugin, name), pool):
+            for reading in self._scorers_in(getattr(plugin, name), pool):
                 # A text that is kept out of keys is a path or the like.
-                if name not in paths or found.how != "named":
-                    option = f"{name}.{found.option}".rstrip(".")
-                    yield dataclasses.replace(found, option=option)
+                if name not in paths or reading.how != "named":
+                    option = f"{name}.{reading.option}".rstrip(".")
+                    yield dataclasses.replace(reading, option=option)
         if isinstance(plugin, protocols.Aggregation):
             for text in label_scorers(plugin, pool):
                 try:
@@ -400,8 +400,8 @@ def _collect(points: Sequence[EntryPoint]) -> Registry:
     entries: list[Entry] = []
     for kind in BASES:
         for impl in getattr(manager.hook, f"bench_{kind}").get_hookimpls():
-            found, wrong = _classes(kind, impl.function, origins[impl.plugin_name])
-            entries += found
+            good, wrong = _classes(kind, impl.function, origins[impl.plugin_name])
+            entries += good
             broken += wrong
     return Registry(entries, broken)
 

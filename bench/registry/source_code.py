@@ -82,22 +82,22 @@ def _closure(name: str) -> dict[str, Path]:
         return {}
     roots = _roots(name, start)
     tops = {_top(name)} if _INSTALLED.intersection(start.parts) else None
-    found, todo = {name: start}, [name, *_parents(name)]
+    modules, todo = {name: start}, [name, *_parents(name)]
     elsewhere = {_CORE}
     while todo:
         module = todo.pop()
         top = _top(module)
         if top in elsewhere or (tops and top not in tops):
             continue
-        path = found.get(module) or _find(module, roots)
+        path = modules.get(module) or _find(module, roots)
         if path is None:
             if not any((root / top).is_dir() for root in roots):
                 elsewhere.add(top)
             continue
-        found[module] = path
+        modules[module] = path
         wanted = _imports(path, _stamp(path), module)
-        todo += [n for name in wanted for n in (name, *_parents(name)) if n not in found]
-    return found
+        todo += [n for name in wanted for n in (name, *_parents(name)) if n not in modules]
+    return modules
 
 
 def _file_of(name: str) -> Path | None:

@@ -127,8 +127,8 @@ def check_text(text: str) -> None:
     """
     if len(text) > _LONGEST:
         raise BenchError(f"{quoted(text)}: {len(text):,} characters; a name has fewer")
-    if found := control_character(text):
-        raise BenchError(f"{quoted(text)}: holds {found}, which no name, option or path may hold")
+    if code := control_character(text):
+        raise BenchError(f"{quoted(text)}: holds {code}, which no name, option or path may hold")
 
 
 def _parse_mapping(value: Mapping[str, object], depth: int = 1) -> Spec:

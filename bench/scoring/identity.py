@@ -31,7 +31,7 @@ def identify(images: ImageSet, store: Path, progress: Progress, world: World) ->
         BenchError: an image cannot be read or decoded; names all such images.
     """
     note = store / "images" / f"{content_key({'state': images.state()})}.json"
-    known = world.broadcast(_noted(note) if world.is_main else None)
+    known = world.broadcast(checksums.read_note(note, "sha256", str) if world.is_main else None)
     if known is None:
         with progress.task("check images", len(images)) as task:
             known = _read(images, world, task.advance)
@@ -41,13 +41,6 @@ def identify(images: ImageSet, store: Path, progress: Progress, world: World) ->
                 note.parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(note, checksums.seal({"sha256": known}))
     return known
-
-
-def _noted(note: Path) -> str | None:
-    try:
-        return str(checksums.read(note)["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _read(images: ImageSet, world: World, advance: Callable[[int], None]) -> str:

@@ -28,15 +28,18 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from pydantic import ValidationError
+
 from bench.lib import checksums
 from bench.lib.errors import BenchError, DamagedArtefactError
 from bench.lib.files import content_key, file_sha256, sync, write_atomic
+from bench.lib.strict import Amount, StrictModel, Whole
 
 MANIFEST = "artefact.json"
 _LOCK_POLL_SECONDS = 0.2
@@ -58,78 +61,39 @@ memory) is no fault of the file."""
 _AS_ONESELF = os.access in os.supports_effective_ids
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cost:
+class Cost(StrictModel):
     """What a stage spent. Kept beside the artefact's bytes, never part of them."""
 
-    seconds: float = 0.0
-    nfe: int = 0
-    """Denoiser evaluations: denoiser evaluations, one latent each."""
-    peak_memory_mb: float = 0.0
+    seconds: Amount = 0.0
+    nfe: Whole = 0
+    """Denoiser evaluations, one latent each."""
+    peak_memory_mb: Amount = 0.0
     """Peak of a process's resident memory (CPU) or of its device's allocations (GPU)."""
-    processes: int = 1
+    processes: Whole = 1
     """How many worked on it at once; `seconds` is the wall clock."""
 
-    def __post_init__(self) -> None:
-        """Refuse what no stage can have spent."""
-        for one in fields(self):
-            value, numbers = getattr(self, one.name), _NUMBERS.get(str(one.type))
-            if numbers and (type(value) not in numbers or not 0 <= value < math.inf):
-                raise ValueError(f"{one.name} is {value!r}, expected a number from 0")
 
-
-_NUMBERS = {"int": (int,), "float": (int, float)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileEntry:
+class FileEntry(StrictModel):
     """A file of an artefact."""
 
-    size: int
+    size: Whole
     sha256: str
 
-    def __post_init__(self) -> None:
-        """Refuse anything but a size and a checksum."""
-        if type(self.size) is not int or self.size < 0 or type(self.sha256) is not str:
-            raise ValueError(f"no size and checksum: {self}")
 
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
+class Manifest(StrictModel):
     """What artefact.json says of an artefact."""
 
     stage: str
     key: str
-    files: Mapping[str, FileEntry]
+    files: dict[str, FileEntry]
     """By path below the artefact's folder."""
     cost: Cost
-    info: Mapping[str, Any]
+    info: dict[str, Any]
     """Counts and notes that the stage left for the report."""
-    made_with: Mapping[str, str] = field(default_factory=dict)
+    made_with: dict[str, str]
     """The device and the versions that made the bytes."""
-    inputs: Mapping[str, str] = field(default_factory=dict)
+    inputs: dict[str, str]
     """Key -> `Artefact.digest` of the artefacts that it was made from, as they were then."""
-
-    def to_json(self) -> bytes:
-        """The bytes of artefact.json."""
-        return checksums.seal(asdict(self))
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Manifest:
-        """The manifest that unsealed data stand for.
-
-        Raises:
-            ValueError: a part is absent, unknown or of another type.
-        """
-        try:
-            files = {name: FileEntry(**entry) for name, entry in data["files"].items()}
-            cost, info, made_with = Cost(**data["cost"]), data["info"], data["made_with"]
-            if not all(isinstance(part, dict) for part in (info, made_with, data["inputs"])):
-                raise TypeError("info, made_with and inputs are objects")
-            found = cls(**{**data, "files": files, "cost": cost})
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError("not what this version writes") from error
-        return found
 
 
 @dataclass(frozen=True)
@@ -148,14 +112,16 @@ class Artefact:
         """
         file = self.path / MANIFEST
         try:
-            found = Manifest.from_json(checksums.read(file))
+            manifest = Manifest.model_validate(checksums.read(file))
         except OSError as error:
             raise _damaged(file, error) from error
         except ValueError as error:
-            raise DamagedArtefactError(f"{file} cannot be read: {error}") from error
-        if (found.stage, found.key) != (self.path.parent.name, self.path.name):
-            raise DamagedArtefactError(f"{file} belongs to {found.stage}/{found.key}")
-        return found
+            foreign = isinstance(error, ValidationError)
+            reason = "not what this version writes" if foreign else error
+            raise DamagedArtefactError(f"{file} cannot be read: {reason}") from error
+        if (manifest.stage, manifest.key) != (self.path.parent.name, self.path.name):
+            raise DamagedArtefactError(f"{file} belongs to {manifest.stage}/{manifest.key}")
+        return manifest
 
     @cached_property
     def digest(self) -> str:
@@ -182,20 +148,20 @@ class Artefact:
         Raises:
             DamagedArtefactError: names the first file that is missing or differs.
         """
-        found = {}
+        stamps = {}
         for name, expected in self.manifest.files.items():
             path = self.path / name
             try:
-                found[name] = _stamp(path)
-                if found[name] != seen.get(name):
-                    right = found[name][0] == expected.size and file_sha256(path) == expected.sha256
-                    if not right:
+                stamps[name] = _stamp(path)
+                if stamps[name] != seen.get(name):
+                    size, *_ = stamps[name]
+                    if size != expected.size or file_sha256(path) != expected.sha256:
                         raise DamagedArtefactError(f"{path} differs from its checksum{_hint(path)}")
                 elif not os.access(path, os.R_OK, effective_ids=_AS_ONESELF):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             except OSError as error:
                 raise _damaged(path, error) from error
-        return found
+        return stamps
 
     def foreign(self) -> list[Path]:
         """Files in its folder that it does not know; they change nothing."""
@@ -237,18 +203,12 @@ class Partial:
 
     def inputs(self) -> dict[str, str] | None:
         """What it was begun with; None: that is not known."""
-        try:
-            return dict(checksums.read(self.folder / "inputs")["inputs"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        return checksums.read_note(self.folder / "inputs", "inputs", dict)
 
     def earlier_seconds(self) -> float:
         """Seconds that interrupted attempts at this stage have already spent."""
-        try:
-            found = float(checksums.read(self.folder / "seconds")["seconds"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0.0
-        return found if 0 <= found < math.inf else 0.0
+        seconds = checksums.read_note(self.folder / "seconds", "seconds", float) or 0.0
+        return seconds if 0 <= seconds < math.inf else 0.0
 
     def note_seconds(self, seconds: float) -> None:
         """Record what all attempts have spent so far."""
@@ -282,9 +242,9 @@ class Store:
         if not os.path.lexists(path):
             return None
         artefact, seen = Artefact(path), self._seen(key)
-        found = artefact.verify(seen)
-        if found != seen:
-            self._remember(key, found)
+        stamps = artefact.verify(seen)
+        if stamps != seen:
+            self._remember(key, stamps)
         return artefact
 
     def verify(self, artefact: Artefact) -> int:
@@ -295,14 +255,14 @@ class Store:
         """
         key = artefact.path.name
         try:
-            found = artefact.verify()
+            stamps = artefact.verify()
         except DamagedArtefactError:
             # Later runs, which trust the note, would take it to be right.
             with suppress(OSError):
                 self._note(key).unlink()
             raise
-        self._remember(key, found)
-        return sum(size for size, *_ in found.values())
+        self._remember(key, stamps)
+        return sum(size for size, *_ in stamps.values())
 
     def artefacts(self) -> list[Artefact]:
         """Everything that lies in the place of an artefact, by path."""
@@ -312,16 +272,13 @@ class Store:
         return self.root / "verified" / f"{key}.json"
 
     def _seen(self, key: str) -> dict[str, list[int]]:
-        try:
-            return dict(checksums.read(self._note(key))["files"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
+        return checksums.read_note(self._note(key), "files", dict) or {}
 
-    def _remember(self, key: str, found: Mapping[str, list[int]]) -> None:
+    def _remember(self, key: str, stamps: Mapping[str, list[int]]) -> None:
         # A store that may only be read is as good, only slower.
         with suppress(OSError):
             self._note(key).parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(self._note(key), checksums.seal({"files": found}))
+            write_atomic(self._note(key), checksums.seal({"files": stamps}))
 
     def discard(self, stage: str, key: str) -> None:
         """Remove a damaged artefact, in one step, so that its stage runs again.
@@ -367,11 +324,11 @@ class Store:
         Raises:
             BenchError: the file system has no locks.
         """
-        told = False
+        announced = False
         while (held := self._try_lock(key)) is None:
-            if not told:
+            if not announced:
                 waiting()
-                told = True
+                announced = True
             time.sleep(_LOCK_POLL_SECONDS)
         try:
             yield
@@ -468,8 +425,8 @@ class Store:
         Its bytes are on the disk before it bears its name, so that even a loss of power leaves
         all of it or nothing. An artefact that is there already is replaced.
         """
-        found = sorted(partial.out.rglob("*"))
-        names = [p.relative_to(partial.out).as_posix() for p in found if p.is_file()]
+        paths = sorted(partial.out.rglob("*"))
+        names = [p.relative_to(partial.out).as_posix() for p in paths if p.is_file()]
         if MANIFEST in names:
             raise BenchError(f"stage {stage} wrote a file named {MANIFEST}")
         manifest = Manifest(
@@ -482,9 +439,9 @@ class Store:
             made_with=dict(made_with),
             inputs=dict(inputs),
         )
-        for folder in (*(p for p in found if p.is_dir()), partial.out):
+        for folder in (*(p for p in paths if p.is_dir()), partial.out):
             sync(folder)
-        write_atomic(partial.out / MANIFEST, manifest.to_json(), durable=True)
+        write_atomic(partial.out / MANIFEST, checksums.seal(manifest.model_dump()), durable=True)
         path = self.path(stage, key)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = self._set_aside(path) if os.path.lexists(path) else None
@@ -533,9 +490,9 @@ def _stamp(path: Path) -> list[int]:
     Raises:
         OSError: there is none, or it is something else than a file.
     """
-    found = path.stat()
-    if stat.S_ISDIR(found.st_mode):
+    state = path.stat()
+    if stat.S_ISDIR(state.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(state.st_mode):
         raise OSError(errno.ENXIO, "not a regular file")
-    return [found.st_size, found.st_ino, found.st_mtime_ns]
+    return [state.st_size, state.st_ino, state.st_mtime_ns]

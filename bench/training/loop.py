@@ -15,7 +15,7 @@ import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,15 @@ def train_pairs(
             asks for what the denoiser or the device cannot do.
         DivergedError: the loss or its gradient is not finite.
     """
-    training = _Training(setup, labels, trajectory, loss, reference, beta, learning_rate)
-    return training.run()
+    return _Training(
+        setup=setup,
+        labels=labels,
+        trajectory=trajectory,
+        loss=loss,
+        follows=reference,
+        beta=beta,
+        learning_rate=learning_rate,
+    ).run()
 
 
 def pair_order(kept: torch.Tensor, seed: int, start: int, stop: int) -> torch.Tensor:
@@ -148,30 +155,24 @@ class _Batch:
     draws: Draws
 
 
+@dataclass(kw_only=True)
 class _Training:
     """One call of `train_pairs`: what stays the same over its steps, and what does not."""
 
-    def __init__(
-        self,
-        setup: TrainingSetup,
-        labels: Labels,
-        trajectory: Trajectory,
-        loss: Loss,
-        reference: Reference,
-        beta: float,
-        learning_rate: float,
-    ) -> None:
-        if loss.needs_reference and not reference.needed:
-            raise BenchError(
-                f"the loss {loss.name!r} needs a reference, but {reference.name!r} holds none"
-            )
-        self.setup = setup
-        self.trajectory = trajectory
-        self.loss = loss
-        self.follows = reference
-        self.beta = beta
-        self.learning_rate = learning_rate
+    setup: TrainingSetup
+    labels: InitVar[Labels]
+    trajectory: Trajectory
+    loss: Loss
+    follows: Reference
+    beta: float
+    learning_rate: float
 
+    def __post_init__(self, labels: Labels) -> None:
+        setup, loss = self.setup, self.loss
+        if loss.needs_reference and not self.follows.needed:
+            raise BenchError(
+                f"the loss {loss.name!r} needs a reference, but {self.follows.name!r} holds none"
+            )
         labels = contracts.checked_labels("who calls train_pairs", labels, len(setup.pairs))
         self.p = torch.from_numpy(labels.p.astype("float32"))
         self.kept = torch.from_numpy(labels.kept).nonzero().flatten()
@@ -183,7 +184,7 @@ class _Training:
         self.device = setup.policy.device
         self.denoiser = setup.policy.denoiser
         self.weights = _weights(self.denoiser, setup, with_reference=loss.needs_reference)
-        self.optimizer = optimizers.build(self.weights.trained, setup.budget, learning_rate)
+        self.optimizer = optimizers.build(self.weights.trained, setup.budget, self.learning_rate)
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=setup.budget.precision == "fp16"
         )
@@ -287,11 +288,11 @@ class _Training:
                 if has_logit:
                     logits.append(implicit_logit(errors, self.beta).detach())
         sum_gradients(self.weights.trained, world)
-        told = world.gather((torch.cat(losses).cpu(), torch.cat(logits).cpu(), spent.spent))
+        shares = world.gather((torch.cat(losses).cpu(), torch.cat(logits).cpu(), spent.spent))
         return _Signals(
-            losses=torch.cat([losses for losses, _, _ in told]),
-            logits=torch.cat([logits for _, logits, _ in told]) if has_logit else None,
-            nfe=sum(nfe for _, _, nfe in told),
+            losses=torch.cat([losses for losses, _, _ in shares]),
+            logits=torch.cat([logits for _, logits, _ in shares]) if has_logit else None,
+            nfe=sum(nfe for _, _, nfe in shares),
         )
 
     def _parts(self) -> Iterator[slice]:
@@ -327,7 +328,7 @@ class _Training:
         with torch.no_grad():
             noised = contracts.noised(self.trajectory, shown, untouched=not self.reports)
         images = len(noised.latents)
-        asked = (
+        inputs = (
             noised.latents.flatten(0, 1),
             shown.timesteps.repeat(images),
             {name: torch.cat([value] * images) for name, value in shown.condition.items()},
@@ -336,8 +337,8 @@ class _Training:
         if self.loss.needs_reference:
             # Before the policy: see `Weights.reference`; and its activations are gone by then.
             with torch.no_grad(), self.weights.reference() as network:
-                reference = _mse(self._predict(network, *asked), noised.epsilon)
-        policy = _mse(self._predict(self.denoiser, *asked), noised.epsilon)
+                reference = _mse(self._predict(network, *inputs), noised.epsilon)
+        policy = _mse(self._predict(self.denoiser, *inputs), noised.epsilon)
         # The image that is not shown has no error; NaN makes a loss that reads it diverge.
         absent = torch.full_like(policy[0].detach(), math.nan)
         return PairErrors(
@@ -368,9 +369,9 @@ class _Training:
         """What a saved state must agree on to be gone on from; what is only speed may change."""
         budget = self.setup.budget.affecting_results()
         shapes = [(name, tuple(w.shape)) for name, w in self.denoiser.named_parameters()]
-        told = (self.trajectory, self.loss, self.follows, self.beta, self.learning_rate, budget)
+        call = (self.trajectory, self.loss, self.follows, self.beta, self.learning_rate, budget)
         labelled = hashlib.sha256(labels.p.tobytes() + labels.kept.tobytes()).hexdigest()
-        return str(derive_seed(self.setup.seed, repr(told), repr(shapes), labelled))
+        return str(derive_seed(self.setup.seed, repr(call), repr(shapes), labelled))
 
     def _save(self) -> None:
         """Write the state so that no interruption leaves half of it under its name."""
@@ -407,11 +408,11 @@ class _Training:
             self.reports = [StepReport(**report) for report in state["reports"]]
             self.nfe = state["nfe"]
             carry(self.nfe)
-        found = self.setup.world.gather(len(self.reports))
-        if len(set(found)) > 1:
+        resumed = self.setup.world.gather(len(self.reports))
+        if len(set(resumed)) > 1:
             raise BenchError(
                 f"the processes of this run find different states in {self.setup.workspace} "
-                f"(steps {', '.join(map(str, found))}); the store must be one folder for all"
+                f"(steps {', '.join(map(str, resumed))}); the store must be one folder for all"
             )
 
 

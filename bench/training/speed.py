@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from bench.lib.errors import BenchError
+from bench.lib.process_state import switches_kept
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -25,14 +26,10 @@ def tf32(allowed: bool) -> Iterator[None]:
 
     Without asking, torch does so in convolutions but not in matrix products.
     """
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed
-    try:
+    with switches_kept():
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
+        torch.backends.cudnn.allow_tf32 = allowed
         yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 @contextmanager

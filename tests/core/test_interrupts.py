@@ -9,13 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 import bench.registry.registry
+from bench.lib import checksums
 from bench.store.store import Cost, FileEntry, Store
 from tests import toy
 from tests.hostile.harness import Running
@@ -230,8 +230,8 @@ def _endless_store(root: Path) -> None:
     artefact = store.commit("train", "k", partial, Cost(), {})
     os.truncate(artefact.path / "large", 2**38)
     entry = FileEntry(size=2**38, sha256="")
-    manifest = replace(artefact.manifest, files={"large": entry})
-    (artefact.path / "artefact.json").write_bytes(manifest.to_json())
+    manifest = artefact.manifest.model_copy(update={"files": {"large": entry}})
+    (artefact.path / "artefact.json").write_bytes(checksums.seal(manifest.model_dump()))
 
 
 def test_the_building_of_an_environment(tmp_path: Path) -> None:
