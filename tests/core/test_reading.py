@@ -373,11 +373,6 @@ def test_what_is_wrong_is_named_by_its_line_in_every_block(
     content: bytes,
     said: str,
     block: int,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    content: bytes,
-    said: str,
-    block: int,
 ) -> None:
     monkeypatch.setattr(reading, "BLOCK", block)
     (tmp_path / name).write_bytes(content)
