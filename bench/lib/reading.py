@@ -247,12 +247,12 @@ def below(root: Path, name: str) -> Path:
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {quoted(twice)} is there twice")
-    return found
+    return members
 
 
 def _no_number(text: str) -> NoReturn:
