@@ -190,20 +190,30 @@ class TextTable:
 
     @cached_property
     def columns(self) -> Sequence[str]:
-        """By the header; of JSON the keys of all objects, for which the file is read once."""
+        """By the header; of JSON the keys of all objects."""
         match self.path.suffix.lower():
             case ".txt":
                 return [TEXTS]
             case ".csv" | ".tsv":
                 return self._header(self._records())
-        keys = dict.fromkeys(key for _, cells in self._all() for key in cells)
+        keys, _ = self._shape
         if not keys:
             raise BenchError(f"{self.path}: holds nothing")
-        return list(keys)
+        return keys
 
     def count(self) -> int:
-        """By reading all of the file."""
-        return sum(1 for _ in self._all())
+        """By reading all of the file, once."""
+        return self._shape[1]
+
+    @cached_property
+    def _shape(self) -> tuple[Sequence[str], int]:
+        """The keys and the number of all rows."""
+        keys: dict[str, None] = {}
+        count = 0
+        for _, cells in self._all():
+            keys.update(dict.fromkeys(cells))
+            count += 1
+        return list(keys), count
 
     def read(self, columns: Sequence[str], rows: Iterable[int] | None = None) -> Iterator[Row]:
         """The rows in order with all their cells, which are texts unless the file is JSON."""
