@@ -190,20 +190,30 @@ class TextTable:
 
     @cached_property
     def columns(self) -> Sequence[str]:
-        """By the header; of JSON the keys of all objects, for which the file is read once."""
-        suffix = self.path.suffix.lower()
-        if suffix == ".txt":
-            return [TEXTS]
-        if suffix in _DIALECTS:
-            return next(self._records())[1]
-        keys = dict.fromkeys(key for _, cells in self._all() for key in cells)
+        """By the header; of JSON the keys of all objects."""
+        match self.path.suffix.lower():
+            case ".txt":
+                return [TEXTS]
+            case ".csv" | ".tsv":
+                return self._header(self._records())
+        keys, _ = self._shape
         if not keys:
             raise BenchError(f"{self.path}: holds nothing")
-        return list(keys)
+        return keys
 
     def count(self) -> int:
-        """By reading all of the file."""
-        return sum(1 for _ in self._all())
+        """By reading all of the file, once."""
+        return self._shape[1]
+
+    @cached_property
+    def _shape(self) -> tuple[Sequence[str], int]:
+        """The keys and the number of all rows."""
+        keys: dict[str, None] = {}
+        count = 0
+        for _, cells in self._all():
+            keys.update(dict.fromkeys(cells))
+            count += 1
+        return list(keys), count
 
     def read(self, columns: Sequence[str], rows: Iterable[int] | None = None) -> Iterator[Row]:
         """The rows in order with all their cells, which are texts unless the file is JSON."""
@@ -217,16 +227,45 @@ class TextTable:
         wanted.check(self.source, count)
 
     def first(self) -> Any:
-        """The first row of a file that has no header; None if there is none."""
+        """The first value; None if there is none."""
         return next((value for _, value in self._values()), None)
 
     def _all(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Where every row stands, and its cells."""
-        if self.path.suffix.lower() not in _DIALECTS:
-            yield from self._entries()
-            return
+        """Where every row stands, and its cells: objects alone, or texts as the column `TEXTS`."""
+        kind: type | None = None
+        for where, value in self._values():
+            kind = kind or (dict if isinstance(value, dict) else str)
+            if not isinstance(value, kind):
+                raise BenchError(
+                    f"{self.path}: {where} is of type {type(value).__name__}; expected texts alone "
+                    f"or objects alone"
+                )
+            yield where, value if isinstance(value, dict) else {TEXTS: value}
+
+    def _values(self) -> Iterator[tuple[str, Any]]:
+        """Where every text, JSON value or line under a header stands, and what it is."""
+        match self.path.suffix.lower():
+            case ".csv" | ".tsv":
+                yield from self._delimited()
+            case ".json":
+                yield from _JsonList(self.path, text_blocks(self.path, self.most)).entries()
+            case ".jsonl":
+                for where, line in self._lines():
+                    if line.strip():
+                        try:
+                            yield where, json_value(line)
+                        except ValueError as error:
+                            raise _no_json(self.path, where, error) from error
+            case _:
+                yield from self._lines()
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        lines = text_lines(self.path, self.most)
+        return ((f"line {number}", line) for number, line in enumerate(lines, start=1))
+
+    def _delimited(self) -> Iterator[tuple[str, Mapping[str, str]]]:
         records = self._records()
-        _, columns = next(records)
+        columns = self._header(records)
         for where, record in records:
             if len(record) != len(columns):
                 comma = len(record) > len(columns) and self.path.suffix.lower() == ".csv"
@@ -236,11 +275,19 @@ class TextTable:
                 )
             yield where, dict(zip(columns, record, strict=True))
 
+    def _header(self, records: Iterator[tuple[str, list[str]]]) -> Sequence[str]:
+        _, first = next(records, ("", None))
+        if first is None:
+            raise BenchError(
+                f"{self.path}: the first line is empty; expected the names of the columns"
+            )
+        return header(self.path, first)
+
     def _records(self) -> Iterator[tuple[str, list[str]]]:
-        """Where every line of a .csv or .tsv that is not blank begins, and its cells."""
+        """Where every line of a .csv or .tsv begins that is not blank, and its cells."""
         lines = (f"{line}\n" for line in text_lines(self.path, self.most))
         reader = csv.reader(lines, strict=True, **_DIALECTS[self.path.suffix.lower()])
-        blank, columns = "", False
+        blank = ""
         while True:
             where = f"line {reader.line_num + 1}"
             try:
@@ -248,48 +295,13 @@ class TextTable:
             except csv.Error as error:
                 raise BenchError(f"{self.path}: {where}: {_csv_problem(error)}") from error
             if record is None:
-                break
-            if not record and not self.blank_lines:
+                return
+            if record and blank:
+                raise BenchError(f"{self.path}: {blank} is empty; remove it")
+            if record:
+                yield where, record
+            elif not self.blank_lines:
                 blank = blank or where
-            elif record:
-                if blank and columns:
-                    raise BenchError(f"{self.path}: {blank} is empty; remove it")
-                if blank:
-                    break
-                yield where, record if columns else header(self.path, record)
-                columns = True
-        if not columns:
-            raise BenchError(
-                f"{self.path}: the first line is empty; expected the names of the columns"
-            )
-
-    def _entries(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Objects alone, or texts alone as the one column `TEXTS`."""
-        kind: type | None = None
-        for where, entry in self._values():
-            kind = kind or (dict if isinstance(entry, dict) else str)
-            if not isinstance(entry, kind):
-                raise BenchError(
-                    f"{self.path}: {where} is of type {type(entry).__name__}; expected texts alone "
-                    f"or objects alone"
-                )
-            yield where, entry if isinstance(entry, dict) else {TEXTS: entry}
-
-    def _values(self) -> Iterator[tuple[str, Any]]:
-        """Where every text or JSON value stands, and the value."""
-        suffix = self.path.suffix.lower()
-        if suffix == ".json":
-            yield from _JsonList(self.path, text_blocks(self.path, self.most)).entries()
-            return
-        for number, line in enumerate(text_lines(self.path, self.most), start=1):
-            where = f"line {number}"
-            if suffix == ".txt":
-                yield where, line
-            elif line.strip():
-                try:
-                    yield where, json_value(line)
-                except ValueError as error:
-                    raise _no_json(self.path, where, error) from error
 
 
 class _JsonList:

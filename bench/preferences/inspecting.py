@@ -210,27 +210,27 @@ class _Enough:
     def __init__(self, files: Sequence[Path], sizes: Sequence[int], filters: PairFilters) -> None:
         self._files, self._sizes, self._filters = files, sizes, filters
         self._each: Counter[str] = Counter()
-        self._found = 0
+        self._usable = 0
         self.chunks = 0
         """The first chunks that have been counted."""
 
     def without(self, chunk: int) -> bool:
         """Whether the chunks before this one are known to be enough."""
         most = self._filters.max_pairs
-        while self.chunks < chunk and (most is None or self._found < most):
+        while self.chunks < chunk and (most is None or self._usable < most):
             notes = _read_chunk(self._files[self.chunks], self._sizes[self.chunks])
             if notes is None:
                 break
             if most is not None:
                 self._count(notes)
             self.chunks += 1
-        return most is not None and self._found >= most
+        return most is not None and self._usable >= most
 
     def _count(self, notes: pd.DataFrame) -> None:
         looser = self._filters.model_copy(update={"per_prompt": None, "max_pairs": None})
         for caption in notes["caption"][_fine(notes) & (_filter(notes, looser) == "")]:
             self._each[caption] += 1
-            self._found += self._each[caption] <= (self._filters.per_prompt or np.inf)
+            self._usable += self._each[caption] <= (self._filters.per_prompt or np.inf)
 
 
 def _filter(notes: pd.DataFrame, filters: PairFilters) -> np.ndarray:

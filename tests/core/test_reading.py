@@ -24,7 +24,7 @@ from PIL import Image
 import bench
 from bench.diffusion.files import read_json
 from bench.leaderboard import tables
-from bench.lib import images
+from bench.lib import images, reading
 from bench.lib import tables as lib_tables
 from bench.lib.errors import BenchError
 from bench.lib.reading import below, decode_json, json_value
@@ -319,6 +319,73 @@ def test_marks_and_line_ends_of_every_system_are_read(
     (tmp_path / name).write_bytes(content.encode())
     prompts = PromptFile(path=str(tmp_path / name)).load()
     assert [prompt.text for prompt in prompts] == ["one", "two", "three"]
+
+
+FORMS = {
+    "p.txt": "one \u2028é\r\ntwo\rthree\n",
+    "p.csv": 'prompt,n\r\n"one, \n\u2028é",1\r\ntwo,2\n"th""ree",3',
+    "p.tsv": 'prompt\tn\n"one \u2028é\t1\ntwo\t2\n',
+    "p.json": '[ "one \\ud83d\\ude00 é" ,\r\n"two", "[3],"\n]\n',
+    "o.json": '[{"prompt": "one é", "n": [1, {}]},\n {"prompt": "two", "n": -1.5e3}]',
+    "p.jsonl": '{"prompt": "one é"}\r\n\n{"prompt": "two"}',
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("block", [1, 2, 3, 7])
+def test_it_does_not_matter_where_blocks_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, block: int
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"\xef\xbb\xbf" + FORMS[name].encode())
+    whole = list(lib_tables.read(path).read(["prompt"]))
+    assert len(whole) >= 2
+    assert whole[0].cells["prompt"].startswith(("one", '"one'))
+    monkeypatch.setattr(reading, "BLOCK", block)
+    table = lib_tables.read(path)
+    assert list(table.read(["prompt"])) == whole
+    assert list(table.read(["prompt"], [1])) == whole[1:2]
+    assert table.count() == len(whole)
+    with pytest.raises(BenchError, match=f"there is no row 9; it has {len(whole)} rows"):
+        list(table.read(["prompt"], [0, 9]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("p.txt", b"a\r\nb\nc\xff\n", "line 3: not UTF-8 .byte 0xff"),
+        ("p.txt", b"a\nb\nc\xc3", "line 3: not UTF-8 .byte 0xc3"),
+        ("p.txt", b"a\nb\0\n", "line 2: holds a NUL"),
+        ("p.json", b'["a",\n"b"\n"c"]', "line 3: not valid JSON .Expecting ',' delimiter"),
+        ("p.json", b'["a",\n]', "line 2: not valid JSON .Expecting value"),
+        ("p.json", b'["a"]\n["b"]', "line 2: not valid JSON .Extra data"),
+        ("p.json", b'["a",\n"b\nc"]', "line 2: not valid JSON .Invalid control character"),
+        ("p.json", b'["a",\n"b', "line 2: not valid JSON .Unterminated string"),
+        ("p.json", b'["a", 12]', "entry 1 is of type int"),
+        ("p.jsonl", b'"a"\n\n{"b"}', "line 3: not valid JSON"),
+    ],
+)
+@pytest.mark.parametrize("block", [1, 5, 1 << 20])
+def test_what_is_wrong_is_named_by_its_line_in_every_block(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    content: bytes,
+    said: str,
+    block: int,
+) -> None:
+    monkeypatch.setattr(reading, "BLOCK", block)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BenchError, match=said):
+        lib_tables.read(tmp_path / name).count()
+
+
+def test_a_line_has_a_longest_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "LONGEST", 1000)
+    monkeypatch.setattr(reading, "BLOCK", 100)
+    (tmp_path / "p.txt").write_text("a\n" + "x" * 5000)
+    with pytest.raises(BenchError, match="line 2: has more than the 1,000 characters"):
+        lib_tables.read(tmp_path / "p.txt").count()
 
 
 def test_a_long_line_of_json_is_read_and_an_endless_one_is_not(

@@ -114,6 +114,8 @@ def test_the_pairs_are_the_best_and_worst_of_the_images_that_were_sampled(made: 
     assert {*frame["jpg_0"], *frame["jpg_1"]} <= sampled
     assert all(decode(data).size == (64, 64) for data in frame["jpg_0"])
     assert {*frame["model_0"], *frame["model_1"]} == {"shapes"}
+    assert {*frame["seed_0"], *frame["seed_1"]} <= {0, 1, 2}
+    assert (frame["seed_0"] != frame["seed_1"]).all()
     rewards = [
         frame[[f"reward_0.{name}", f"reward_1.{name}"]].to_numpy()
         for name in ("shapes_clip", "shapes_aesthetic")
@@ -315,7 +317,12 @@ def test_pairs_that_were_made_read_back_and_pass_the_check(
 ) -> None:
     pairs = default_registry().build("preference_sets", f"pickapic[path={made / 'pairs.parquet'}]")
     assert pairs.count() == 5
-    assert [pair.row for pair in pairs.read()] == [*range(5)]
+    read = list(pairs.read())
+    assert [pair.row for pair in read] == [*range(5)]
+    images = [image for pair in read for image in pair.images]
+    assert {tuple(image.scores) for image in images} == {("shapes_clip", "shapes_aesthetic")}
+    assert {image.model for image in images} == {"shapes"}
+    assert {image.seed for image in images} <= {0, 1, 2}
     code, out, err = bench("data", "check", str(made / "pairs.parquet"))
     assert (code, err) == (0, "")
     assert "64" in out

@@ -11,12 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from bench import (
-    BenchError,
-    Prompt,
-    PromptSet,
-    option,
-)
+from bench import BenchError, Prompt, PromptSet, option
 from bench.lib import hub, tables
 from bench.lib.reading import expanded
 from bench_plugins.prompt_sets.tables import prompts_of, read_prompts
@@ -24,10 +19,47 @@ from bench_plugins.prompt_sets.tables import prompts_of, read_prompts
 _REVISION = "commit, branch or tag on the Hub"
 _DRAWBENCH_LIST = "drawbench.json"
 """HPDv2 keeps DrawBench's prompts beside its own four lists."""
+HPDV2_STYLES: Mapping[str, str] = {
+    "anime": "6b38a479cc6f899866e9b7a8bf91f096b4afc6883b95275a61891327182b14ae",
+    "concept-art": "530d057deafcb82c581e9d1be2ffcb98828fe99f0b54257414d2ab8a5cf2b83e",
+    "paintings": "6570d39467e08b24b64e5b8a4177b0f61c525631121dc5a91fe2ab956eab4d5f",
+    "photo": "92a3c9a0f743f66eb87bd112cdda830d6bdb4c073c86021d53b74001fcb18052",
+}
+"""Style -> sha256 of its list on the Hub: one line of ASCII, which is what json.dumps writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartiPrompts(PromptSet):
+class Published(PromptSet):
+    """Prompts in files of a data set on the Hub."""
+
+    files: ClassVar[Mapping[str, str]]
+    """Name in the data set -> sha256 of what it holds; "": the commit alone pins it."""
+    size: ClassVar[int]
+    """Published number of prompts."""
+    path: str
+    revision: str
+
+    def published_count(self) -> int | None:
+        """The published number, while a file would have to be downloaded."""
+        here = all(
+            hub.is_here(self.path, name, revision=self.revision, repo_type="dataset")
+            for name in self.files
+        )
+        return None if here else self.size
+
+    def _fetched(self, name: str) -> Path:
+        """A file of the data set, or the local file that stands for it."""
+        return hub.fetch_file(
+            self.path,
+            name,
+            revision=self.revision,
+            sha256=self.files[name],
+            repo_type="dataset",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartiPrompts(Published):
     """PartiPrompts (P2): 1,632 prompts by category and challenge.
 
     A .tsv file with the columns Prompt, Category, Challenge and Note; quoting is off, as one
@@ -39,8 +71,11 @@ class PartiPrompts(PromptSet):
     """
 
     name: ClassVar[str] = "parti"
-    sha256: ClassVar[str] = "fab29e41bb512a169b56acab4cf2a41dcb675e285df2efcde6640c7dd3c440eb"
-    """Of the file of google-research/parti and of the Hub's alike."""
+    size: ClassVar[int] = 1632
+    files: ClassVar[Mapping[str, str]] = {
+        "PartiPrompts.tsv": "fab29e41bb512a169b56acab4cf2a41dcb675e285df2efcde6640c7dd3c440eb"
+    }
+    """The file of google-research/parti and the Hub's are alike."""
     path: str = option(
         "nateraw/parti-prompts",
         "the .tsv file, or the Hub data set that holds it",
@@ -58,23 +93,12 @@ class PartiPrompts(PromptSet):
 
     def load(self) -> tuple[Prompt, ...]:
         """All rows in file order."""
-        file = hub.fetch_file(
-            self.path,
-            "PartiPrompts.tsv",
-            revision=self.revision,
-            sha256=self.sha256,
-            repo_type="dataset",
-        )
         groups = {"category": "Category", "challenge": "Challenge"}
-        return read_prompts(file, "Prompt", groups)
-
-    def published_count(self) -> int | None:
-        """1,632."""
-        return _unless_here(self, 1632, "PartiPrompts.tsv")
+        return read_prompts(self._fetched(*self.files), "Prompt", groups)
 
 
 @dataclass(frozen=True, kw_only=True)
-class HPDv2(PromptSet):
+class HPDv2(Published):
     """HPDv2 benchmark (HPSv2): 3,200 prompts, 800 in each of four styles.
 
     JSON lists of prompts, one a style, named by it: anime, concept-art, paintings, photo. A
@@ -86,13 +110,10 @@ class HPDv2(PromptSet):
     """
 
     name: ClassVar[str] = "hpdv2"
-    sha256: ClassVar[Mapping[str, str]] = {
-        "anime": "6b38a479cc6f899866e9b7a8bf91f096b4afc6883b95275a61891327182b14ae",
-        "concept-art": "530d057deafcb82c581e9d1be2ffcb98828fe99f0b54257414d2ab8a5cf2b83e",
-        "paintings": "6570d39467e08b24b64e5b8a4177b0f61c525631121dc5a91fe2ab956eab4d5f",
-        "photo": "92a3c9a0f743f66eb87bd112cdda830d6bdb4c073c86021d53b74001fcb18052",
+    size: ClassVar[int] = 3200
+    files: ClassVar[Mapping[str, str]] = {
+        f"benchmark/{style}.json": sha256 for style, sha256 in HPDV2_STYLES.items()
     }
-    """Of each list as the Hub has it: one line of ASCII, which is what json.dumps writes."""
     path: str = option(
         "zhwang/HPDv2",
         "the folder of .json lists, one list, or the Hub data set",
@@ -117,23 +138,10 @@ class HPDv2(PromptSet):
             for prompt in read_prompts(file, "prompt", {})
         )
 
-    def published_count(self) -> int | None:
-        """3,200."""
-        return _unless_here(self, 3200, *(f"benchmark/{style}.json" for style in self.sha256))
-
     def _files(self) -> list[Path]:
         here = hub.local(self.path)
         if here is None:
-            return [
-                hub.fetch_file(
-                    self.path,
-                    f"benchmark/{style}.json",
-                    revision=self.revision,
-                    sha256=sha256,
-                    repo_type="dataset",
-                )
-                for style, sha256 in self.sha256.items()
-            ]
+            return [self._fetched(name) for name in self.files]
         files = _style_files(here) if here.is_dir() else [here]
         if not files:
             raise BenchError(f"{here}: the folder holds no .json list of prompts")
@@ -152,7 +160,7 @@ def _style_files(folder: Path) -> list[Path]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PickAPicTest(PromptSet):
+class PickAPicTest(Published):
     """Pick-a-Pic v2 test_unique: the captions of 500 rows, 487 of which differ.
 
     A .parquet file in Pick-a-Pic's schema; only the column `caption` is read, never an image.
@@ -164,8 +172,12 @@ class PickAPicTest(PromptSet):
     """
 
     name: ClassVar[str] = "pickapic-test"
-    filename: ClassVar[str] = "data/test_unique-00000-of-00001-e852c19ead276a89.parquet"
-    sha256: ClassVar[str] = "6575ecb7f4f24b0f1a4a4359ffdab7ab66cbecb93273418bf0d53ac87049b2ec"
+    size: ClassVar[int] = 500
+    files: ClassVar[Mapping[str, str]] = {
+        "data/test_unique-00000-of-00001-e852c19ead276a89.parquet": (
+            "6575ecb7f4f24b0f1a4a4359ffdab7ab66cbecb93273418bf0d53ac87049b2ec"
+        )
+    }
     """As the Hub's page of the file states it."""
     path: str = option(
         "yuvalkirstain/pickapic_v2_no_images",
@@ -186,13 +198,7 @@ class PickAPicTest(PromptSet):
         """The captions in file order."""
         here = hub.local(self.path)
         try:
-            file = hub.fetch_file(
-                self.path,
-                self.filename,
-                revision=self.revision,
-                sha256=self.sha256,
-                repo_type="dataset",
-            )
+            file = self._fetched(*self.files)
         except BenchError as error:
             if here is not None:
                 raise
@@ -202,13 +208,9 @@ class PickAPicTest(PromptSet):
             ) from error
         return read_prompts(file, "caption", {})
 
-    def published_count(self) -> int | None:
-        """500."""
-        return _unless_here(self, 500, self.filename)
-
 
 @dataclass(frozen=True, kw_only=True)
-class DrawBench(PromptSet):
+class DrawBench(Published):
     """DrawBench (Imagen): 200 prompts by category.
 
     A .csv file with the columns Prompts and Category (any case), or HPDv2's drawbench.json, a
@@ -220,6 +222,8 @@ class DrawBench(PromptSet):
     """
 
     name: ClassVar[str] = "drawbench"
+    size: ClassVar[int] = 200
+    files: ClassVar[Mapping[str, str]] = {"DrawBench Prompts - Sheet1.csv": ""}
     path: str = option(
         "sayakpaul/drawbench", "the .csv or .json file, or the Hub data set", affects_results=False
     )
@@ -236,20 +240,10 @@ class DrawBench(PromptSet):
 
     def load(self) -> tuple[Prompt, ...]:
         """All rows in file order."""
-        file = hub.fetch_file(
-            self.path,
-            "DrawBench Prompts - Sheet1.csv",
-            revision=self.revision,
-            repo_type="dataset",
-        )
-        table = tables.read(file)
+        table = tables.read(self._fetched(*self.files))
         columns = {name.lower(): name for name in table.columns}
         groups = {"category": columns["category"]} if "category" in columns else {}
         return prompts_of(table, columns.get("prompts", "prompt"), groups)
-
-    def published_count(self) -> int | None:
-        """200."""
-        return _unless_here(self, 200, "DrawBench Prompts - Sheet1.csv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,17 +270,6 @@ class GenEval(PromptSet):
     def load(self) -> tuple[Prompt, ...]:
         """All prompts in file order."""
         return read_prompts(expanded(self.path), "prompt", {"tag": "tag"})
-
-
-def _unless_here(
-    prompts: PartiPrompts | HPDv2 | PickAPicTest | DrawBench, count: int, *files: str
-) -> int | None:
-    """The published count, while a file would have to be downloaded."""
-    here = all(
-        hub.is_here(prompts.path, file, revision=prompts.revision, repo_type="dataset")
-        for file in files
-    )
-    return None if here else count
 
 
 BENCHMARKS: tuple[type[PromptSet], ...] = (PartiPrompts, HPDv2, PickAPicTest, DrawBench, GenEval)

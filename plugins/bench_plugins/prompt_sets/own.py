@@ -7,12 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from bench import (
-    BenchError,
-    Prompt,
-    PromptSet,
-    option,
-)
+from bench import BenchError, Prompt, PromptSet, option
 from bench.lib import tables
 from bench.lib.reading import expanded
 from bench.lib.wording import listed

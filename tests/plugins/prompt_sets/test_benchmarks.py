@@ -146,7 +146,7 @@ def test_a_pinned_file_of_the_hub(hub_file: HubFile, monkeypatch: pytest.MonkeyP
     hub_file(parti.path, parti.revision, "PartiPrompts.tsv", PARTI)
     with pytest.raises(BenchError, match=r"PartiPrompts\.tsv has another checksum than expected"):
         parti.load()
-    monkeypatch.setattr(PartiPrompts, "sha256", digest(PARTI))
+    monkeypatch.setattr(PartiPrompts, "files", {"PartiPrompts.tsv": digest(PARTI)})
     assert [p.text for p in parti.load()] == ['"open', 'a "b" c']
     assert PartiPrompts(revision="main").load() == parti.load()
 
@@ -157,8 +157,8 @@ def test_the_lists_of_the_hub(hub_file: HubFile, monkeypatch: pytest.MonkeyPatch
         hub_file(hpd.path, hpd.revision, f"benchmark/{style}.json", f'["in {style}"]'.encode())
     with pytest.raises(BenchError, match=r"benchmark/anime\.json has another checksum"):
         hpd.load()
-    sums = {style: digest(f'["in {style}"]'.encode()) for style in STYLES}
-    monkeypatch.setattr(HPDv2, "sha256", sums)
+    sums = {f"benchmark/{style}.json": digest(f'["in {style}"]'.encode()) for style in STYLES}
+    monkeypatch.setattr(HPDv2, "files", sums)
     assert hpd.load() == tuple(Prompt(f"in {style}", {"style": style}) for style in STYLES)
 
 
@@ -167,10 +167,11 @@ def test_pick_a_pic_of_the_hub(
 ) -> None:
     data = pick_a_pic(tmp_path / "p.parquet")
     pick = PickAPicTest(path="someone/mirror")
-    hub_file(pick.path, "0" * 40, pick.filename, data)
+    (name,) = pick.files
+    hub_file(pick.path, "0" * 40, name, data)
     with pytest.raises(BenchError, match=r"another checksum .*pickapic-test\[path=FILE\.parquet\]"):
         pick.load()
-    monkeypatch.setattr(PickAPicTest, "sha256", digest(data))
+    monkeypatch.setattr(PickAPicTest, "files", {name: digest(data)})
     assert [p.text for p in pick.load()] == ["a", "b", "a"]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from bench_plugins.prompt_sets import HPDv2, PartiPrompts
+from bench_plugins.prompt_sets.benchmarks import HPDV2_STYLES
 
 from bench import Prompt
 from bench.lib.files import file_sha256
@@ -84,13 +85,13 @@ def test_hpdv2_has_the_known_counts(hpdv2: Path) -> None:
     prompts = HPDv2(path=str(hpdv2)).load()
     assert len(prompts) == 3200
     assert len({prompt.text for prompt in prompts}) == 3172
-    assert counts(prompts, "style") == dict.fromkeys(HPDv2.sha256, 800)
+    assert counts(prompts, "style") == dict.fromkeys(HPDV2_STYLES, 800)
 
 
 def test_hpdv2_is_pinned_to_the_official_lists(hpdv2: Path, hub_file: HubFile) -> None:
     # On the Hub each list is one line of ASCII, which is what json.dumps writes.
     pinned = HPDv2()
-    for style, sha256 in HPDv2.sha256.items():
+    for style, sha256 in HPDV2_STYLES.items():
         data = json.dumps(json.loads((hpdv2 / f"{style}.json").read_text("utf-8"))).encode()
         assert hashlib.sha256(data).hexdigest() == sha256
         hub_file(pinned.path, pinned.revision, f"benchmark/{style}.json", data)
