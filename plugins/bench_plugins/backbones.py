@@ -247,11 +247,11 @@ class DiffusersBackbone(Backbone):
 
     def _check_family(self, files: PipelineFiles) -> None:
         """Refuse a pipeline of another family, naming the backbone that reads it."""
-        found = supported_family(files)
-        if found == self.own_family:
+        family = supported_family(files)
+        if family == self.own_family:
             return
         kind = files.index.get("_class_name")
-        reader = next(cls for cls in BACKBONES if cls.own_family == found)
+        reader = next(cls for cls in BACKBONES if cls.own_family == family)
         raise BenchError(
             f"{files.pipeline.where} is a {kind} of another family than {self.name}; use backbone "
             f"{reader.name}[path={self.path}]"

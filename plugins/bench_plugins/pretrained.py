@@ -64,9 +64,9 @@ class Pretrained(Method):
             here = hub.fetch_file(self.weights, self.file, revision=self.revision)
         if hub.is_file(here / INDEX):
             return PipelineFiles(pipeline=Files(source=self.weights)).fingerprint()
-        found = checkpoint_files.find(here)
+        checkpoint = checkpoint_files.find(here)
         # A backbone may have a form of its own, of which nothing is known here.
-        return found.fingerprint() if found else hub.fingerprint(str(here), revision="")
+        return checkpoint.fingerprint() if checkpoint else hub.fingerprint(str(here), revision="")
 
     def train(self, setup: TrainingSetup) -> TrainingOutcome:
         """Refused."""

@@ -79,7 +79,7 @@ def _check_own(work: Path, assets: Path) -> None:
 
 def _is_world(provenance: Path) -> bool:
     try:
-        found = json.loads(provenance.read_text(encoding="utf-8"))
+        content = json.loads(provenance.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and {"config", "stages"} <= found.keys()
+    return isinstance(content, dict) and {"config", "stages"} <= content.keys()

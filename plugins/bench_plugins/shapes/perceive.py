@@ -355,7 +355,7 @@ def _sample(margined: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
 @lru_cache(maxsize=1)
 def _silhouettes() -> tuple[_Silhouette, ...]:
     """Of every shape, without an outline and with one."""
-    found = []
+    silhouettes = []
     x, y = _grid(_MASK_REACH)
     for (i, shape), outlined in itertools.product(enumerate(grammar.SHAPES), (False, True)):
         turns = (0.0,) if shape == "circle" else _ROTATIONS
@@ -367,7 +367,7 @@ def _silhouettes() -> tuple[_Silhouette, ...]:
             side = math.sqrt(float(mask.sum()))
             sides.append(side)
             maps.append(_unit(_sample(_margined(mask[..., None]), *_around(side, x, y)).ravel()))
-        found.append(
+        silhouettes.append(
             _Silhouette(
                 shape=i,
                 outlined=outlined,
@@ -376,7 +376,7 @@ def _silhouettes() -> tuple[_Silhouette, ...]:
                 maps=np.stack(maps).reshape(-1, 2, _GRID**2),
             )
         )
-    return tuple(found)
+    return tuple(silhouettes)
 
 
 def _around(scale: float, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:

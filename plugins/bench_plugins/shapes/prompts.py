@@ -119,17 +119,17 @@ def prompt_lists(config: PromptsConfig) -> PromptLists:
 
     def fresh(name: str, count: int, scene: Callable[[random.Random], Scene]) -> list[str]:
         rng = random.Random(f"{config.seed}/{name}")
-        found: list[str] = []
+        captions: list[str] = []
         for _ in range(1000 * count):
-            if len(found) == count:
+            if len(captions) == count:
                 break
             text = grammar.caption(scene(rng))
             if text not in taken:
                 taken.add(text)
-                found.append(text)
-        if len(found) < count:
+                captions.append(text)
+        if len(captions) < count:
             raise ValueError(f"the grammar has fewer than {count} fresh captions for {name}")
-        return found
+        return captions
 
     def in_style(style: str) -> Callable[[random.Random], Scene]:
         return lambda rng: replace(grammar.sample_scene(rng), style=style)
