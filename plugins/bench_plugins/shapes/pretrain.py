@@ -76,30 +76,27 @@ def draw_training_set(work: Path, config: PretrainConfig, report: Report) -> dic
 
 
 def _fit(
+    stage: str,
     model: nn.Module,
     loss_of: Callable[[int], Tensor],
     phase: Phase,
-    checkpoint: Checkpoint,
+    work: Path,
+    config: PretrainConfig,
+    report: Report,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Trains a model; the average of its weights, and how it went."""
-    optimiser = torch.optim.AdamW(
-        model.parameters(),
-        lr=phase.lr,
-        betas=(0.9, 0.99),
-        weight_decay=phase.weight_decay,
-        fused=True,
-    )
-    steps, average = phase.steps, Average(model, phase.ema)
-    warmup = max(1, round(0.03 * steps))
+    weights, decay = model.parameters(), phase.weight_decay
+    average = Average(model, phase.ema)
     facts = fit(
-        model, optimiser, loss_of, steps, warmup=warmup, average=average, checkpoint=checkpoint
+        model,
+        torch.optim.AdamW(weights, lr=phase.lr, betas=(0.9, 0.99), weight_decay=decay, fused=True),
+        loss_of,
+        phase.steps,
+        warmup=max(1, round(0.03 * phase.steps)),
+        average=average,
+        checkpoint=Checkpoint(work / f"{stage}.ckpt.pt", config.checkpoint_every, report, stage),
     )
     return average.module, facts
-
-
-def _checkpoint(stage: str, work: Path, config: PretrainConfig, report: Report) -> Checkpoint:
-    path = work / f"{stage}.ckpt.pt"
-    return Checkpoint(path=path, every=config.checkpoint_every, report=report, title=stage)
 
 
 def _untrained(kind: Any, part: str) -> nn.Module:
@@ -149,8 +146,7 @@ def train_vae(work: Path, config: PretrainConfig, report: Report) -> dict[str, A
         loss: Tensor = config.vae_kl * divergence
         return loss + _picture_loss(y, x, config.vae_edge_weight)
 
-    checkpoint = _checkpoint("vae", work, config, report)
-    average, facts = _fit(vae, loss_of, config.vae, checkpoint)
+    average, facts = _fit("vae", vae, loss_of, config.vae, work, config, report)
     shipped: Any = average.eval()
     shipped.register_to_config(scaling_factor=latent_scale(shipped, pictures))
     shipped.save_pretrained(work / "vae")
@@ -198,8 +194,7 @@ def train_decoder(work: Path, config: PretrainConfig, report: Report) -> dict[st
         guess = vae.decode(z / vae.config.scaling_factor).sample
         return _picture_loss(guess, picture_tensor(pictures[rows]), config.decoder_edge_weight)
 
-    checkpoint = _checkpoint("decoder", work, config, report)
-    average, facts = _fit(model, loss_of, config.decoder, checkpoint)
+    average, facts = _fit("decoder", model, loss_of, config.decoder, work, config, report)
     model.load_state_dict(average.state_dict())
     vae.eval().save_pretrained(work / "vae_decoder")
     return facts
@@ -289,8 +284,7 @@ def train_denoiser(work: Path, config: PretrainConfig, report: Report) -> dict[s
         loss: Tensor = (weight[t] * error).mean()
         return loss
 
-    checkpoint = _checkpoint("unet", work, config, report)
-    average, facts = _fit(model, loss_of, config.unet, checkpoint)
+    average, facts = _fit("unet", model, loss_of, config.unet, work, config, report)
     torch.save(average.state_dict(), work / "denoiser.pt")
     return facts
 

@@ -69,9 +69,7 @@ def _simple(rng: random.Random) -> Scene:
     kept = rng.choice(("size", "background", "style"))
     if kept == "size":
         return replace(bare, things=full.things)
-    if kept == "background":
-        return replace(bare, background=full.background)
-    return replace(bare, style=full.style)
+    return replace(bare, **{kept: getattr(full, kept)})
 
 
 def _quantity(rng: random.Random) -> Scene:
@@ -82,12 +80,9 @@ def _quantity(rng: random.Random) -> Scene:
 
 def _two(rng: random.Random) -> Scene:
     first, second = _single(rng), _single(rng)
-    while (first.things[0].shape, first.things[0].colour) == (
-        second.things[0].shape,
-        second.things[0].colour,
-    ):
+    while _plain(first).things == _plain(second).things:
         second = _single(rng)
-    things = (first.things[0], second.things[0])
+    things = first.things + second.things
     return replace(first, things=things, relation=rng.choice(grammar.RELATIONS))
 
 
