@@ -77,6 +77,18 @@ def unsupported(index: Mapping[str, Any]) -> str:
     )
 
 
+def supported_family(files: PipelineFiles) -> str:
+    """The family of a pipeline.
+
+    Raises:
+        BenchError: it is of none that is supported.
+    """
+    # The class is asked first: another kind of pipeline need not have the denoiser's file.
+    if family_of(files.index, {}) is None:
+        raise BenchError(f"{files.pipeline.where} {unsupported(files.index)}")
+    return str(family_of(files.index, files.denoiser_structure))
+
+
 @dataclass(frozen=True, kw_only=True)
 class DiffusersBackbone(Backbone):
     """A Stable Diffusion pipeline from a local folder or the Hub."""
@@ -132,11 +144,12 @@ class DiffusersBackbone(Backbone):
             return ""
         try:
             index = read_json(path / INDEX)
-            known = family_of(index, read_json(path / DENOISER / "config.json"))
+            if family_of(index, {}) is None:
+                return unsupported(index)
+            read_json(path / DENOISER / "config.json")
         except BenchError as error:
-            known = family_of(index, {})
-            return str(error) if known else unsupported(index)
-        return "" if known else unsupported(index)
+            return str(error)
+        return ""
 
     @property
     def start_model(self) -> StartModel:
@@ -234,13 +247,11 @@ class DiffusersBackbone(Backbone):
 
     def _check_family(self, files: PipelineFiles) -> None:
         """Refuse a pipeline of another family, naming the backbone that reads it."""
-        if family_of(files.index, {}) is None:
-            raise BenchError(f"{files.pipeline.where} {unsupported(files.index)}")
-        found = family_of(files.index, files.denoiser_structure)
-        if found == self.own_family:
+        family = supported_family(files)
+        if family == self.own_family:
             return
         kind = files.index.get("_class_name")
-        reader = next(cls for cls in BACKBONES if cls.own_family == found)
+        reader = next(cls for cls in BACKBONES if cls.own_family == family)
         raise BenchError(
             f"{files.pipeline.where} is a {kind} of another family than {self.name}; use backbone "
             f"{reader.name}[path={self.path}]"
@@ -320,12 +331,12 @@ class StableDiffusionXL(DiffusersBackbone):
 def _from_pretrained(files: Files, *options: str) -> str:
     """The call by which diffusers reads what `files` names."""
     here = hub.local(files.source)
-    told = [json.dumps(str(here.resolve()) if here else files.source, ensure_ascii=False)]
-    told += [] if here else [f"revision={json.dumps(files.revision)}"]
-    told += [f"variant={json.dumps(files.variant)}"] if files.variant else []
-    told += [f"torch_dtype={o}" if o.startswith("torch.") else o for o in options if o]
+    arguments = [json.dumps(str(here.resolve()) if here else files.source, ensure_ascii=False)]
+    arguments += [] if here else [f"revision={json.dumps(files.revision)}"]
+    arguments += [f"variant={json.dumps(files.variant)}"] if files.variant else []
+    arguments += [f"torch_dtype={o}" if o.startswith("torch.") else o for o in options if o]
     note = "  # of the machine that trained it" if here else ""
-    return f"from_pretrained({', '.join(told)}){note}"
+    return f"from_pretrained({', '.join(arguments)}){note}"
 
 
 def _in_subfolder(files: Files, part: str) -> bool:

@@ -17,7 +17,7 @@ from bench.diffusion import checkpoint_files
 from bench.diffusion.checkpoint_files import PEFT_CONFIG, PEFT_FILES
 from bench.diffusion.files import DENOISER, INDEX, Files, PipelineFiles
 from bench.lib import hub
-from bench_plugins.backbones import family_of, unsupported
+from bench_plugins.backbones import supported_family
 
 if TYPE_CHECKING:
     from bench.api.kinds import TrainingSetup
@@ -64,9 +64,9 @@ class Pretrained(Method):
             here = hub.fetch_file(self.weights, self.file, revision=self.revision)
         if hub.is_file(here / INDEX):
             return PipelineFiles(pipeline=Files(source=self.weights)).fingerprint()
-        found = checkpoint_files.find(here)
+        checkpoint = checkpoint_files.find(here)
         # A backbone may have a form of its own, of which nothing is known here.
-        return found.fingerprint() if found else hub.fingerprint(str(here), revision="")
+        return checkpoint.fingerprint() if checkpoint else hub.fingerprint(str(here), revision="")
 
     def train(self, setup: TrainingSetup) -> TrainingOutcome:
         """Refused."""
@@ -119,13 +119,11 @@ class Pretrained(Method):
                 f"{files.where} is a pipeline, but the backbone is none; give its denoiser alone"
             )
         own = PipelineFiles(pipeline=files)
-        if family_of(own.index, {}) is None:
-            raise BenchError(f"{files.where} {unsupported(own.index)}")
-        found, wanted = (family_of(f.index, f.denoiser_structure) for f in (own, backbone.files))
-        if found != wanted:
+        family, wanted = supported_family(own), supported_family(backbone.files)
+        if family != wanted:
             kind = own.index.get("_class_name")
             raise BenchError(
-                f"{files.where} is a {kind} of the family {found}, but the backbone's family is "
+                f"{files.where} is a {kind} of the family {family}, but the backbone's family is "
                 f"{wanted}; evaluate it in a recipe whose backbone is of its family"
             )
         own.check()

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from bench_plugins.shapes.build import _check_own
+from bench_plugins.shapes.build import check_own
 
 from bench import BenchError
 from bench.lib.images import png
@@ -111,17 +111,17 @@ def _world(folder: Path) -> None:
 
 def test_the_shapes_world_is_built_in_a_place_of_its_own(tmp_path: Path) -> None:
     work, out = tmp_path / "work", tmp_path / "out"
-    _check_own(work, out)
+    check_own(work, out)
     _world(out)
     work.mkdir()
     (work / "pretrain").mkdir()
-    _check_own(work, out)
+    check_own(work, out)
     mine = tmp_path / "mine"
     (mine / "prompts").mkdir(parents=True)
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(out)
     for target in (mine, tmp_path / "file", tmp_path / "link", work, work / "out", tmp_path):
         with pytest.raises(BenchError, match=r"name a new|name two folders|is no folder"):
-            _check_own(work, target)
+            check_own(work, target)
     with pytest.raises(BenchError, match=r"--work .*which no build has left"):
-        _check_own(out, tmp_path / "other")
+        check_own(out, tmp_path / "other")

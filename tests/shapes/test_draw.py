@@ -89,7 +89,7 @@ def test_a_degraded_picture_differs(kind: str) -> None:
 def test_a_wrong_scene_differs_and_is_still_of_the_grammar() -> None:
     for seed in range(50):
         scene = grammar.sample_scene(random.Random(seed))
-        wrong = draw._change_one(scene, random.Random(seed))
+        wrong = draw.change_one(scene, random.Random(seed))
         assert wrong != scene
         assert grammar.parse(grammar.caption(wrong)) == wrong
 

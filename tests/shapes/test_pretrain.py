@@ -15,7 +15,6 @@ TINY = PretrainConfig(
     vae=PHASE,
     decoder=PHASE,
     unet=PHASE,
-    unet_channels=(16, 32),
 )
 
 

@@ -2,60 +2,32 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import BenchError
-from bench_plugins.shapes import facts, pairs, pretrain, prompts, train_scorers
+from bench_plugins.shapes import facts, files, pairs, pretrain, prompts, train_scorers
+from bench_plugins.shapes.files import Report
 
 
-@dataclass(frozen=True, kw_only=True)
-class WorldConfig:
-    """Every number that decides the world; the defaults made the shipped one."""
-
-    pretrain: pretrain.PretrainConfig = field(default_factory=pretrain.PretrainConfig)
-    prompts: prompts.PromptsConfig = field(default_factory=prompts.PromptsConfig)
-    pairs: pairs.PairsConfig = field(default_factory=pairs.PairsConfig)
-    encoder: train_scorers.EncoderConfig = field(default_factory=train_scorers.EncoderConfig)
-    aesthetic: train_scorers.AestheticConfig = field(default_factory=train_scorers.AestheticConfig)
-    preference: train_scorers.PreferenceConfig = field(
-        default_factory=train_scorers.PreferenceConfig
-    )
-
-
-def build_world(
-    work: Path,
-    assets: Path,
-    report: Callable[[str], None],
-    config: WorldConfig | None = None,
-) -> None:
-    """Make everything in `assets` from seeds.
-
-    Args:
-        work: unfinished work; the same call goes on from it.
-        assets: where the finished files are put.
-        report: told what happens, a line at a time.
-        config: sizes and seeds; those of the shipped world by default.
-    """
-    config = config or WorldConfig()
-    _check_own(work, assets)
+def build_world(work: Path, assets: Path, report: Report) -> None:
+    """Make everything in `assets` from seeds; the same call goes on from unfinished `work`."""
+    check_own(work, assets)
     work.mkdir(parents=True, exist_ok=True)
     assets.mkdir(parents=True, exist_ok=True)
-    pretrain.pretrain(config.pretrain, work / "pretrain", assets / "pipeline", report)
-    prompts.build_prompts(config.prompts, assets, report)
-    train_scorers.build_encoder(config.encoder, work / "scorers", assets, report)
-    pairs.build_pairs(config.pairs, work / "pairs", assets, report)
-    train_scorers.build_aesthetic(config.aesthetic, assets, report)
-    train_scorers.build_preference(config.preference, assets, report)
+    pretrain.pretrain(pretrain.PretrainConfig(), work / "pretrain", assets / "pipeline", report)
+    prompts.build_prompts(prompts.PromptsConfig(), assets, report)
+    train_scorers.build_encoder(train_scorers.EncoderConfig(), work / "scorers", assets, report)
+    pairs.build_pairs(pairs.PairsConfig(), work / "pairs", assets, report)
+    train_scorers.build_aesthetic(train_scorers.AestheticConfig(), assets, report)
+    train_scorers.build_preference(train_scorers.PreferenceConfig(), assets, report)
     facts.build_facts(assets, report)
 
 
 _PARTS = {"pretrain", "prompts", "scorers", "pairs", "facts"}
+"""What a folder of unfinished work may hold."""
 
 
-def _check_own(work: Path, assets: Path) -> None:
+def check_own(work: Path, assets: Path) -> None:
     """Raise `BenchError` where somebody else's files would be mixed with the world's."""
     if assets.resolve().is_relative_to(work.resolve()) or work.resolve().is_relative_to(
         assets.resolve()
@@ -79,7 +51,7 @@ def _check_own(work: Path, assets: Path) -> None:
 
 def _is_world(provenance: Path) -> bool:
     try:
-        found = json.loads(provenance.read_text(encoding="utf-8"))
+        content = files.read_json(provenance)
     except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and {"config", "stages"} <= found.keys()
+    return isinstance(content, dict) and {"config", "stages"} <= content.keys()

@@ -344,11 +344,12 @@ def _dull(image: ByteArray, rng: random.Random) -> ByteArray:
 def wrong_scene(scene: Scene, rng: random.Random) -> Scene:
     """The scene with one or two of its attributes changed, so that its caption is wrong."""
     for _ in range(rng.choice((1, 2))):
-        scene = _change_one(scene, rng)
+        scene = change_one(scene, rng)
     return scene
 
 
-def _change_one(scene: Scene, rng: random.Random) -> Scene:
+def change_one(scene: Scene, rng: random.Random) -> Scene:
+    """The scene with another value of one attribute that its caption names."""
     first = scene.things[0]
     values = {"shape": first.shape, "colour": first.colour}
     values |= {"background": scene.background, "style": scene.style}

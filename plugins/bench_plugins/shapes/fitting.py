@@ -37,7 +37,7 @@ class Average:
         torch._foreach_lerp_(ours, theirs, 1 - decay)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Checkpoint:
     """Where, how often and to whom a training says how far it is."""
 

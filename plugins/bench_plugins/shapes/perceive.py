@@ -86,8 +86,6 @@ class Seen:
     """Its distance from the background colour as a share of the palette's, 0 to 1."""
     blur: float
     """Standard deviation of the blur that explains it best, in pixels, 0 to 3."""
-    misfit: float
-    """Share of its variation that the best hypothesis leaves unexplained, 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,8 +284,7 @@ def _belongs(part: BoolArray, whole: BoolArray) -> bool:
 class _Silhouette:
     """Masks of one shape at T turns on one grid, scaled to area 1."""
 
-    shape: int
-    """Index into `grammar.SHAPES`."""
+    shape: str
     outlined: bool
     turns: FloatArray
     sides: FloatArray
@@ -316,7 +313,7 @@ class _Textures:
 
 @dataclass(frozen=True, kw_only=True)
 class _Pose:
-    shape: int
+    shape: str
     turn: float
     radius: float
     x: float
@@ -355,9 +352,9 @@ def _sample(margined: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
 @lru_cache(maxsize=1)
 def _silhouettes() -> tuple[_Silhouette, ...]:
     """Of every shape, without an outline and with one."""
-    found = []
+    silhouettes = []
     x, y = _grid(_MASK_REACH)
-    for (i, shape), outlined in itertools.product(enumerate(grammar.SHAPES), (False, True)):
+    for shape, outlined in itertools.product(grammar.SHAPES, (False, True)):
         turns = (0.0,) if shape == "circle" else _ROTATIONS
         sides, maps = [], []
         for turn, radius in itertools.product(turns, _RADII):
@@ -367,16 +364,16 @@ def _silhouettes() -> tuple[_Silhouette, ...]:
             side = math.sqrt(float(mask.sum()))
             sides.append(side)
             maps.append(_unit(_sample(_margined(mask[..., None]), *_around(side, x, y)).ravel()))
-        found.append(
+        silhouettes.append(
             _Silhouette(
-                shape=i,
+                shape=shape,
                 outlined=outlined,
                 turns=np.asarray(turns, dtype=np.float32),
                 sides=np.asarray(sides, dtype=np.float32).reshape(-1, 2),
                 maps=np.stack(maps).reshape(-1, 2, _GRID**2),
             )
         )
-    return tuple(found)
+    return tuple(silhouettes)
 
 
 def _around(scale: float, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -390,10 +387,10 @@ def _unit(values: FloatArray) -> FloatArray:
 
 
 @lru_cache(maxsize=16)
-def _textures(shape: int, large: bool) -> _Textures:
+def _textures(shape: str, large: bool) -> _Textures:
     radius = _RADII[int(large)]
     at = _around(radius, *_grid(_REACH))
-    kinds = _style_maps(draw.signed_distance(grammar.SHAPES[shape], radius), radius)
+    kinds = _style_maps(draw.signed_distance(shape, radius), radius)
     styles, rows, bases, solves = [], [], [], []
     for i, (blur, (style, maps)) in enumerate(itertools.product(_BLURS, kinds)):
         columns = [_sample(_margined(_blurred(m, blur)[..., None]), *at)[:, 0] for m in maps]
@@ -451,6 +448,7 @@ class _Match:
     pose: _Pose
     style: str
     misfit: float
+    """Share of the object's variation that it leaves unexplained, 0 to 1."""
     by_blur: FloatArray
     """The misfit at each of `_BLURS`, all else the same."""
     colour: FloatArray
@@ -491,7 +489,7 @@ def _seen(match: _Match, ground: FloatArray, background: str) -> Seen:
         contrast = min(1.0, float(np.linalg.norm(match.colour) / np.linalg.norm(full)))
     pose = match.pose
     return Seen(
-        shape=grammar.SHAPES[pose.shape] if match.misfit < _WORST_FIT else None,
+        shape=pose.shape if match.misfit < _WORST_FIT else None,
         colour=colour,
         size="large" if pose.radius > SIZE_CUT else "small",
         x=pose.x,
@@ -501,7 +499,6 @@ def _seen(match: _Match, ground: FloatArray, background: str) -> Seen:
         purity=purity,
         contrast=contrast,
         blur=_lowest_blur(match.by_blur),
-        misfit=match.misfit,
     )
 
 

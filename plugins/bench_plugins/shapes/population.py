@@ -73,19 +73,19 @@ class Person:
 def people() -> tuple[Person, ...]:
     """Everyone, the groups in their stated shares."""
     rng = random.Random(SEED)
-    found: list[Person] = []
+    everyone: list[Person] = []
     for group in GROUPS:
         for _ in range(round(group.share * PEOPLE)):
             weights = [max(0.0, rng.gauss(w, WEIGHT_SPREAD)) for w in group.weights]
-            found.append(
+            everyone.append(
                 Person(
-                    user_id=len(found),
+                    user_id=len(everyone),
                     group=group.name,
                     weights=(weights[0], weights[1], weights[2]),
                     just_noticeable=rng.uniform(*JUST_NOTICEABLE),
                 )
             )
-    return tuple(found)
+    return tuple(everyone)
 
 
 def fingerprint() -> str:

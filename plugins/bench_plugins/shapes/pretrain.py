@@ -1,7 +1,8 @@
-"""Makes the base model of the shapes world from nothing: a small Stable Diffusion pipeline.
+"""Makes the weights of the shapes world's base model: a small Stable Diffusion pipeline.
 
-`pretrain` runs stages in order; each leaves its results in a work folder, saves its state
-every so many steps, and is skipped once finished, so that a killed run continues.
+What it is built like stands in the shipped pipeline's own configuration files. `pretrain` runs
+stages in order; each leaves its results in a work folder, saves its state every so many steps,
+and is skipped once finished, so that a killed run continues.
 """
 
 from __future__ import annotations
@@ -29,15 +30,13 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from bench_plugins.shapes import draw, files, grammar
+from bench_plugins.shapes import PIPELINE, draw, files, grammar
 from bench_plugins.shapes.files import Report
 from bench_plugins.shapes.fitting import Average, Checkpoint, batch_at, fit
 from bench_plugins.shapes.learned import picture_tensor
 
 BEGIN, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 MAX_TOKENS = 32
-LATENT_CHANNELS = 4
-VAE_FACTOR = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,19 +58,11 @@ class PretrainConfig:
     pictures: int = 40_000
     checkpoint_every: int = 500
     vae: Phase = Phase(steps=9_000, batch=8, lr=2e-3, weight_decay=1e-4)
-    vae_channels: tuple[int, ...] = (16, 32, 64, 96)
-    vae_groups: int = 8
     vae_kl: float = 1e-6
     vae_edge_weight: float = 4.0
     decoder: Phase = Phase(steps=6_000, batch=8, lr=1e-3, weight_decay=1e-4)
     decoder_edge_weight: float = 2.0
-    text_width: int = 128
-    text_layers: int = 2
     unet: Phase = Phase(steps=9_000, batch=32, lr=1e-3, weight_decay=1e-2)
-    unet_channels: tuple[int, ...] = (64, 128)
-    unet_layers: int = 1
-    unet_groups: int = 16
-    unet_heads: int = 4
     caption_drop: float = 0.1
     snr_gamma: float = 5.0
 
@@ -85,30 +76,33 @@ def draw_training_set(work: Path, config: PretrainConfig, report: Report) -> dic
 
 
 def _fit(
+    stage: str,
     model: nn.Module,
     loss_of: Callable[[int], Tensor],
     phase: Phase,
-    checkpoint: Checkpoint,
+    work: Path,
+    config: PretrainConfig,
+    report: Report,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Trains a model; the average of its weights, and how it went."""
-    optimiser = torch.optim.AdamW(
-        model.parameters(),
-        lr=phase.lr,
-        betas=(0.9, 0.99),
-        weight_decay=phase.weight_decay,
-        fused=True,
-    )
-    steps, average = phase.steps, Average(model, phase.ema)
-    warmup = max(1, round(0.03 * steps))
+    weights, decay = model.parameters(), phase.weight_decay
+    average = Average(model, phase.ema)
     facts = fit(
-        model, optimiser, loss_of, steps, warmup=warmup, average=average, checkpoint=checkpoint
+        model,
+        torch.optim.AdamW(weights, lr=phase.lr, betas=(0.9, 0.99), weight_decay=decay, fused=True),
+        loss_of,
+        phase.steps,
+        warmup=max(1, round(0.03 * phase.steps)),
+        average=average,
+        checkpoint=Checkpoint(work / f"{stage}.ckpt.pt", config.checkpoint_every, report, stage),
     )
     return average.module, facts
 
 
-def _checkpoint(stage: str, work: Path, config: PretrainConfig, report: Report) -> Checkpoint:
-    path = work / f"{stage}.ckpt.pt"
-    return Checkpoint(path=path, every=config.checkpoint_every, report=report, title=stage)
+def _untrained(kind: Any, part: str) -> nn.Module:
+    """A model of the class `kind` as the shipped pipeline's part is, with random weights."""
+    model: nn.Module = kind.from_config(kind.load_config(PIPELINE / part))
+    return model
 
 
 def _generator(seed: int, step: int) -> torch.Generator:
@@ -117,21 +111,6 @@ def _generator(seed: int, step: int) -> torch.Generator:
 
 
 # ----------------------------------------------------------------- autoencoder
-
-
-def build_vae(config: PretrainConfig) -> AutoencoderKL:
-    """An untrained autoencoder of factor 8."""
-    levels = len(config.vae_channels)
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=config.vae_channels,
-        layers_per_block=1,
-        latent_channels=LATENT_CHANNELS,
-        norm_num_groups=config.vae_groups,
-        sample_size=draw.IMAGE_SIZE,
-        mid_block_add_attention=False,
-    )
 
 
 def edge_weight(pictures: Tensor, strength: float) -> Tensor:
@@ -154,7 +133,7 @@ def train_vae(work: Path, config: PretrainConfig, report: Report) -> dict[str, A
     """Trains the autoencoder and saves its averaged weights with their scaling factor."""
     torch.manual_seed(config.seed)
     pictures, _ = files.read_examples(work)
-    vae: Any = build_vae(config)
+    vae: Any = _untrained(AutoencoderKL, "vae")
 
     def loss_of(step: int) -> Tensor:
         rows = batch_at(step, len(pictures), config.vae.batch, config.seed)
@@ -167,8 +146,7 @@ def train_vae(work: Path, config: PretrainConfig, report: Report) -> dict[str, A
         loss: Tensor = config.vae_kl * divergence
         return loss + _picture_loss(y, x, config.vae_edge_weight)
 
-    checkpoint = _checkpoint("vae", work, config, report)
-    average, facts = _fit(vae, loss_of, config.vae, checkpoint)
+    average, facts = _fit("vae", vae, loss_of, config.vae, work, config, report)
     shipped: Any = average.eval()
     shipped.register_to_config(scaling_factor=latent_scale(shipped, pictures))
     shipped.save_pretrained(work / "vae")
@@ -216,8 +194,7 @@ def train_decoder(work: Path, config: PretrainConfig, report: Report) -> dict[st
         guess = vae.decode(z / vae.config.scaling_factor).sample
         return _picture_loss(guess, picture_tensor(pictures[rows]), config.decoder_edge_weight)
 
-    checkpoint = _checkpoint("decoder", work, config, report)
-    average, facts = _fit(model, loss_of, config.decoder, checkpoint)
+    average, facts = _fit("decoder", model, loss_of, config.decoder, work, config, report)
     model.load_state_dict(average.state_dict())
     vae.eval().save_pretrained(work / "vae_decoder")
     return facts
@@ -261,63 +238,23 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     )
 
 
-def build_text_encoder(config: PretrainConfig, tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """An untrained CLIP text encoder for the small vocabulary."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=config.text_width,
-            intermediate_size=2 * config.text_width,
-            projection_dim=config.text_width,
-            num_hidden_layers=config.text_layers,
-            num_attention_heads=4,
-            max_position_embeddings=MAX_TOKENS,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-
-
-def build_unet(config: PretrainConfig) -> UNet2DConditionModel:
-    """An untrained denoiser of latents, with attention to the text at every level."""
-    levels = len(config.unet_channels)
-    return UNet2DConditionModel(
-        sample_size=draw.IMAGE_SIZE // VAE_FACTOR,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        down_block_types=("CrossAttnDownBlock2D",) * levels,
-        up_block_types=("CrossAttnUpBlock2D",) * levels,
-        block_out_channels=config.unet_channels,
-        layers_per_block=config.unet_layers,
-        cross_attention_dim=config.text_width,
-        attention_head_dim=config.unet_heads,
-        norm_num_groups=config.unet_groups,
-    )
-
-
-def build_scheduler() -> DDIMScheduler:
-    """The noise schedule of Stable Diffusion."""
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
-
-
 def _token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     padded = tokenizer(captions, padding="max_length", truncation=True, max_length=MAX_TOKENS)
     return torch.tensor(padded["input_ids"])
 
 
 def build_denoiser(config: PretrainConfig, tokenizer: CLIPTokenizer) -> nn.ModuleDict:
-    """The two modules that learn together, as one."""
+    """The two modules that learn together, untrained, as one."""
     torch.manual_seed(config.seed + 1)
+    settings = CLIPTextConfig.from_pretrained(
+        PIPELINE / "text_encoder",
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     return nn.ModuleDict(
-        {"text": build_text_encoder(config, tokenizer), "unet": build_unet(config)}
+        {"text": CLIPTextModel(settings), "unet": _untrained(UNet2DConditionModel, "unet")}
     )
 
 
@@ -328,7 +265,7 @@ def train_denoiser(work: Path, config: PretrainConfig, report: Report) -> dict[s
     ids = _token_ids(tokenizer, files.read_examples(work)[1])
     empty = _token_ids(tokenizer, [""])[0]
     latents = np.load(work / "latents.npy", mmap_mode="r")
-    kept = build_scheduler().alphas_cumprod
+    kept = DDIMScheduler.from_pretrained(PIPELINE / "scheduler").alphas_cumprod
     weight = (config.snr_gamma * (1 - kept) / kept).clamp(max=1.0)
     seed = config.seed + 1
 
@@ -347,8 +284,7 @@ def train_denoiser(work: Path, config: PretrainConfig, report: Report) -> dict[s
         loss: Tensor = (weight[t] * error).mean()
         return loss
 
-    checkpoint = _checkpoint("unet", work, config, report)
-    average, facts = _fit(model, loss_of, config.unet, checkpoint)
+    average, facts = _fit("unet", model, loss_of, config.unet, work, config, report)
     torch.save(average.state_dict(), work / "denoiser.pt")
     return facts
 
@@ -375,7 +311,7 @@ def assemble(work: Path, config: PretrainConfig) -> StableDiffusionPipeline:
         text_encoder=model["text"],
         tokenizer=tokenizer,
         unet=model["unet"],
-        scheduler=build_scheduler(),
+        scheduler=DDIMScheduler.from_pretrained(PIPELINE / "scheduler"),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -69,9 +69,7 @@ def _simple(rng: random.Random) -> Scene:
     kept = rng.choice(("size", "background", "style"))
     if kept == "size":
         return replace(bare, things=full.things)
-    if kept == "background":
-        return replace(bare, background=full.background)
-    return replace(bare, style=full.style)
+    return replace(bare, **{kept: getattr(full, kept)})
 
 
 def _quantity(rng: random.Random) -> Scene:
@@ -82,12 +80,9 @@ def _quantity(rng: random.Random) -> Scene:
 
 def _two(rng: random.Random) -> Scene:
     first, second = _single(rng), _single(rng)
-    while (first.things[0].shape, first.things[0].colour) == (
-        second.things[0].shape,
-        second.things[0].colour,
-    ):
+    while _plain(first).things == _plain(second).things:
         second = _single(rng)
-    things = (first.things[0], second.things[0])
+    things = first.things + second.things
     return replace(first, things=things, relation=rng.choice(grammar.RELATIONS))
 
 
@@ -119,17 +114,17 @@ def prompt_lists(config: PromptsConfig) -> PromptLists:
 
     def fresh(name: str, count: int, scene: Callable[[random.Random], Scene]) -> list[str]:
         rng = random.Random(f"{config.seed}/{name}")
-        found: list[str] = []
+        captions: list[str] = []
         for _ in range(1000 * count):
-            if len(found) == count:
+            if len(captions) == count:
                 break
             text = grammar.caption(scene(rng))
             if text not in taken:
                 taken.add(text)
-                found.append(text)
-        if len(found) < count:
+                captions.append(text)
+        if len(captions) < count:
             raise ValueError(f"the grammar has fewer than {count} fresh captions for {name}")
-        return found
+        return captions
 
     def in_style(style: str) -> Callable[[random.Random], Scene]:
         return lambda rng: replace(grammar.sample_scene(rng), style=style)

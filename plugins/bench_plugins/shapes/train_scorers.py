@@ -141,12 +141,8 @@ def _encoder(config: EncoderConfig, work: Path, report: Report) -> tuple[nn.Modu
     optimiser = torch.optim.AdamW(
         groups, lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay
     )
-    checkpoint = Checkpoint(
-        path=work / "checkpoint.pt",
-        every=config.checkpoint_every,
-        report=report,
-        title="scorers: dual encoder",
-    )
+    path, title = work / "checkpoint.pt", "scorers: dual encoder"
+    checkpoint = Checkpoint(path, config.checkpoint_every, report, title)
     facts = fit(
         model, optimiser, loss_of, config.steps, warmup=config.warmup, checkpoint=checkpoint
     )
