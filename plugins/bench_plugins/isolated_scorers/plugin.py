@@ -55,7 +55,7 @@ class _Published(IsolatedScorer):
 class HPSv2Official(_Published):
     """HPS v2.0 by the published package hpsv2 1.2.0, in an environment of its own.
 
-    `hpsv2` gives the same scores faster, but for its bugs: an image that is not square and whose
+    `hpsv2` gives the same scores on current packages, but for its bugs: an image that is not square and whose
     longest side is 224 is not padded, and the package fails on it.
     """
 
@@ -108,7 +108,7 @@ _MED_CONFIG = Asset(
 class ImageRewardOfficial(_Published):
     """ImageReward by the published package image-reward 1.5, in an environment of its own.
 
-    `image_reward` gives the same scores faster.
+    `image_reward` gives the same scores on current packages.
     """
 
     name: ClassVar[str] = "image_reward-official"
