@@ -124,7 +124,7 @@ def test_a_damaged_note_is_made_again(make_plan: MakePlan, tmp_path: Path) -> No
     assert plan.cells
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_processes_together_count_what_one_counts(
     make_plan: MakePlan, tmp_path: Path, processes: int
 ) -> None:
