@@ -394,9 +394,7 @@ def _after(folder: Path, alone: Store, tmp_path: Path, before: str, **changes: A
         ("memory", "out of memory; try --set training.micro_batch_size=2 "),
         ("nan", "training diverged at step 3: the loss is nan"),
         ("shape", "loss 'a_failing' gave float32 () as `loss`; expected is a floating-point"),
-        pytest.param(
-            "detached", "loss 'a_failing' gave a loss without gradient", marks=pytest.mark.slow
-        ),
+        slow("detached", "loss 'a_failing' gave a loss without gradient"),
     ],
 )
 def test_training_that_fails_in_its_third_step(
@@ -431,9 +429,7 @@ def test_training_that_fails_with_and_without_adapter(
     ("spec", "said"),
     [
         ("at=save", "backbone 'toy' failed in test_cells_apart.py, line "),
-        pytest.param(
-            "at=save,how=exit", "SystemExit: a plugin that ends the process", marks=pytest.mark.slow
-        ),
+        slow("at=save,how=exit", "SystemExit: a plugin that ends the process"),
         slow("at=save,how=memory", "out of memory"),
         ("at=pairs", "method 'a_failing' failed in test_cells_apart.py"),
         ("at=outcome", "method 'a_failing' gave 'done' (str); expected is bench.training"),
