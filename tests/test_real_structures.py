@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from PIL import Image
 from bench.cli import main as cli
 from bench.diffusion.checkpoints import LORA_FILE
 from bench.diffusion.sampling import initial_latent, solver
+from bench.run.launch import meeting_point
 from tests import toy
 from tests.tiny import save_tiny_sd1, save_tiny_sd2, save_tiny_sdxl
+from tests.training.conftest import exit_code, forked
 
 ROOT = Path(__file__).parent.parent
 FAMILIES: dict[str, Callable[[Path], Path]] = {
@@ -30,6 +33,7 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     "sdxl": save_tiny_sdxl,
 }
 STEPS, GUIDANCE = 3, 3.0
+METHODS = ("smpo[trajectory=renoise[steps=2]]", "balanced[reference=hard_copy[every=1]]")
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +46,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _recipe(folder: Path, family: str, file: Path, **training: Any) -> Path:
+def _recipe(
+    folder: Path, family: str, file: Path, methods: Sequence[str] = METHODS, **training: Any
+) -> Path:
     recipe = {
         "backbone": f"{family}[path={folder / family}]",
         "pairs": str(folder / "pairs.parquet"),
         "prompts": [str(folder / "prompts.tsv")],
         "scorers": ["shapes_clip", "shapes_aesthetic"],
         "label_scorers": ["shapes_clip", "shapes_aesthetic"],
-        "methods": ["smpo[trajectory=renoise[steps=2]]", "balanced[reference=hard_copy[every=1]]"],
+        "methods": [*methods],
         "max_broken_share": 0.1,
         "framing": {"crop": "random", "flip": True},
         "training": {"steps": 2, "batch_size": 4, "micro_batch_size": 2, **training},
@@ -86,8 +92,23 @@ def _plain_diffusers(folder: Path, family: str, checkpoint: Path, prompt: str) -
     return image
 
 
-@pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("family", FAMILIES)
+QUICK = [("sd21", False), ("sdxl", True)]
+"""SD 1.5 is trained below, and its adapter read by diffusers in tests/diffusion."""
+
+
+@pytest.mark.parametrize(
+    ("family", "adapter"),
+    [
+        pytest.param(
+            family,
+            adapter,
+            id=f"{family}-{'lora' if adapter else 'full'}",
+            marks=[] if (family, adapter) in QUICK else [pytest.mark.slow],
+        )
+        for family in FAMILIES
+        for adapter in (False, True)
+    ],
+)
 def test_from_pairs_to_board_and_back_into_diffusers(
     folder: Path, tmp_path: Path, family: str, adapter: bool
 ) -> None:
@@ -120,11 +141,8 @@ def _artefacts(store: Path, stage: str) -> dict[str, Path]:
     return {path.name: path for path in (store / "artefacts" / stage).iterdir()}
 
 
-def test_two_processes_give_what_one_gives(folder: Path, tmp_path: Path) -> None:
-    """The same labels and images to the byte, the same training curve up to float error."""
-    recipe = _recipe(folder, "sd15", tmp_path / "recipe.yaml", lora_rank=2)
-    _run(recipe, tmp_path / "one")
-    two = tmp_path / "two"
+def _launched(recipe: Path, two: Path) -> str:
+    """Two processes of the command line, each a new interpreter; what they print."""
     command = ["run", "--recipe", str(recipe), "--device", "cpu", "--num-processes", "2"]
     command += ["--store", str(two / "store"), "--out", str(two / "board")]
     done = subprocess.run(
@@ -136,8 +154,33 @@ def test_two_processes_give_what_one_gives(folder: Path, tmp_path: Path) -> None
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "(2 at a time x 1 accumulated x 2 processes)" in " ".join(done.stdout.split())
-    one = tmp_path / "one"
+    return done.stdout
+
+
+def _forked(recipe: Path, two: Path) -> str:
+    """The same in two forks of this process, which has the slow imports done."""
+
+    def share() -> None:
+        with (two / os.environ["RANK"]).open("w") as printed, redirect_stdout(printed):
+            _run(recipe, two)
+
+    two.mkdir()
+    shared = meeting_point(2)
+    running = [forked(share, RANK=str(rank), **shared) for rank in range(2)]
+    assert [exit_code(pid) for pid in running] == [0, 0]
+    return "".join((two / str(rank)).read_text() for rank in range(2))
+
+
+@pytest.mark.parametrize("run_as_two", [_forked, pytest.param(_launched, marks=pytest.mark.slow)])
+def test_two_processes_give_what_one_gives(
+    folder: Path, tmp_path: Path, run_as_two: Callable[[Path, Path], str]
+) -> None:
+    """The same labels and images to the byte, the same training curve up to float error."""
+    recipe = _recipe(folder, "sd15", tmp_path / "recipe.yaml", METHODS[1:], lora_rank=2)
+    _run(recipe, tmp_path / "one")
+    printed = run_as_two(recipe, tmp_path / "two")
+    assert "(2 at a time x 1 accumulated x 2 processes)" in " ".join(printed.split())
+    one, two = tmp_path / "one", tmp_path / "two"
     for stage in ("inspect", "encode", "rewards", "train", "sample", "score"):
         first, second = (_artefacts(run / "store", stage) for run in (one, two))
         assert first.keys() == second.keys()

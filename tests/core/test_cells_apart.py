@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
+from _pytest.mark import ParameterSet
 from rich.console import Console
 
 from bench import (
@@ -324,6 +325,11 @@ def registry() -> Registry:
     return Registry([*toy.registry().entries(), *entries])
 
 
+def slow(*case: str) -> ParameterSet:
+    """A case that differs little from those that always run."""
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("apart")
@@ -376,13 +382,19 @@ def _after(folder: Path, alone: Store, tmp_path: Path, before: str, **changes: A
     [
         ("raise", "loss 'a_failing' failed in test_cells_apart.py, line "),
         ("exit", "SystemExit: a plugin that ends the process (traceback: "),
-        ("base", "BaseException: of no class that anyone catches (traceback: "),
+        slow(
+            "base",
+            "BaseException: of no class that anyone catches (traceback: ",
+        ),
         ("full disk", "No space left on device: '/elsewhere/cache.bin' (traceback: "),
-        ("not allowed", "PermissionError: [Errno 13] Permission denied: '/elsewhere/model.bin'"),
+        slow(
+            "not allowed",
+            "PermissionError: [Errno 13] Permission denied: '/elsewhere/model.bin'",
+        ),
         ("memory", "out of memory; try --set training.micro_batch_size=2 "),
         ("nan", "training diverged at step 3: the loss is nan"),
         ("shape", "loss 'a_failing' gave float32 () as `loss`; expected is a floating-point"),
-        ("detached", "loss 'a_failing' gave a loss without gradient"),
+        slow("detached", "loss 'a_failing' gave a loss without gradient"),
     ],
 )
 def test_training_that_fails_in_its_third_step(
@@ -417,8 +429,8 @@ def test_training_that_fails_with_and_without_adapter(
     ("spec", "said"),
     [
         ("at=save", "backbone 'toy' failed in test_cells_apart.py, line "),
-        ("at=save,how=exit", "SystemExit: a plugin that ends the process"),
-        ("at=save,how=memory", "out of memory"),
+        slow("at=save,how=exit", "SystemExit: a plugin that ends the process"),
+        slow("at=save,how=memory", "out of memory"),
         ("at=pairs", "method 'a_failing' failed in test_cells_apart.py"),
         ("at=outcome", "method 'a_failing' gave 'done' (str); expected is bench.TrainingOutcome"),
         ("at=checkpoint", "holds no denoiser weights"),
@@ -436,11 +448,11 @@ def test_a_checkpoint_that_cannot_be_written_or_read(
     ("how", "said"),
     [
         ("raise", "method 'a_model' failed in test_cells_apart.py"),
-        ("exit", "SystemExit: a plugin"),
+        slow("exit", "SystemExit: a plugin"),
         ("memory", "out of memory; try --set sampling.batch_size=1"),
-        ("full disk", "No space left on device"),
+        slow("full disk", "No space left on device"),
         ("nothing", "method 'a_model' gave None (NoneType) as `model`; expected is a bench"),
-        ("decode", "ZeroDivisionError: deep inside"),
+        slow("decode", "ZeroDivisionError: deep inside"),
         ("too few", "gave 0 images for 2 prompts"),
     ],
 )
@@ -595,7 +607,7 @@ def together(folder: Path) -> Store:
     return store
 
 
-@pytest.mark.parametrize("how", ["exit", "memory"])
+@pytest.mark.parametrize("how", ["exit", pytest.param("memory", marks=pytest.mark.slow)])
 def test_a_failure_in_one_of_two_processes(
     folder: Path, together: Store, tmp_path: Path, how: str
 ) -> None:

@@ -113,6 +113,11 @@ def noises(policy: PipelinePolicy) -> torch.Tensor:
     )
 
 
+@pytest.mark.parametrize(
+    "family",
+    ["sdxl", *(pytest.param(f, marks=pytest.mark.slow) for f in ("sd1", "sd2"))],
+    indirect=True,
+)
 def test_half_precision_is_no_further_from_the_truth_than_the_pipeline(family: Family) -> None:
     """Latents stay in float32 between steps, where the pipeline rounds them to bfloat16."""
     policy = family.load(dtype=torch.bfloat16)

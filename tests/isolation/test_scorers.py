@@ -122,6 +122,7 @@ def test_another_adapter_is_part_of_the_key(tmp_path: Path) -> None:
         cls().fingerprint()
 
 
+@pytest.mark.slow
 def test_a_rebuild_with_other_versions_is_part_of_the_key(
     tmp_path: Path, lender: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

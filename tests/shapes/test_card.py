@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -28,7 +26,12 @@ with torch.no_grad():
 
 
 @pytest.mark.parametrize("adapter", [False, True])
-def test_the_code_of_a_shapes_card_loads_the_checkpoint(tmp_path: Path, adapter: bool) -> None:
+def test_the_code_of_a_shapes_card_loads_the_checkpoint(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    adapter: bool,
+) -> None:
     backbone, store = ShapesBackbone(), Store(tmp_path / "store")
     policy = backbone.load("cpu")
     if adapter:
@@ -50,13 +53,10 @@ def test_the_code_of_a_shapes_card_loads_the_checkpoint(tmp_path: Path, adapter:
     write_checkpoint(tmp_path / "out", artefact, card)
 
     code = card.split("```python\n")[1].split("```")[0]
-    printed = subprocess.run(
-        [sys.executable, "-c", code + CHECK],
-        cwd=tmp_path / "out",
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    capsys.readouterr()
+    monkeypatch.chdir(tmp_path / "out")
+    exec(code + CHECK, {})
+    printed = capsys.readouterr().out
     names = {"torch": torch, "pipeline": type("", (), {"unet": policy.denoiser})}
     expected: list[float] = []
     exec(CHECK.replace("print(", "expected.append("), names | {"expected": expected})

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from bench_plugins.shapes.pretrain import STAGES, Phase, PretrainConfig, pretrain
 
+pytestmark = pytest.mark.slow
+
 PHASE = Phase(steps=2, batch=4, lr=1e-3, weight_decay=1e-4)
 TINY = PretrainConfig(
     pictures=64,

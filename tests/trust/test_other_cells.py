@@ -13,7 +13,9 @@ from bench.store.store import Store
 from tests import toy
 from tests.trust import plugins
 from tests.trust.conftest import MakePlan
-from tests.trust.running import run
+from tests.trust.running import Done, run
+
+CAREFUL = ("dpo", "best_of", "balanced")
 
 
 def _artefacts(store: Store, label: str, plan: Any) -> dict[str, Any]:
@@ -23,14 +25,19 @@ def _artefacts(store: Store, label: str, plan: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture(scope="module")
+def clean(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Methods that are not careless, run on their own."""
+    return run(make_plan(*CAREFUL), tmp_path_factory.mktemp("alone"))
+
+
 @pytest.mark.parametrize("careless", ["a_careless", "a_careless_model"])
 def test_a_careless_method_changes_no_other_cell(
-    make_plan: MakePlan, tmp_path: Path, careless: str
+    make_plan: MakePlan, clean: Done, tmp_path: Path, careless: str
 ) -> None:
     """It comes first, it succeeds, and it leaves all that it was given changed."""
-    alone = make_plan("dpo", "best_of", "balanced")
-    clean = run(alone, tmp_path / "alone")
-    done = run(make_plan(careless, "dpo", "best_of", "balanced"), tmp_path / "together")
+    alone = make_plan(*CAREFUL)
+    done = run(make_plan(careless, *CAREFUL), tmp_path / "together")
     assert not done.failures
     assert torch.is_grad_enabled()
     assert torch.get_default_dtype() == torch.float32

@@ -110,8 +110,15 @@ def test_labels_get_the_rewards_that_the_method_denies(make_plan: MakePlan, tmp_
     assert set(_cell(plan, "denying").in_loop) == {"channel", "channel[index=2]"}
 
 
-@pytest.mark.parametrize("how", plugins.LOADS)
-@pytest.mark.parametrize("method", ["secret", "secret_best"])
+# Every way in training or in sampling; both are what a slow run is for.
+@pytest.mark.parametrize(
+    ("method", "how"),
+    [
+        pytest.param(method, how, marks=[pytest.mark.slow] if (i + j) % 2 else [])
+        for i, method in enumerate(["secret", "secret_best"])
+        for j, how in enumerate(plugins.LOADS)
+    ],
+)
 def test_an_undeclared_load_fails_its_own_cell_alone(
     make_plan: MakePlan, tmp_path: Path, method: str, how: str
 ) -> None:
