@@ -26,7 +26,7 @@ from bench import (
 
 if TYPE_CHECKING:
     from bench.api.kinds import TrainingSetup
-    from bench.api.training import TrainingOutcome
+    from bench import TrainingOutcome
 
 
 @dataclass(frozen=True, kw_only=True)

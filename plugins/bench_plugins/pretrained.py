@@ -13,16 +13,16 @@ from bench import (
     hookimpl,
     option,
 )
-from bench.diffusion import checkpoint_files
-from bench.diffusion.checkpoint_files import PEFT_CONFIG, PEFT_FILES
-from bench.diffusion.files import DENOISER, INDEX, Files, PipelineFiles
-from bench.lib import hub
+from bench.diffusion import find_checkpoint
+from bench.diffusion import PEFT_CONFIG, PEFT_FILES
+from bench.diffusion import DENOISER, INDEX, Files, PipelineFiles
+from bench.files import hub
 from bench_plugins.backbones import family_of, unsupported
 
 if TYPE_CHECKING:
     from bench.api.kinds import TrainingSetup
-    from bench.api.policy import Policy
-    from bench.api.training import TrainingOutcome
+    from bench import Policy
+    from bench import TrainingOutcome
 
 _LORA = "pytorch_lora_weights.*"
 
@@ -64,7 +64,7 @@ class Pretrained(Method):
             here = hub.fetch_file(self.weights, self.file, revision=self.revision)
         if hub.is_file(here / INDEX):
             return PipelineFiles(pipeline=Files(source=self.weights)).fingerprint()
-        found = checkpoint_files.find(here)
+        found = find_checkpoint(here)
         # A backbone may have a form of its own, of which nothing is known here.
         return found.fingerprint() if found else hub.fingerprint(str(here), revision="")
 
@@ -112,7 +112,7 @@ class Pretrained(Method):
 
     def _pipeline(self, files: Files, backbone: Policy) -> Policy:
         """The pipeline as a policy like the backbone, which leaves memory meanwhile."""
-        from bench.diffusion.pipeline import PipelinePolicy
+        from bench.diffusion import PipelinePolicy
 
         if not isinstance(backbone, PipelinePolicy):
             raise BenchError(
