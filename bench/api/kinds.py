@@ -57,9 +57,10 @@ def option(
     """Declare an option: a dataclass field with documentation and bounds.
 
     The annotation gives the type (int, float, bool, str, `Literal[...]`, `X | None`,
-    `tuple[str, ...]`); without a default the option must be given. `in_key=False` marks what
-    changes no result by itself, such as a path whose content `fingerprint` covers;
-    `in_name=False` what does not even make it another plugin, such as where its work is done.
+    `tuple[str, ...]`); without a default the option must be given. `affects_results=False`
+    marks what changes no result by itself, such as a path whose content `fingerprint` covers;
+    `affects_identity=False` what does not even make it another plugin, such as where its work is
+    done.
     """
     bounds = {k: v for k, v in (("gt", gt), ("ge", ge), ("lt", lt), ("le", le)) if v is not None}
     return dataclasses.field(
@@ -145,7 +146,7 @@ class Scorer(Plugin):
     )
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Have `load` refuse where the scorer would be read unseen (`bench.lib.reading`)."""
+        """Have `load` refuse where the scorer would be read unseen (`bench.api.scorer_loads`)."""
         super().__init_subclass__(**options)
         if "load" in vars(cls):
             cls.load = _seen(cls.load)  # type: ignore[method-assign]
