@@ -20,6 +20,7 @@ from bench.api.kinds import (
     ModelSize,
     PairErrors,
     PairRewards,
+    PairTrainer,
     PipelineLayout,
     PreferenceGroup,
     PreferenceImage,
@@ -32,6 +33,7 @@ from bench.api.kinds import (
     Reference,
     Scorer,
     StartModel,
+    TrainingSetup,
     Trajectory,
     option,
     uses,
@@ -42,6 +44,7 @@ from bench.api.pair_method import (
     beta_to_sum_convention,
     implicit_logit,
 )
+from bench.lib.distributed import World
 from bench.lib.errors import BenchError
 from bench.lib.lazy import lazy
 from bench.lib.seeding import derive_seed, generator
@@ -52,20 +55,13 @@ if TYPE_CHECKING:
     from bench.api.noising import NoisedPairs, NoiseRequest
     from bench.api.policy import Condition, Moments, Policy
     from bench.api.schedule import DdimSettings, NoiseSchedule
-    from bench.api.training import (
-        PairTrainer,
-        StepReport,
-        TrainingBudget,
-        TrainingOutcome,
-        TrainingSetup,
-    )
-    from bench.lib.distributed import World
+    from bench.api.training import StepReport, TrainingBudget, TrainingOutcome
     from bench.lib.evaluations import carry as carry_evaluations
     from bench.registry.registry import build
     from bench.scoring.isolation.environments import EnvironmentSpec
     from bench.scoring.isolation.scorer import IsolatedScorer, load_in_worker
 else:
-    # These need torch, or NumPy and much of the standard library.
+    # These need torch, pydantic, or NumPy and much of the standard library.
     __getattr__ = lazy(
         __name__,
         {
@@ -77,12 +73,9 @@ else:
             "Policy": "bench.api.policy",
             "DdimSettings": "bench.api.schedule",
             "NoiseSchedule": "bench.api.schedule",
-            "PairTrainer": "bench.api.training",
             "StepReport": "bench.api.training",
             "TrainingBudget": "bench.api.training",
             "TrainingOutcome": "bench.api.training",
-            "TrainingSetup": "bench.api.training",
-            "World": "bench.lib.distributed",
             "carry_evaluations": "bench.lib.evaluations:carry",
             "build": "bench.registry.registry",
             "EnvironmentSpec": "bench.scoring.isolation.environments",

@@ -13,16 +13,20 @@ from bench import (
     hookimpl,
     option,
 )
-from bench.diffusion import find_checkpoint
-from bench.diffusion import PEFT_CONFIG, PEFT_FILES
-from bench.diffusion import DENOISER, INDEX, Files, PipelineFiles
+from bench.diffusion import (
+    DENOISER,
+    INDEX,
+    PEFT_CONFIG,
+    PEFT_FILES,
+    Files,
+    PipelineFiles,
+    find_checkpoint,
+)
 from bench.files import hub
 from bench_plugins.backbones import family_of, unsupported
 
 if TYPE_CHECKING:
-    from bench.api.kinds import TrainingSetup
-    from bench import Policy
-    from bench import TrainingOutcome
+    from bench import Policy, TrainingOutcome, TrainingSetup
 
 _LORA = "pytorch_lora_weights.*"
 
