@@ -179,7 +179,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
         names: dict[str, Any] = dict(vars(import_module("bench_example")))
         sessions = "\n".join(text for kind, text in parts if kind == "pycon")
         test = doctest.DocTestParser().get_doctest(sessions, names, "api.md", "docs/api.md", 0)
-        tried = doctest.DocTestRunner().run(test, out=said.append).attempted
+        tried = doctest.DocTestRunner(verbose=False).run(test, out=said.append).attempted
     sys.modules.pop("bench_example")
     own = [entry for entry in registry.entries() if entry.package == "bench-example"]
     return Examples(
