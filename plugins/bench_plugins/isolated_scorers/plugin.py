@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from bench import Scorer, hookimpl, option
-from bench.scoring.isolation.environments import EnvironmentSpec
-from bench.scoring.isolation.scorer import IsolatedScorer
+from bench import EnvironmentSpec, IsolatedScorer, Scorer, hookimpl, option
 from bench_plugins.reward_models.assets import Asset, revision_option, source_option
 from bench_plugins.reward_models.plugin import BERT_VOCABULARY, HPS_V2, HPS_V2_1, IMAGE_REWARD
 

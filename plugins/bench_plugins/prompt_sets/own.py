@@ -13,9 +13,7 @@ from bench import (
     PromptSet,
     option,
 )
-from bench.lib import tables
-from bench.lib.reading import expanded
-from bench.lib.wording import listed
+from bench.files import expanded, listed, tables
 from bench_plugins.prompt_sets.benchmarks import BENCHMARKS
 from bench_plugins.prompt_sets.tables import prompts_of
 
