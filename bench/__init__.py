@@ -1,7 +1,10 @@
 """Compare the ways to align text-to-image diffusion models with human preferences.
 
-What plugins need is importable from here; see `bench.api.hookspecs` for the hooks.
+What is public stands in `__all__` here and in `bench.diffusion` and `bench.files`; all of it is
+described in docs/api.md. The hooks are on one screen in `bench.api.hookspecs`.
 """
+
+from typing import TYPE_CHECKING
 
 from bench.api.hookspecs import hookimpl
 from bench.api.kinds import (
@@ -9,6 +12,7 @@ from bench.api.kinds import (
     Backbone,
     Command,
     DifferentiableScorer,
+    Kind,
     Labels,
     LoadedScorer,
     Loss,
@@ -16,7 +20,9 @@ from bench.api.kinds import (
     ModelSize,
     PairErrors,
     PairRewards,
+    PairTrainer,
     PipelineLayout,
+    Plugin,
     PreferenceGroup,
     PreferenceImage,
     PreferencePair,
@@ -27,29 +33,85 @@ from bench.api.kinds import (
     Reference,
     Scorer,
     StartModel,
+    TrainingSetup,
     Trajectory,
     option,
     uses,
 )
-from bench.api.pair_method import PairMethod
+from bench.api.pair_method import (
+    PairMethod,
+    beta_from_sum_convention,
+    beta_to_sum_convention,
+    implicit_logit,
+)
+from bench.lib.distributed import World
 from bench.lib.errors import BenchError
+from bench.lib.lazy import lazy
+from bench.lib.seeding import derive_seed, generator
 from bench.scoring.api import score
+
+if TYPE_CHECKING:
+    from bench.api.encoded_pairs import EncodedPairs
+    from bench.api.noising import NoisedPairs, NoiseRequest
+    from bench.api.policy import Condition, Moments, Policy
+    from bench.api.schedule import DdimSettings, NoiseSchedule
+    from bench.api.training import StepReport, TrainingBudget, TrainingOutcome
+    from bench.lib.evaluations import carry as carry_evaluations
+    from bench.registry.registry import build
+    from bench.scoring.isolation.environments import EnvironmentSpec
+    from bench.scoring.isolation.scorer import IsolatedScorer, load_in_worker
+else:
+    # These need torch, pydantic, or NumPy and much of the standard library.
+    __getattr__ = lazy(
+        __name__,
+        {
+            "EncodedPairs": "bench.api.encoded_pairs",
+            "NoisedPairs": "bench.api.noising",
+            "NoiseRequest": "bench.api.noising",
+            "Condition": "bench.api.policy",
+            "Moments": "bench.api.policy",
+            "Policy": "bench.api.policy",
+            "DdimSettings": "bench.api.schedule",
+            "NoiseSchedule": "bench.api.schedule",
+            "StepReport": "bench.api.training",
+            "TrainingBudget": "bench.api.training",
+            "TrainingOutcome": "bench.api.training",
+            "carry_evaluations": "bench.lib.evaluations:carry",
+            "build": "bench.registry.registry",
+            "EnvironmentSpec": "bench.scoring.isolation.environments",
+            "IsolatedScorer": "bench.scoring.isolation.scorer",
+            "load_in_worker": "bench.scoring.isolation.scorer",
+        },
+    )
 
 __all__ = [
     "Aggregation",
     "Backbone",
     "BenchError",
     "Command",
+    "Condition",
+    "DdimSettings",
     "DifferentiableScorer",
+    "EncodedPairs",
+    "EnvironmentSpec",
+    "IsolatedScorer",
+    "Kind",
     "Labels",
     "LoadedScorer",
     "Loss",
     "Method",
     "ModelSize",
+    "Moments",
+    "NoiseRequest",
+    "NoiseSchedule",
+    "NoisedPairs",
     "PairErrors",
     "PairMethod",
     "PairRewards",
+    "PairTrainer",
     "PipelineLayout",
+    "Plugin",
+    "Policy",
     "PreferenceGroup",
     "PreferenceImage",
     "PreferencePair",
@@ -60,8 +122,21 @@ __all__ = [
     "Reference",
     "Scorer",
     "StartModel",
+    "StepReport",
+    "TrainingBudget",
+    "TrainingOutcome",
+    "TrainingSetup",
     "Trajectory",
+    "World",
+    "beta_from_sum_convention",
+    "beta_to_sum_convention",
+    "build",
+    "carry_evaluations",
+    "derive_seed",
+    "generator",
     "hookimpl",
+    "implicit_logit",
+    "load_in_worker",
     "option",
     "score",
     "uses",

@@ -1,1 +1,96 @@
-"""The diffusion model seen as a policy: encode, noise, predict, invert, sample."""
+"""The diffusion model seen as a policy: encode, noise, predict, invert, sample.
+
+Part of the public API, for backbones, trajectories and methods of their own. Its modules are not;
+names are read from them when they are first asked for, since most need torch and diffusers.
+"""
+
+from typing import TYPE_CHECKING
+
+from bench.lib.lazy import lazy
+
+if TYPE_CHECKING:
+    from bench.diffusion.checkpoint_files import PEFT_CONFIG, PEFT_FILES, Checkpoint
+    from bench.diffusion.checkpoint_files import find as find_checkpoint
+    from bench.diffusion.checkpoints import load as load_checkpoint
+    from bench.diffusion.checkpoints import save as save_checkpoint
+    from bench.diffusion.files import (
+        DENOISER,
+        INDEX,
+        STABLE_DIFFUSION,
+        STABLE_DIFFUSION_XL,
+        VAE,
+        Files,
+        PipelineFiles,
+        read_json,
+    )
+    from bench.diffusion.inversion import (
+        Inverted,
+        ddim_invert,
+        implied_noise,
+        reference_code_invert,
+        renoise_invert,
+    )
+    from bench.diffusion.pipeline import PipelinePolicy
+    from bench.diffusion.sampling import Samples, denoise, initial_latent, sample
+    from bench.diffusion.stable_diffusion import StableDiffusionPolicy, StableDiffusionXLPolicy
+else:
+    __getattr__ = lazy(
+        __name__,
+        {
+            "PEFT_CONFIG": "bench.diffusion.checkpoint_files",
+            "PEFT_FILES": "bench.diffusion.checkpoint_files",
+            "Checkpoint": "bench.diffusion.checkpoint_files",
+            "find_checkpoint": "bench.diffusion.checkpoint_files:find",
+            "load_checkpoint": "bench.diffusion.checkpoints:load",
+            "save_checkpoint": "bench.diffusion.checkpoints:save",
+            "DENOISER": "bench.diffusion.files",
+            "INDEX": "bench.diffusion.files",
+            "STABLE_DIFFUSION": "bench.diffusion.files",
+            "STABLE_DIFFUSION_XL": "bench.diffusion.files",
+            "VAE": "bench.diffusion.files",
+            "Files": "bench.diffusion.files",
+            "PipelineFiles": "bench.diffusion.files",
+            "read_json": "bench.diffusion.files",
+            "Inverted": "bench.diffusion.inversion",
+            "ddim_invert": "bench.diffusion.inversion",
+            "implied_noise": "bench.diffusion.inversion",
+            "reference_code_invert": "bench.diffusion.inversion",
+            "renoise_invert": "bench.diffusion.inversion",
+            "PipelinePolicy": "bench.diffusion.pipeline",
+            "Samples": "bench.diffusion.sampling",
+            "denoise": "bench.diffusion.sampling",
+            "initial_latent": "bench.diffusion.sampling",
+            "sample": "bench.diffusion.sampling",
+            "StableDiffusionPolicy": "bench.diffusion.stable_diffusion",
+            "StableDiffusionXLPolicy": "bench.diffusion.stable_diffusion",
+        },
+    )
+
+__all__ = [
+    "DENOISER",
+    "INDEX",
+    "PEFT_CONFIG",
+    "PEFT_FILES",
+    "STABLE_DIFFUSION",
+    "STABLE_DIFFUSION_XL",
+    "VAE",
+    "Checkpoint",
+    "Files",
+    "Inverted",
+    "PipelineFiles",
+    "PipelinePolicy",
+    "Samples",
+    "StableDiffusionPolicy",
+    "StableDiffusionXLPolicy",
+    "ddim_invert",
+    "denoise",
+    "find_checkpoint",
+    "implied_noise",
+    "initial_latent",
+    "load_checkpoint",
+    "read_json",
+    "reference_code_invert",
+    "renoise_invert",
+    "sample",
+    "save_checkpoint",
+]

@@ -24,6 +24,21 @@ from bench.lib.files import file_sha256, write_atomic
 from bench.lib.reading import exists, expanded, refuse_special
 from bench.lib.wording import one_line, quoted
 
+__all__ = [
+    "cached_sha256",
+    "clear_errors",
+    "commit",
+    "fetch_file",
+    "fetch_folder",
+    "files_below",
+    "files_hash",
+    "fingerprint",
+    "is_file",
+    "is_here",
+    "is_id",
+    "local",
+]
+
 RepoType: TypeAlias = Literal["model", "dataset"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

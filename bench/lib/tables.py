@@ -30,6 +30,23 @@ from bench.lib.reading import (
 )
 from bench.lib.wording import listed, quoted
 
+__all__ = [
+    "BATCH",
+    "SUFFIXES",
+    "ArrowTable",
+    "FileTable",
+    "Row",
+    "Table",
+    "Wanted",
+    "groups_of",
+    "holds_texts",
+    "peek",
+    "picked",
+    "read",
+    "require",
+    "text_of",
+]
+
 _DIALECTS: Mapping[str, Mapping[str, Any]] = {
     ".csv": {"delimiter": ","},
     ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE},

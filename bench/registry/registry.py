@@ -342,6 +342,17 @@ def default_registry() -> Registry:
     return Registry.discover()
 
 
+def build(kind: Kind, spec: str) -> Any:
+    """The plugin that a spec names, as recipes and the command line write it.
+
+        bench.build("scorers", "pickscore[dtype=fp16]").load("cuda").score(images, prompts)
+
+    Raises:
+        BenchError: nothing has that name (close ones are suggested), or an option is wrong.
+    """
+    return default_registry().build(kind, spec)
+
+
 def classes_affecting_results(plugin: Plugin) -> Iterator[type[Plugin]]:
     """The plugin's class and those of the plugins that its options hold."""
     yield type(plugin)

@@ -18,10 +18,10 @@ from bench import (
     BenchError,
     Labels,
     PairRewards,
+    derive_seed,
     hookimpl,
     option,
 )
-from bench.lib.seeding import derive_seed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from bench import (
     hookimpl,
     option,
 )
-from bench.diffusion.files import (
+from bench.diffusion import (
     DENOISER,
     INDEX,
     STABLE_DIFFUSION,
@@ -35,10 +35,10 @@ from bench.diffusion.files import (
     PipelineFiles,
     read_json,
 )
-from bench.lib import hub
+from bench.files import hub
 
 if TYPE_CHECKING:
-    from bench.api.policy import Policy
+    from bench import Policy
 
 _RESOLUTION = "pixels, if others than the pipeline was made for"
 _SECONDS_XL = 3.31 / 60
@@ -210,7 +210,7 @@ class DiffusersBackbone(Backbone):
         """
         import torch
 
-        from bench.diffusion.stable_diffusion import StableDiffusionPolicy, StableDiffusionXLPolicy
+        from bench.diffusion import StableDiffusionPolicy, StableDiffusionXLPolicy
 
         files = self._files
         try:

@@ -15,9 +15,9 @@ from bench import (
     Loss,
     PairErrors,
     hookimpl,
+    implicit_logit,
     option,
 )
-from bench.api.pair_method import implicit_logit
 
 if TYPE_CHECKING:
     import torch

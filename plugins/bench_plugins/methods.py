@@ -25,8 +25,7 @@ from bench import (
 )
 
 if TYPE_CHECKING:
-    from bench.api.kinds import TrainingSetup
-    from bench.api.training import TrainingOutcome
+    from bench import TrainingOutcome, TrainingSetup
 
 
 @dataclass(frozen=True, kw_only=True)

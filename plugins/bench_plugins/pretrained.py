@@ -13,16 +13,20 @@ from bench import (
     hookimpl,
     option,
 )
-from bench.diffusion import checkpoint_files
-from bench.diffusion.checkpoint_files import PEFT_CONFIG, PEFT_FILES
-from bench.diffusion.files import DENOISER, INDEX, Files, PipelineFiles
-from bench.lib import hub
+from bench.diffusion import (
+    DENOISER,
+    INDEX,
+    PEFT_CONFIG,
+    PEFT_FILES,
+    Files,
+    PipelineFiles,
+    find_checkpoint,
+)
+from bench.files import hub
 from bench_plugins.backbones import supported_family
 
 if TYPE_CHECKING:
-    from bench.api.kinds import TrainingSetup
-    from bench.api.policy import Policy
-    from bench.api.training import TrainingOutcome
+    from bench import Policy, TrainingOutcome, TrainingSetup
 
 _LORA = "pytorch_lora_weights.*"
 
@@ -64,7 +68,7 @@ class Pretrained(Method):
             here = hub.fetch_file(self.weights, self.file, revision=self.revision)
         if hub.is_file(here / INDEX):
             return PipelineFiles(pipeline=Files(source=self.weights)).fingerprint()
-        checkpoint = checkpoint_files.find(here)
+        checkpoint = find_checkpoint(here)
         # A backbone may have a form of its own, of which nothing is known here.
         return checkpoint.fingerprint() if checkpoint else hub.fingerprint(str(here), revision="")
 
@@ -112,7 +116,7 @@ class Pretrained(Method):
 
     def _pipeline(self, files: Files, backbone: Policy) -> Policy:
         """The pipeline as a policy like the backbone, which leaves memory meanwhile."""
-        from bench.diffusion.pipeline import PipelinePolicy
+        from bench.diffusion import PipelinePolicy
 
         if not isinstance(backbone, PipelinePolicy):
             raise BenchError(

@@ -11,9 +11,8 @@ from bench import Trajectory, hookimpl, option
 if TYPE_CHECKING:
     import torch
 
-    from bench.api.noising import NoisedPairs, NoiseRequest
-    from bench.api.policy import Condition
-    from bench.diffusion.inversion import Inverted
+    from bench import Condition, NoisedPairs, NoiseRequest
+    from bench.diffusion import Inverted
 
 TRAIN_STEPS = 1000
 """T of the schedules that the plan's cost assumes, with timesteps drawn uniformly."""
@@ -30,8 +29,8 @@ def _flat(request: NoiseRequest) -> tuple[torch.Tensor, torch.Tensor, Condition]
 
 def _with_implied_noise(request: NoiseRequest, inverted: Inverted) -> NoisedPairs:
     """Inverted latents with the target tau, both taken at the request's timesteps."""
-    from bench.api.noising import NoisedPairs
-    from bench.diffusion.inversion import implied_noise
+    from bench import NoisedPairs
+    from bench.diffusion import implied_noise
 
     clean, timesteps, _ = _flat(request)
     tau = implied_noise(inverted.latents, clean, *request.schedule.alpha_sigma(timesteps))
@@ -61,7 +60,7 @@ class Forward(Trajectory):
 
     def noise(self, request: NoiseRequest) -> NoisedPairs:
         """x_t = a_t x_0 + s_t eps, with the target eps."""
-        from bench.api.noising import NoisedPairs
+        from bench import NoisedPairs
 
         clean, timesteps, _ = _flat(request)
         epsilon = request.noise.expand_as(request.clean)
@@ -85,7 +84,7 @@ class DdimInversion(Trajectory):
 
     def noise(self, request: NoiseRequest) -> NoisedPairs:
         """Inverted latents, with the target (x_t - a_t x_0) / s_t."""
-        from bench.diffusion.inversion import ddim_invert
+        from bench.diffusion import ddim_invert
 
         inverted = ddim_invert(
             request.predict_epsilon, request.schedule, *_flat(request), steps=self.steps
@@ -114,7 +113,7 @@ class Renoise(Trajectory):
 
     def noise(self, request: NoiseRequest) -> NoisedPairs:
         """Inverted latents, with the target (x_t - a_t x_0) / s_t."""
-        from bench.diffusion.inversion import reference_code_invert, renoise_invert
+        from bench.diffusion import reference_code_invert, renoise_invert
 
         invert = renoise_invert if self.preset == "exact" else reference_code_invert
         inverted = invert(

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from bench import Scorer, hookimpl, option
-from bench.scoring.isolation.environments import EnvironmentSpec
-from bench.scoring.isolation.scorer import IsolatedScorer
+from bench import EnvironmentSpec, IsolatedScorer, Scorer, hookimpl, option
 from bench_plugins.reward_models.assets import Asset, revision_option, source_option
 from bench_plugins.reward_models.plugin import BERT_VOCABULARY, HPS_V2, HPS_V2_1, IMAGE_REWARD
 
@@ -55,8 +53,8 @@ class _Published(IsolatedScorer):
 class HPSv2Official(_Published):
     """HPS v2.0 by the published package hpsv2 1.2.0, in an environment of its own.
 
-    `hpsv2` gives the same scores on current packages, but for its bugs: an image that is not square and whose
-    longest side is 224 is not padded, and the package fails on it.
+    `hpsv2` gives the same scores on current packages, but for its bugs: an image that is not
+    square and whose longest side is 224 is not padded, and the package fails on it.
     """
 
     name: ClassVar[str] = "hpsv2-official"

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from bench import BenchError, option
-from bench.lib import tables
-from bench.lib.reading import expanded
-from bench.lib.tables import FileTable, Row, Table, require
+from bench.files import expanded, tables
 from bench_plugins.preference_sets.mapping import Columns, ImageColumns, TableOfPairs
 
 _V3 = ("prompt", "path1", "path2")
@@ -50,7 +48,7 @@ class HPD(TableOfPairs):
         return path.suffix.lower() == ".json"
 
     @cached_property
-    def _table(self) -> FileTable:
+    def _table(self) -> tables.FileTable:
         table = tables.read(expanded(self.path), most=None)
         if "rank" in table.columns:
             raise BenchError(
@@ -71,9 +69,9 @@ class HPD(TableOfPairs):
         return ["prompt", paths, "human_preference"]
 
     @cached_property
-    def _opened(self) -> tuple[Table, Columns]:
+    def _opened(self) -> tuple[tables.Table, Columns]:
         table = self._table
-        require(table, self._needed)
+        tables.require(table, self._needed)
         if not self._is_v3:
             return table, _FLAT
         model_0, model_1 = (n if n in table.columns else None for n in ("model1", "model2"))
@@ -91,13 +89,13 @@ class HPD(TableOfPairs):
         beside = file.with_suffix("")
         return beside if beside.is_dir() else file.parent
 
-    def _rows(self, rows: Iterable[int] | None) -> Iterator[Row]:
+    def _rows(self, rows: Iterable[int] | None) -> Iterator[tables.Row]:
         if self._is_v3:
             return super()._rows(rows)
         table, _ = self._opened
         return map(self._flat, table.read(self._needed, rows))
 
-    def _flat(self, row: Row) -> Row:
+    def _flat(self, row: tables.Row) -> tables.Row:
         """An entry of HPDv2 with a column for each image, and a share as label."""
         prompt, paths, votes = (row.cells.get(name) for name in self._needed)
         counts = votes if isinstance(votes, list) and all(map(_is_count, votes)) else []

@@ -12,10 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import BenchError, PreferenceImage, PreferencePair, PreferenceSet
-from bench.lib.prefetch import ahead
-from bench.lib.reading import MOST_IMAGE, below, read_bytes
-from bench.lib.tables import Row, Table
-from bench.lib.wording import cut, quoted
+from bench.files import MOST_IMAGE, ahead, below, cut, quoted, read_bytes, tables
 from bench_plugins.preference_sets.records import HubTable, fingerprint, joined_hash, root_of
 
 _AHEAD, _THREADS = 32, 8
@@ -60,11 +57,11 @@ class TableOfPairs(PreferenceSet):
     """A table with a row a pair: a format says where it is and what its columns hold."""
 
     @cached_property
-    def _table(self) -> Table:
+    def _table(self) -> tables.Table:
         raise NotImplementedError
 
     @cached_property
-    def _opened(self) -> tuple[Table, Columns]:
+    def _opened(self) -> tuple[tables.Table, Columns]:
         """The table, and what its columns hold, which are all there."""
         raise NotImplementedError
 
@@ -73,7 +70,7 @@ class TableOfPairs(PreferenceSet):
         """The folder that image paths lie in or below; None: there is none."""
         return root_of(self._table)
 
-    def _rows(self, rows: Iterable[int] | None) -> Iterator[Row]:
+    def _rows(self, rows: Iterable[int] | None) -> Iterator[tables.Row]:
         table, columns = self._opened
         return table.read(columns.names, rows)
 
@@ -105,7 +102,7 @@ class TableOfPairs(PreferenceSet):
 
 
 def pairs_of(
-    rows: Iterable[Row], columns: Columns, root: Path | None, source: str
+    rows: Iterable[tables.Row], columns: Columns, root: Path | None, source: str
 ) -> Iterator[PreferencePair]:
     """The pairs that rows hold.
 
@@ -120,7 +117,7 @@ def pairs_of(
             cannot be had is no error: it is the image's `problem`.
     """
 
-    def pair(row: Row) -> PreferencePair:
+    def pair(row: tables.Row) -> PreferencePair:
         where = f"{source}: row {row.number}: "
         first, second = (_image(row.cells, side, root) for side in columns.images)
         label = columns.label

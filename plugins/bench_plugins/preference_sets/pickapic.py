@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from bench import option
-from bench.lib import hub
-from bench.lib.tables import Table, require
+from bench.files import hub, tables
 from bench_plugins.preference_sets.mapping import Columns, ImageColumns, TableOfPairs
 from bench_plugins.preference_sets.records import is_tabular, open_table, provenance
 from bench_plugins.preference_sets.table import is_table
@@ -63,12 +62,12 @@ class PickAPic(TableOfPairs):
         return tuple(map(str, provenance(self._table).get("scorers") or ()))
 
     @cached_property
-    def _table(self) -> Table:
+    def _table(self) -> tables.Table:
         return open_table(self.path, self.split, self.revision)
 
     @cached_property
-    def _opened(self) -> tuple[Table, Columns]:
-        require(self._table, _NEEDED, _HINT)
+    def _opened(self) -> tuple[tables.Table, Columns]:
+        tables.require(self._table, _NEEDED, _HINT)
         present = self._table.columns
         images = (_image_columns(present, 0), _image_columns(present, 1))
         return self._table, Columns(prompt="caption", images=images, label="label_0")

@@ -16,17 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from bench import BenchError
-from bench.lib import hub, tables
-from bench.lib.reading import json_value, read_text
-from bench.lib.tables import BATCH, ArrowTable, Row, Table, Wanted, picked
-from bench.preferences.writing import PROVENANCE
+from bench.files import PROVENANCE, hub, json_value, read_text, tables
 
 _SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
 """How `datasets` names the shards of a split, on the Hub and in folders that it wrote."""
 _SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"
 
 
-def open_table(path: str, split: str = "", revision: str = "main") -> Table:
+def open_table(path: str, split: str = "", revision: str = "main") -> tables.Table:
     """The table that a local file or folder, or a Hub id, names.
 
     Args:
@@ -52,7 +49,7 @@ def open_table(path: str, split: str = "", revision: str = "main") -> Table:
     return tables.read(here, blank_lines=True, most=None)
 
 
-def root_of(table: Table) -> Path | None:
+def root_of(table: tables.Table) -> Path | None:
     """The folder that paths in cells are relative to; None: cells may name no file.
 
     Those of a Hub set hold images, and a path in one must not name files here.
@@ -63,7 +60,7 @@ def root_of(table: Table) -> Path | None:
     return place if place.is_dir() else place.parent
 
 
-def fingerprint(table: Table) -> str:
+def fingerprint(table: tables.Table) -> str:
     """A hash of the content, in the order of the files whatever their names; or the Hub commit."""
     if isinstance(table, HubTable):
         return table.commit
@@ -75,9 +72,9 @@ def joined_hash(hashes: Sequence[str]) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
-def provenance(table: Table) -> Mapping[str, Any]:
+def provenance(table: tables.Table) -> Mapping[str, Any]:
     """What a Parquet file says of how it was made, the first of several; empty if nothing."""
-    noted = table.schema.metadata if isinstance(table, ArrowTable) else None
+    noted = table.schema.metadata if isinstance(table, tables.ArrowTable) else None
     try:
         data = json_value((noted or {}).get(PROVENANCE.encode(), b"{}").decode())
     except ValueError:
@@ -86,7 +83,7 @@ def provenance(table: Table) -> Mapping[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _open_folder(folder: Path, split: str) -> Table:
+def _open_folder(folder: Path, split: str) -> tables.Table:
     if (folder / _SAVED_SPLITS).exists():
         splits = _saved_splits(folder)
         return _saved(folder / choose_split(str(folder), splits, split))
@@ -102,7 +99,7 @@ def _open_folder(folder: Path, split: str) -> Table:
         named = _SHARD.fullmatch(file.stem)
         by_split.setdefault(named["split"] if named else "", []).append(file)
     files = by_split[choose_split(str(folder), by_split, split)]
-    return ArrowTable(files=tuple(files), source=str(folder))
+    return tables.ArrowTable(files=tuple(files), source=str(folder))
 
 
 def choose_split(source: str, splits: Iterable[str], named: str) -> str:
@@ -142,7 +139,11 @@ def peek_columns(path: Path) -> frozenset[str]:
         if (path / _SAVED_SPLITS).exists():
             path = path / _saved_splits(path)[0]
         saved = (path / _SAVED).exists()
-        table = _saved(path) if saved else ArrowTable(files=(_shards(path)[0],), source=str(path))
+        table = (
+            _saved(path)
+            if saved
+            else tables.ArrowTable(files=(_shards(path)[0],), source=str(path))
+        )
         return frozenset(table.columns)
     except (OSError, LookupError, BenchError):
         # Whoever reads it says what is wrong with it.
@@ -175,7 +176,7 @@ class HubTable:
             builder = datasets.load_dataset_builder(self.repo, revision=commit)
         if hasattr(builder.config, "batch_size"):
             # Parquet; its row groups are hundreds of megabytes.
-            builder.config.batch_size = BATCH
+            builder.config.batch_size = tables.BATCH
         return builder
 
     @cached_property
@@ -209,14 +210,16 @@ class HubTable:
             )
         return int(stated[self.split].num_examples)
 
-    def read(self, columns: Sequence[str], rows: Iterable[int] | None = None) -> Iterator[Row]:
+    def read(
+        self, columns: Sequence[str], rows: Iterable[int] | None = None
+    ) -> Iterator[tables.Row]:
         """The rows as they arrive."""
-        wanted = Wanted(rows)
+        wanted = tables.Wanted(rows)
         if wanted.done:
             return
         stream = self._streams[self.split].select_columns(list(columns)).with_format("arrow")
         with self._clear_errors():
-            yield from picked(stream.iter(BATCH), 0, wanted)
+            yield from tables.picked(stream.iter(tables.BATCH), 0, wanted)
         wanted.check(self.source, self.count())
 
     @property
@@ -240,11 +243,11 @@ def _saved_splits(folder: Path) -> list[str]:
         return sorted(map(str, note["splits"]))
 
 
-def _saved(folder: Path) -> ArrowTable:
+def _saved(folder: Path) -> tables.ArrowTable:
     """The rows of a folder that `datasets` wrote with `save_to_disk`."""
     with _noted(folder / _SAVED) as note:
         first, *others = (folder / part["filename"] for part in note["_data_files"])
-        return ArrowTable(files=(first, *others), source=str(folder))
+        return tables.ArrowTable(files=(first, *others), source=str(folder))
 
 
 @contextmanager

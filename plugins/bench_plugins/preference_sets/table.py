@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from bench import BenchError, option
-from bench.lib.reading import expanded
-from bench.lib.tables import Table, require
+from bench.files import expanded, tables
 from bench_plugins.preference_sets.mapping import Columns, ImageColumns, TableOfPairs
 from bench_plugins.preference_sets.records import is_tabular, open_table, peek_columns
 
@@ -58,7 +57,7 @@ class PairsTable(TableOfPairs):
         return is_table(path)
 
     @cached_property
-    def _table(self) -> Table:
+    def _table(self) -> tables.Table:
         return open_table(self.path, self.split, self.revision)
 
     @property
@@ -66,7 +65,7 @@ class PairsTable(TableOfPairs):
         return expanded(self.images) if self.images else super()._root
 
     @cached_property
-    def _opened(self) -> tuple[Table, Columns]:
+    def _opened(self) -> tuple[tables.Table, Columns]:
         """The table and its columns: the explicit names, else the usual ones."""
         chosen, labelled = (self.chosen, self.rejected), (self.image_0, self.image_1, self.label)
         if any(chosen) and any(labelled):
@@ -88,7 +87,7 @@ class PairsTable(TableOfPairs):
             ),
             label=label,
         )
-        require(self._table, columns.names, _HINT)
+        tables.require(self._table, columns.names, _HINT)
         return self._table, columns
 
 

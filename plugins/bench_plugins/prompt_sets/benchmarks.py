@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from bench import BenchError, Prompt, PromptSet, option
-from bench.lib import hub, tables
-from bench.lib.reading import expanded
+from bench.files import expanded, hub, tables
 from bench_plugins.prompt_sets.tables import prompts_of, read_prompts
 
 _REVISION = "commit, branch or tag on the Hub"

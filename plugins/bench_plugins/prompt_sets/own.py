@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from bench import BenchError, Prompt, PromptSet, option
-from bench.lib import tables
-from bench.lib.reading import expanded
-from bench.lib.wording import listed
+from bench.files import expanded, listed, tables
 from bench_plugins.prompt_sets.benchmarks import BENCHMARKS
 from bench_plugins.prompt_sets.tables import prompts_of
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bench import BenchError, Prompt
-from bench.lib import tables
+from bench.files import tables
 
 
 def read_prompts(path: Path, prompt: str, groups: Mapping[str, str]) -> tuple[Prompt, ...]:

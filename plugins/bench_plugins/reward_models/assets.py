@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import option
-from bench.lib import hub
+from bench.files import hub
 
 
 @dataclass(frozen=True, kw_only=True)

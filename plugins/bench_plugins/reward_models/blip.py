@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.lib.errors import BenchError
+from bench import BenchError
 from bench_plugins.reward_models.architectures import BlipSize
 from bench_plugins.reward_models.checkpoints import Origin, load_weights, renamed
 from bench_plugins.reward_models.heads import linear_stack

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bench.lib.errors import BenchError
+from bench import BenchError
 
 _SHOWN = 3
 """Names in a message."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bench.lib.errors import BenchError
+from bench import BenchError
 
 
 @contextmanager

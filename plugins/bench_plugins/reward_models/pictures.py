@@ -17,7 +17,7 @@ from PIL import Image as pil
 from PIL.Image import Image
 from torch import Tensor
 
-from bench.lib.images import upright_rgb
+from bench.files import upright_rgb
 from bench_plugins.reward_models.architectures import Format
 
 SIZE = 224

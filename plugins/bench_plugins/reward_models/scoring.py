@@ -12,7 +12,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from bench.lib.prefetch import ahead
+from bench.files import ahead
 from bench_plugins.reward_models.pictures import Preprocessing
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from bench.lib.images import upright_rgb
+from bench.files import upright_rgb
 from bench_plugins.shapes import grammar
 from bench_plugins.shapes.grammar import Scene
 

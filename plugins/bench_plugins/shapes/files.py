@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bench import BenchError
-from bench.lib import hub
+from bench.files import hub
 
 Report = Callable[[str], None]
 """Told what a builder does, a line at a time."""

@@ -25,7 +25,7 @@ from bench_plugins.shapes.files import Report
 from bench_plugins.shapes.prompts import PromptsConfig, prompt_lists
 
 if TYPE_CHECKING:
-    from bench.api.policy import Policy
+    from bench import Policy
 
 ByteArray = NDArray[np.uint8]
 
@@ -120,7 +120,7 @@ def sample_pairs(
     policy: Policy, captions: Sequence[str], config: PairsConfig, work: Path, report: Report
 ) -> ByteArray:
     """Two pictures for each caption: uint8 [N, 2, 64, 64, 3]; finished batches are kept."""
-    from bench.diffusion.sampling import sample
+    from bench.diffusion import sample
 
     work.mkdir(parents=True, exist_ok=True)
     parts = []
@@ -152,7 +152,7 @@ def build_pairs(config: PairsConfig, work: Path, assets: Path, report: Report) -
         if known.decode() == provenance:
             report("pairs: there already")
             return
-    from bench.diffusion.stable_diffusion import StableDiffusionPolicy
+    from bench.diffusion import StableDiffusionPolicy
 
     captions = prompt_lists(config.captions).pairs
     policy = StableDiffusionPolicy.load(assets / "pipeline", "cpu")

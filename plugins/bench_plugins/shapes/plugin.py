@@ -20,7 +20,7 @@ from bench import (
     StartModel,
     hookimpl,
 )
-from bench.diffusion.files import STABLE_DIFFUSION
+from bench.diffusion import STABLE_DIFFUSION
 from bench_plugins.preference_sets import PickAPic
 from bench_plugins.prompt_sets import HPDv2, PartiPrompts
 from bench_plugins.shapes import PIPELINE, files
@@ -34,7 +34,7 @@ from bench_plugins.shapes.scorers import (
 if TYPE_CHECKING:
     import typer
 
-    from bench.api.policy import Policy
+    from bench import Policy
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -69,7 +69,7 @@ class ShapesBackbone(Backbone):
 
     def load(self, device: str) -> Policy:
         """Read the pipeline."""
-        from bench.diffusion.stable_diffusion import StableDiffusionPolicy
+        from bench.diffusion import StableDiffusionPolicy
 
         return StableDiffusionPolicy.load(PIPELINE, device)
 

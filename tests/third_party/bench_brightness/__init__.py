@@ -19,6 +19,7 @@ from bench import (
     PairRewards,
     Scorer,
     hookimpl,
+    implicit_logit,
     option,
     uses,
 )
@@ -72,12 +73,7 @@ class Hinge(Loss):
 
     def __call__(self, errors: PairErrors, p: torch.Tensor, beta: float) -> torch.Tensor:
         """The loss of each pair, [B]."""
-        if errors.reference_0 is None or errors.reference_1 is None:
-            raise BenchError("hinge needs a reference")
-        gain_0 = errors.policy_0 - errors.reference_0
-        gain_1 = errors.policy_1 - errors.reference_1
-        logit = -0.5 * beta * (gain_0 - gain_1)
-        return (1 - (2 * p - 1) * logit).clamp(min=0)
+        return (1 - (2 * p - 1) * implicit_logit(errors, beta)).clamp(min=0)
 
 
 @dataclass(frozen=True, kw_only=True)
