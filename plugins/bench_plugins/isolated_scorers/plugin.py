@@ -55,8 +55,8 @@ class _Published(IsolatedScorer):
 class HPSv2Official(_Published):
     """HPS v2.0 by the published package hpsv2 1.2.0, in an environment of its own.
 
-    `hpsv2` gives the same scores on current packages, but for its bugs: an image that is not square and whose
-    longest side is 224 is not padded, and the package fails on it.
+    `hpsv2` gives the same scores on current packages, but for its bugs: an image that is not
+    square and whose longest side is 224 is not padded, and the package fails on it.
     """
 
     name: ClassVar[str] = "hpsv2-official"
