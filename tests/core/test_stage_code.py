@@ -69,7 +69,7 @@ def _first_statement(file: Path, function: str) -> None:
         ("preferences/generating.py", "write", {"pairs"}),
         ("stages/encode.py", "encode", {"encode"}),
         ("stages/train.py", "run", {"train"}),
-        ("stages/rewards.py", "read_rewards", {"rewards"}),
+        ("stages/rewards.py", "read_rewards", {"rewards", "train"}),
     ],
 )
 def test_a_change_touches_the_stages_that_run_through_it(

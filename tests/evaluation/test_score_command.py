@@ -513,7 +513,7 @@ def test_processes_share_the_work_and_change_no_score(tmp_path: Path) -> None:
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
     )
     assert (done.returncode, done.stderr.count("score with gold: 150/150")) == (0, 1)
-    (manifest,) = tmp_path.glob("bench-runs/store/artefacts/image-scores/*/artefact.json")
+    (manifest,) = tmp_path.glob("bench-runs/store/artefacts/score/*/artefact.json")
     assert json.loads(manifest.read_text())["cost"]["processes"] == 2
     import bench
 

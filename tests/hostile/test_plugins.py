@@ -197,7 +197,7 @@ CASES = [
     scores(
         "obstacle-raises",
         "return np.zeros(len(images))",
-        extra="    def obstacle(self): raise KeyError('x')\n",
+        extra="    def unavailable_reason(self): raise KeyError('x')\n",
     ),
     scores(
         "bad-annotation",
