@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from bench.api.kinds import PreferencePair, PreferenceSet
+from bench.api.kinds import PreferenceGroup, PreferenceImage, PreferencePair, PreferenceSet
 from bench.lib.distributed import ALONE, World
 from bench.lib.errors import BenchError
 from bench.preferences import inspecting
@@ -34,14 +34,14 @@ class Listed(PreferenceSet):
     """Pairs from memory, which notes what was read."""
 
     name: ClassVar[str] = "listed"
-    pairs: tuple[PreferencePair, ...]
+    pairs: tuple[PreferenceGroup, ...]
     read_rows: list[int] = field(default_factory=list)
     claimed: int | None = None
 
     def count(self) -> int:
         return len(self.pairs) if self.claimed is None else self.claimed
 
-    def read(self, rows: Iterable[int] | None = None) -> Iterator[PreferencePair]:
+    def read(self, rows: Iterable[int] | None = None) -> Iterator[PreferenceGroup]:
         for row in range(len(self.pairs)) if rows is None else rows:
             if row < len(self.pairs):
                 self.read_rows.append(row)
@@ -135,6 +135,23 @@ def test_every_way_that_a_decoder_fails_is_a_broken_pair() -> None:
     harmed = whole[:start] + bytes(len(whole) - start)
     assert look(_pair(0, image_0=whole)) == (((16, 16),) * 2, "")
     assert look(_pair(0, image_1=harmed))[1].startswith("image_1: Failed to decode")
+
+
+def test_of_a_group_the_best_and_the_worst_image_are_the_pair(tmp_path: Path) -> None:
+    """Only they are decoded: what stands between them may be broken."""
+    ranked = [((1, 2, 3), 1.0), ((3, 2, 1), 0.0), ((2, 3, 1), 0.0), ((1, 1, 1), 0.5)]
+    groups = []
+    for row, (ranks, _) in enumerate(ranked):
+        images = [PreferenceImage(data=PICTURES[16], model=f"rank {rank}") for rank in ranks]
+        if row < 2:
+            images[1] = PreferenceImage(data=b"not a picture")
+        groups.append(
+            PreferenceGroup(row=row, caption="a", images=tuple(images), human=ranks, source=b"s")
+        )
+    counts = _inspect(Listed(pairs=tuple(groups)), tmp_path)
+    assert (counts["usable"], counts["ties"], counts["broken"]) == (4, 1, 0)
+    usable = table.read(tmp_path / "out")
+    assert usable.human.tolist() == [share for _, share in ranked]
 
 
 def test_filters_apply_in_their_order_and_each_pair_counts_once(tmp_path: Path) -> None:

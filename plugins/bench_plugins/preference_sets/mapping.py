@@ -143,7 +143,7 @@ def _image(cells: Mapping[str, Any], columns: ImageColumns, root: Path | None) -
         data=data,
         model=model if isinstance(model, str) else "",
         seed=seed if isinstance(seed, int) else None,
-        scores={scorer: value for scorer, value in scores.items() if isinstance(value, float)},
+        scores={scorer: float(x) for scorer, x in scores.items() if isinstance(x, int | float)},
         problem=problem,
     )
 
