@@ -80,7 +80,7 @@ def test_plugins_shows_options_with_types_and_defaults(tmp_path: Path) -> None:
         (["run", "--seeds", "a"], "--seeds a: expected whole numbers"),
         (["run", "--prompts", "gone/x.tsv"], "no such file"),
         (["run", "--prompts", "empty.tsv"], "empty.tsv: holds no prompt"),
-        (["run", "--prompts", "blank.json"], "blank.json: entry 1: the prompt is empty"),
+        (["run", "--prompts", "blank.json"], "blank.json: entry 1: 'prompt' is empty"),
         (["run", "--set", "pairs=./columns.parquet"], "column 'jpg_1' is missing"),
         (["run", "--device", "tpu9"], "--device tpu9: not a device"),
         (["plugins", "smpi"], "unknown plugin 'smpi'. Did you mean 'smpo'?"),
