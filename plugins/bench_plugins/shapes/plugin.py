@@ -49,7 +49,7 @@ class ShapesBackbone(Backbone):
     family: ClassVar[str] = "shapes"
     resolution: ClassVar[int] = 64
     # On two CPU cores, in batches.
-    seconds_per_pass: ClassVar[float] = 0.0025
+    seconds_per_evaluation: ClassVar[float] = 0.0025
 
     def fingerprint(self) -> str:
         """A hash of every file of the pipeline."""
