@@ -168,8 +168,8 @@ def test_a_diverging_cell_fails_alone(folder: Path, tmp_path: Path) -> None:
         ("raise", "ZeroDivisionError: deep inside (traceback: "),
         ("clear", "the weights are missing; fetch them"),
         ("memory", "out of memory; free some, or choose a half-precision dtype"),
-        ("nan", "scorer 'faulty' gave no finite score for image 0"),
-        ("shape", "scorer 'faulty' gave shape (6,) for 5 images"),
+        ("nan", "scorer 'faulty[how=nan]' gave no finite score for image 0"),
+        ("shape", "scorer 'faulty[how=shape]' gave shape (6,) for 5 images"),
     ],
 )
 def test_a_failing_scorer_leaves_a_gap(
