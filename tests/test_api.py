@@ -89,7 +89,9 @@ def test_plugins_use_public_names_alone(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))], ids=str
+    "path",
+    [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))],
+    ids=lambda path: path.name,
 )
 def test_the_docs_use_public_names_alone(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
