@@ -138,14 +138,8 @@ class PipelinePolicy(Policy):
         """Conditions of a few prompts."""
 
     @abstractmethod
-    def _ask(
-        self,
-        denoiser: torch.nn.Module,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        condition: Condition,
-    ) -> torch.Tensor:
-        """The denoiser's own output, epsilon or velocity; all arguments in its dtype."""
+    def _inputs(self, condition: Condition) -> dict[str, Any]:
+        """What the denoiser is given beside latents and timesteps, by its parameters' names."""
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
@@ -218,9 +212,9 @@ class PipelinePolicy(Policy):
         """
         # The first weight is never an adapter's, which may have another dtype.
         own = next(denoiser.parameters(), latents).dtype
-        inputs = {name: value.to(own) for name, value in condition.items()}
-        output = self._ask(denoiser, latents.to(own), timesteps, inputs).to(latents.dtype)
-        return self.schedule.to_epsilon(output, latents, timesteps)
+        inputs = self._inputs({name: value.to(own) for name, value in condition.items()})
+        output = denoiser(latents.to(own), timesteps, **inputs).sample
+        return self.schedule.to_epsilon(output.to(latents.dtype), latents, timesteps)
 
     def release(self, *, denoiser: bool = False) -> None:
         """Drop the text encoders and the VAE (or the denoiser) from memory."""

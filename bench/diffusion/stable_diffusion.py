@@ -35,17 +35,8 @@ class StableDiffusionPolicy(PipelinePolicy):
         # No attention mask: the denoiser was trained on states that attend to the padding.
         return {"prompt": self.text_encoder(tokens).last_hidden_state}
 
-    def _ask(
-        self,
-        denoiser: torch.nn.Module,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        condition: Condition,
-    ) -> torch.Tensor:
-        output: torch.Tensor = denoiser(
-            latents, timesteps, encoder_hidden_states=condition["prompt"]
-        ).sample
-        return output
+    def _inputs(self, condition: Condition) -> dict[str, Any]:
+        return {"encoder_hidden_states": condition["prompt"]}
 
 
 class StableDiffusionXLPolicy(PipelinePolicy):
@@ -106,20 +97,14 @@ class StableDiffusionXLPolicy(PipelinePolicy):
             "sizes": sizes.to(self.device).expand(len(prompts), -1),
         }
 
-    def _ask(
-        self,
-        denoiser: torch.nn.Module,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        condition: Condition,
-    ) -> torch.Tensor:
-        output: torch.Tensor = denoiser(
-            latents,
-            timesteps,
-            encoder_hidden_states=condition["prompt"],
-            added_cond_kwargs={"text_embeds": condition["pooled"], "time_ids": condition["sizes"]},
-        ).sample
-        return output
+    def _inputs(self, condition: Condition) -> dict[str, Any]:
+        return {
+            "encoder_hidden_states": condition["prompt"],
+            "added_cond_kwargs": {
+                "text_embeds": condition["pooled"],
+                "time_ids": condition["sizes"],
+            },
+        }
 
 
 def tokenize(tokenizer: Any, prompts: list[str]) -> torch.Tensor:

@@ -125,7 +125,9 @@ class Registry:
             for point in sorted(entry_points(group=GROUP), key=lambda p: (_package(p)[0], p.name))
             if point.name not in off and _package(point)[0] not in off
         ]
-        return _load(points)
+        # A scorer that is loaded now could be asked later, unseen.
+        with scorer_loads.only("while plugins are imported", ()):
+            return _collect(points)
 
     def entries(self, kind: Kind | None = None) -> list[Entry]:
         """All plugins (of one kind), sorted by kind and name."""
@@ -245,7 +247,9 @@ class Registry:
         paths = {
             f.name for f in options(type(plugin)) if not f.metadata.get("affects_results", True)
         }
-        for name in dict.fromkeys((*(f.name for f in dataclasses.fields(plugin)), *_vars(plugin))):
+        # An instance may hold more than its fields.
+        held = (*(f.name for f in dataclasses.fields(plugin)), *getattr(plugin, "__dict__", ()))
+        for name in dict.fromkeys(held):
             for reading in self._scorers_in(getattr(plugin, name), pool):
                 # A text that is kept out of keys is a path or the like.
                 if name not in paths or reading.how != "named":
@@ -383,12 +387,6 @@ def _spec_of(plugin: Plugin) -> Spec:
     return Spec(plugin.name, given)
 
 
-def _load(points: Sequence[EntryPoint]) -> Registry:
-    # A scorer that is loaded now could be asked later, unseen.
-    with scorer_loads.only("while plugins are imported", ()):
-        return _collect(points)
-
-
 def _collect(points: Sequence[EntryPoint]) -> Registry:
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
@@ -487,11 +485,6 @@ def _package(point: EntryPoint) -> tuple[str, str]:
 
 def _origin(entry: Entry) -> str:
     return f"{entry.package} {entry.package_version} ({entry.cls.__module__})"
-
-
-def _vars(plugin: Plugin) -> Iterable[str]:
-    """What an instance holds beside its fields, if it has room for it."""
-    return getattr(plugin, "__dict__", {})
 
 
 def _name_required(spec: Spec, entry: Entry, fields: Sequence[dataclasses.Field[Any]]) -> Spec:
