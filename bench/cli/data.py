@@ -81,7 +81,7 @@ def check(
     loaded = {text: contracts.prompts_of(prompt_set) for text, prompt_set in prompt_sets.items()}
     progress = Progress(output.console(stderr=as_json))
     with progress.task(f"check {pairs.source}", contracts.pair_count(pairs)) as task:
-        found, sample = look_at(
+        report, sample = look_at(
             pairs, loaded, max_broken_share=max_broken_share, advance=task.advance
         )
     if sample:
@@ -91,11 +91,11 @@ def check(
         except OSError as error:
             raise BenchError(f"--out {path}: cannot be written ({error.strerror})") from error
     if stdout:
-        stdout.emit(json.dumps(asdict(found) | {"picture": str(path)}, indent=1))
+        stdout.emit(json.dumps(asdict(report) | {"picture": str(path)}, indent=1))
     else:
-        _show(output.console(), found, path)
-    if not found.usable:
-        output.complain(f"{found.source}: {_unusable(found, max_broken_share)}")
+        _show(output.console(), report, path)
+    if not report.usable:
+        output.complain(f"{report.source}: {_unusable(report, max_broken_share)}")
         sys.exit(1)
 
 
@@ -172,24 +172,24 @@ def _check_picture(path: Path) -> None:
         )
 
 
-def _show(console: Console, found: Check, path: Path) -> None:
+def _show(console: Console, report: Check, path: Path) -> None:
     """The report for people."""
     from bench.preferences.inspecting import describe
 
-    captions, twice = found.captions, found.duplicates
-    _say(console, f"{found.source}: {found.pairs:,} pairs")
+    captions, twice = report.captions, report.duplicates
+    _say(console, f"{report.source}: {report.pairs:,} pairs")
     table = _table("", "pairs", "share", "rows")
     for label, count, rows in (
-        ("broken", len(found.broken), describe(found.broken)),
-        ("ties", found.ties, ""),
-        ("image 0 preferred", found.preferred_0, ""),
-        ("image 1 preferred", found.preferred_1, ""),
-        ("both of one model", found.same_model, ""),
+        ("broken", len(report.broken), describe(report.broken)),
+        ("ties", report.ties, ""),
+        ("image 0 preferred", report.preferred_0, ""),
+        ("image 1 preferred", report.preferred_1, ""),
+        ("both of one model", report.same_model, ""),
         ("twice the same image", twice.same_images.count, _named(twice.same_images)),
         ("repeats an earlier pair", twice.repeated.count, _named(twice.repeated)),
         ("empty caption", captions.empty.count, _named(captions.empty)),
     ):
-        share = f"{count / found.pairs:.1%}" if found.pairs else ""
+        share = f"{count / report.pairs:.1%}" if report.pairs else ""
         table.add_row(label, f"{count:,}", share, escape(rows))
     console.print(table)
     _say(
@@ -202,11 +202,11 @@ def _show(console: Console, found: Check, path: Path) -> None:
         f"Images: {twice.images:,} distinct, {twice.shared:,} of them in more than one pair, at "
         f"most in {twice.most_shared:,}.",
     )
-    kinds = (("width x height", found.sizes), ("aspect", found.aspects), ("model", found.models))
+    kinds = (("width x height", report.sizes), ("aspect", report.aspects), ("model", report.models))
     for title, counts in kinds:
         if counts:
-            console.print(_histogram(title, counts, 2 * (found.pairs - len(found.broken))))
-    for leak in found.leaks:
+            console.print(_histogram(title, counts, 2 * (report.pairs - len(report.broken))))
+    for leak in report.leaks:
         found_in = (
             f": {leak.exact:,} letter by letter, {leak.close - leak.exact:,} but for case and "
             f"spaces; in {leak.pairs:,} pairs"
@@ -218,13 +218,13 @@ def _show(console: Console, found: Check, path: Path) -> None:
         )
         for text in leak.first:
             _say(console, f"  {text}")
-    if not found.leaks:
+    if not report.leaks:
         _say(
             console,
             "Leakage: not looked for. Name the prompts that you evaluate on with --prompts; the "
             "official sets come from the Hub, so none is compared by default.",
         )
-    if found.pairs > len(found.broken):
+    if report.pairs > len(report.broken):
         _say(console, f"Picture: {path}")
 
 
@@ -257,11 +257,11 @@ def _named(rows: Rows) -> str:
     return f"{', '.join(map(str, rows.first))}{more}"
 
 
-def _unusable(found: Check, max_broken_share: float) -> str:
-    if not found.pairs:
+def _unusable(report: Check, max_broken_share: float) -> str:
+    if not report.pairs:
         return "holds no pair"
     return (
-        f"{len(found.broken)} of {found.pairs} pairs have an image that cannot be decoded, more "
+        f"{len(report.broken)} of {report.pairs} pairs have an image that cannot be decoded, more "
         f"than the {max_broken_share:.1%} that --max-broken-share allows"
     )
 

@@ -45,7 +45,7 @@ def check(board: Board = None) -> None:
 def _boards(board: Path | None) -> list[Path]:
     if board is not None:
         return [board]
-    found = sorted(path.parent for path in LEADERBOARDS.glob("*/results"))
-    if not found:
+    boards = sorted(path.parent for path in LEADERBOARDS.glob("*/results"))
+    if not boards:
         raise BenchError(f"no board (a folder with results/) under {LEADERBOARDS}/")
-    return found
+    return boards

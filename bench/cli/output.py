@@ -25,12 +25,12 @@ def console(*, quiet: bool = False, stderr: bool = False) -> Console:
     Names that hold control codes are printed as escapes, and no ":name:" becomes an emoji.
     """
     kind: type[Console] = _console_class()
-    found = kind(quiet=quiet, stderr=stderr, emoji=False)
-    if not found.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
+    terminal = kind(quiet=quiet, stderr=stderr, emoji=False)
+    if not terminal.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         return kind(quiet=quiet, stderr=stderr, emoji=False, width=_WIDE)
-    if found.width < _NARROWEST:
+    if terminal.width < _NARROWEST:
         return kind(quiet=quiet, stderr=stderr, emoji=False, width=_NARROWEST)
-    return found
+    return terminal
 
 
 def complain(message: str, *, kind: str = "error") -> None:

@@ -93,25 +93,25 @@ def score(
         raise BenchError("--scorers names nothing")
     prompt_set = None if prompts is None else named_or_path(registry, "prompt_sets", prompts)
     _check_name(out, images, prompt_set)
-    asked = list(dict.fromkeys(split_list(by or "")))
+    groups = list(dict.fromkeys(split_list(by or "")))
     load = partial(prompts_of, prompt_set) if prompt_set else None
-    found = open_images(images, load, asked)
-    for group in asked:
-        if group not in found.group_names:
-            raise _unknown_group(group, found, prompt_set)
-    _check_columns(found, built)
+    image_set = open_images(images, load, groups)
+    for group in groups:
+        if group not in image_set.group_names:
+            raise _unknown_group(group, image_set, prompt_set)
+    _check_columns(image_set, built)
     if not overwrite:
-        _check_own(out, found, {entry.cls.name for entry in registry.entries("scorers")})
+        _check_own(out, image_set, {entry.cls.name for entry in registry.entries("scorers")})
     _check_writable(out)
     frame = Frame(folder=store, asked_device=device, world=world, stderr=as_json)
-    frame.say(f"{len(found):,} images of {len(set(found.prompts)):,} prompts: {images}")
+    frame.say(f"{len(image_set):,} images of {len(set(image_set.prompts)):,} prompts: {images}")
     with frame.open():
-        outcome = score_all(frame, found, built, registry)
+        outcome = score_all(frame, image_set, built, registry)
     if world.is_main:
         if outcome.scored:
             with _writing(out, "; the scores are kept, so another --out scores nothing again"):
-                _write(_columns(found, outcome), out)
-        _report(frame.console, found, outcome, asked, out, stdout)
+                _write(_columns(image_set, outcome), out)
+        _report(frame.console, image_set, outcome, groups, out, stdout)
     if outcome.failures:
         sys.exit(1)
 
@@ -269,7 +269,7 @@ def _report(
     console: Console,
     images: ImageSet,
     outcome: Outcome,
-    asked: Sequence[str],
+    wanted: Sequence[str],
     out: Path,
     stdout: ReservedStdout | None,
 ) -> None:
@@ -282,9 +282,9 @@ def _report(
     from bench.scoring.folders import STYLE
     from bench.scoring.summary import benchmark, looks_like_cosines
 
-    groups, boards = asked or images.group_names, {}
+    groups, boards = wanted or images.group_names, {}
     if images.by_style:
-        styles = [found[STYLE] for found in images.groups]
+        styles = [groups_of[STYLE] for groups_of in images.groups]
         boards = {
             spec: benchmark(scored.values, styles)
             for spec, scored in outcome.scored.items()
@@ -296,7 +296,7 @@ def _report(
         console.print(_summary_table(outcome))
         for group in groups:
             values = len(set(_group(images, group)) - {None})
-            if values > _PRINTED and not asked:
+            if values > _PRINTED and not wanted:
                 _say(console, f"By {group}: {values:,} values, see --json or --by {group}\n")
                 continue
             _say(console, f"By {group}: mean ± standard deviation of the images")
@@ -308,8 +308,8 @@ def _report(
             console.print(_benchmark_table(boards))
         _say(console, f"Scores of each image: {out}")
     for spec, scored in outcome.scored.items():
-        if said := truncation.warning(spec, scored.info):
-            output.complain(said, kind="warning")
+        if warning := truncation.warning(spec, scored.info):
+            output.complain(warning, kind="warning")
     for reason in outcome.failures.values():
         output.complain(reason)
 
@@ -324,11 +324,11 @@ def _as_data(
     from bench.scoring import truncation
     from bench.scoring.summary import by_group, summarise
 
-    found: dict[str, Any] = {}
+    scorers: dict[str, Any] = {}
     for spec, scored in outcome.scored.items():
-        found[spec] = asdict(summarise(scored.values))
-        found[spec][truncation.CUT] = scored.info.get(truncation.CUT)
-        found[spec]["by"] = {
+        scorers[spec] = asdict(summarise(scored.values))
+        scorers[spec][truncation.CUT] = scored.info.get(truncation.CUT)
+        scorers[spec]["by"] = {
             group: {
                 name: asdict(summary)
                 for name, summary in by_group(scored.values, _group(images, group)).items()
@@ -336,11 +336,11 @@ def _as_data(
             for group in groups
         }
         if spec in boards:
-            found[spec]["hpsv2_benchmark"] = asdict(boards[spec])
+            scorers[spec]["hpsv2_benchmark"] = asdict(boards[spec])
     return {
         "images": str(images.source),
         "scores": str(out) if outcome.scored else None,
-        "scorers": found,
+        "scorers": scorers,
         "failures": dict(outcome.failures),
     }
 
@@ -372,8 +372,8 @@ def _benchmark_table(boards: Mapping[str, Benchmark]) -> Table:
     columns = list(boards.values())
     rows = []
     for style, first in columns[0].styles.items():
-        found = (column.styles[style] for column in columns)
-        rows.append([style, f"{first.n:,}", *(f"{s.mean:.2f} ± {s.std:.4f}" for s in found)])
+        summaries = (column.styles[style] for column in columns)
+        rows.append([style, f"{first.n:,}", *(f"{s.mean:.2f} ± {s.std:.4f}" for s in summaries)])
     total = sum(style.n for style in columns[0].styles.values())
     rows.append(["Average", f"{total:,}", *(f"{column.average:.2f}" for column in columns)])
     return _table(["style", "images", *boards], rows)

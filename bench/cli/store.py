@@ -38,10 +38,10 @@ def verify(
     if not (opened.root / "artefacts").is_dir():
         raise BenchError(f"--store {store}: there is no store")
     progress = Progress(output.console())
-    found = opened.artefacts()
+    artefacts = opened.artefacts()
     left = removed = size = 0
-    with clear_io_errors(opened.root), progress.task("verify", len(found)) as task:
-        for artefact in found:
+    with clear_io_errors(opened.root), progress.task("verify", len(artefacts)) as task:
+        for artefact in artefacts:
             stage, key = artefact.path.parent.name, artefact.path.name
             try:
                 size += opened.verify(artefact)
@@ -56,11 +56,13 @@ def verify(
                 else:
                     left += 1
             task.advance(1)
-    progress.say(f"{len(found):,} artefacts, {size / 1e9:.2f} GB read, {left + removed} damaged")
+    progress.say(
+        f"{len(artefacts):,} artefacts, {size / 1e9:.2f} GB read, {left + removed} damaged"
+    )
     if removed:
         progress.say("what was damaged is removed; the next run makes it again")
     if left:
         raise BenchError(
-            f"{left} of {len(found):,} artefacts in {store} are damaged; with --remove-damaged "
+            f"{left} of {len(artefacts):,} artefacts in {store} are damaged; with --remove-damaged "
             f"they are removed, and the next run makes them again"
         )

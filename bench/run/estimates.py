@@ -137,27 +137,27 @@ def facts_table(plan: Plan, processes: int) -> Any:
 
 def facts(plan: Plan, processes: int) -> list[tuple[str, str]]:
     """What a plan works on and needs, as (what, in words)."""
-    told = [("backbone", f"{plan.recipe.backbone}, {plan.backbone.resolution} pixels")]
+    rows = [("backbone", f"{plan.recipe.backbone}, {plan.backbone.resolution} pixels")]
     pairs = next((s for s in plan.stages if isinstance(s, InspectStage)), None)
     if pairs is not None:
-        told.append(("pairs", _pairs(plan, pairs)))
+        rows.append(("pairs", _pairs(plan, pairs)))
     if plan.prompts:
         names = [table.name for table in plan.prompts]
         counts = (f"{t.name} {len(t.texts):,}{_star(plan, t.name)}" for t in plan.prompts)
-        told.append(("prompts", ", ".join(counts) + _note(plan, names)))
+        rows.append(("prompts", ", ".join(counts) + _note(plan, names)))
     if plan.recipe.training and any(cell.train for cell in plan.cells):
-        told.append(("effective batch", split(plan.recipe.training, processes)))
+        rows.append(("effective batch", split(plan.recipe.training, processes)))
         memory, disk = training_memory_gb(plan, processes), encoded_gb(plan)
         if memory is not None:
-            told.append(("GPU memory", f"about {memory:.0f} GB a process while training"))
+            rows.append(("GPU memory", f"about {memory:.0f} GB a process while training"))
         if disk >= 1:
-            told.append(("disk", f"about {disk:,.0f} GB for the latents of the encoded pairs"))
+            rows.append(("disk", f"about {disk:,.0f} GB for the latents of the encoded pairs"))
     if plan.backbone.size is not None:
         gpus = "one A100 GPU" if processes == 1 else f"{processes} A100 GPUs"
-        told.append(
+        rows.append(
             ("times", f"rough, for {gpus} in 16 bit; measured ones once stages have finished")
         )
-    return told
+    return rows
 
 
 def split(training: TrainingBudget, processes: int) -> str:

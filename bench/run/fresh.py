@@ -25,8 +25,8 @@ def chosen(plan: Plan, names: Sequence[str]) -> frozenset[str]:
     Raises:
         BenchError: a name is neither; says what is close.
     """
-    asked = [part for name in names for part in split_list(name)]
-    keys = {stage.key for name in asked for stage in _stages(plan, name)}
+    parts = [part for name in names for part in split_list(name)]
+    keys = {stage.key for name in parts for stage in _stages(plan, name)}
     for stage in plan.stages:
         if any(source.key in keys for source in stage.inputs):
             keys.add(stage.key)

@@ -411,31 +411,31 @@ class _Builder:
         )
 
     def _refuse_held_out(
-        self, who: str, said: Sequence[str], readings: Sequence[Reading]
+        self, who: str, specs: Sequence[str], readings: Sequence[Reading]
     ) -> dict[str, str]:
         """Spec -> plugin name of the scorers that a plugin reads, or pairs were labelled by.
 
         Args:
             who: for the message.
-            said: specs that the plugin itself names; those that are no scorers here are kept.
+            specs: those that the plugin itself names; those that are no scorers here are kept.
             readings: what its options hold.
 
         Raises:
             BenchError: one of them is held out.
         """
-        found: dict[str, tuple[type[Scorer] | None, str]] = {}
+        sources: dict[str, tuple[type[Scorer] | None, str]] = {}
         for r in readings:
-            found.setdefault(r.spec, (r.scorer, f"its option {r.option}"))
-        for spec in said:
-            found.setdefault(spec, (self.registry.scorer_class(spec), "its own word"))
-        for spec, (scorer, source) in found.items():
+            sources.setdefault(r.spec, (r.scorer, f"its option {r.option}"))
+        for spec in specs:
+            sources.setdefault(spec, (self.registry.scorer_class(spec), "its own word"))
+        for spec, (scorer, source) in sources.items():
             if scorer is not None and is_held_out(scorer):
                 raise BenchError(
                     f"{who} reads the scorer {spec!r} by {source}, but that scorer is "
                     f"held out: it may rate finished images, never take part in making them; "
                     f"name another"
                 )
-        return {spec: spec if cls is None else cls.name for spec, (cls, _) in found.items()}
+        return {spec: spec if cls is None else cls.name for spec, (cls, _) in sources.items()}
 
     @cached_property
     def _inspect(self) -> InspectStage:

@@ -155,8 +155,8 @@ def encode(
             done = work / f"prompts-{chunk.start:08d}"
             if not done.exists():
                 with asking(_BACKBONE):
-                    told = policy.encode_prompts([prompts[i] for i in chunk])
-                for name, values in told.items():
+                    conditions = policy.encode_prompts([prompts[i] for i in chunk])
+                for name, values in conditions.items():
                     _write(folder / f"{_CONDITION}{name}.npy", chunk.start, values, "a prompt")
                 done.touch()
 
@@ -189,8 +189,8 @@ def _prepare(
     moments = (len(table.rows), 2, views, *policy.latent_shape)
     arrays = {"mean": (moments, small), "std": (moments, small)}
     with asking(_BACKBONE):
-        told = policy.encode_prompts([""])
-    for name, value in told.items():
+        conditions = policy.encode_prompts([""])
+    for name, value in conditions.items():
         dtype = small if value.is_floating_point() else value.dtype
         arrays[_CONDITION + name] = ((len(prompts), *value.shape[1:]), dtype)
     for name, (shape, dtype) in arrays.items():
