@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from bench.api.training import TrainingBudget
 from bench.lib import plain_yaml
@@ -31,6 +31,25 @@ def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
+def _checked(read: Callable[[object], Any]) -> Callable[[object], Any]:
+    """`read` as a validator, of whose result no text may hold what no name may."""
+
+    def checked(given: object) -> Any:
+        try:
+            value = read(given)
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str):
+                    check_text(text)
+        except BenchError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    return checked
+
+
+Text: TypeAlias = Annotated[str, BeforeValidator(_checked(lambda given: given))]
+SpecText: TypeAlias = Annotated[str, BeforeValidator(_checked(canonical))]
+SpecTexts: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_checked(canonical_list))]
 Seeds: TypeAlias = Annotated[
     tuple[Annotated[int, Field(strict=True, ge=0, lt=2**63)], ...],
     Field(min_length=1),
@@ -76,17 +95,17 @@ class GenerateConfig(StrictModel):
     the recipe's `label_scorers`.
     """
 
-    prompts: tuple[str, ...] = Field(min_length=1, description="prompt sets or their files")
+    prompts: SpecTexts = Field(min_length=1, description="prompt sets or their files")
     limit: Count | None = Field(
         default=None, description="prompts a set, stratified by group; none: all"
     )
-    backbones: tuple[str, ...] = Field(
+    backbones: SpecTexts = Field(
         default=(), description="the models that draw; none: the recipe's backbone"
     )
     images_per_prompt: int = Field(
         default=4, strict=True, ge=2, le=10**9, description="of each model"
     )
-    label_with: str = Field(
+    label_with: SpecText = Field(
         default="average[normalise=zscore]", description="the aggregation that decides"
     )
     form: Literal["best-worst", "adjacent", "all"] = Field(
@@ -108,19 +127,19 @@ class SamplingConfig(StrictModel):
 class Recipe(StrictModel):
     """One comparison. Plugins are named by specs: `name[option=value,...]`."""
 
-    name: str = Field(min_length=1, max_length=100, description="names the output folder")
-    backbone: str
-    pairs: str | None = Field(
+    name: Text = Field(min_length=1, max_length=100, description="names the output folder")
+    backbone: SpecText
+    pairs: SpecText | None = Field(
         default=None,
         description="preference set or its file; `generated`: see `generate`; none: nothing is "
         "trained on pairs",
     )
-    prompts: tuple[str, ...] = Field(min_length=1, description="prompt sets or their files")
-    scorers: tuple[str, ...] = Field(min_length=1, description="rate the images")
-    label_scorers: tuple[str, ...] = Field(
+    prompts: SpecTexts = Field(min_length=1, description="prompt sets or their files")
+    scorers: SpecTexts = Field(min_length=1, description="rate the images")
+    label_scorers: SpecTexts = Field(
         default=(), description="the pool whose rewards may label pairs"
     )
-    methods: tuple[str, ...] = Field(min_length=1)
+    methods: SpecTexts = Field(min_length=1)
     seeds: Seeds = Field(default=(0,), description="train seeds")
     generate: GenerateConfig | None = Field(
         default=None, description="how the pairs of `pairs: generated` are made"
@@ -222,16 +241,8 @@ def _merged(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
 
 def validate(data: Mapping[str, object], where: str) -> Recipe:
     """The recipe that plain data describes; `where` opens every error message."""
-    prepared = _with_spec_texts(data, where)
-    if isinstance(block := data.get("generate"), Mapping):
-        prepared["generate"] = _with_spec_texts(block, f"{where}: generate")
-    for key, text in _texts(prepared):
-        try:
-            check_text(text)
-        except BenchError as error:
-            raise BenchError(f"{where}: {key}: {error}") from error
     try:
-        return Recipe.model_validate(prepared)
+        return Recipe.model_validate(dict(data))
     except pydantic.ValidationError as error:
         # A misspelt key also leaves the right one missing; the misspelling is the cause.
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
@@ -257,34 +268,6 @@ def _problem(error: Any) -> str:
             return str(error["ctx"]["error"])
     message = str(error["msg"])
     return message[:1].lower() + message[1:]
-
-
-def _texts(data: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """Every text of a recipe and of its blocks, with its key."""
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{key}.{inner}", text) for inner, text in _texts(value))
-        else:
-            texts = value if isinstance(value, list | tuple) else [value]
-            yield from ((key, text) for text in texts if isinstance(text, str))
-
-
-_SINGLE = ("backbone", "pairs", "label_with")
-_LISTS = ("prompts", "scorers", "label_scorers", "methods", "backbones")
-
-
-def _with_spec_texts(data: Mapping[str, object], where: str) -> dict[str, object]:
-    """The data with every spec in its text form."""
-    prepared = dict(data)
-    for key, value in data.items():
-        try:
-            if key in _SINGLE and value is not None:
-                prepared[key] = canonical(value)
-            elif key in _LISTS:
-                prepared[key] = canonical_list(value)
-        except BenchError as error:
-            raise BenchError(f"{where}: {key}: {error}") from error
-    return prepared
 
 
 BLOCKS: Mapping[str, type[BaseModel]] = {
