@@ -504,8 +504,8 @@ class _Builder:
         for block, given in (("pairs", self.recipe.pairs), ("training", training)):
             if given is None:
                 raise BenchError(
-                    f"method {name!r} is trained, but the recipe has no `{block}`; give it, or "
-                    f"name only methods that are not trained"
+                    f"recipe {self.recipe.name!r}: method {name!r} is trained, but there is no "
+                    f"`{block}`; give it, or name only methods that are not trained"
                 )
         assert training is not None
         return TrainStage(

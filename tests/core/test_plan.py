@@ -59,7 +59,7 @@ def test_where_nothing_is_trained_neither_pairs_nor_training_are_needed(folder: 
 @pytest.mark.parametrize("block", ["pairs", "training"])
 def test_a_method_that_is_trained_says_what_the_recipe_lacks(folder: Path, block: str) -> None:
     recipe = toy.recipe(folder, methods=["dpo"]).model_copy(update={block: None})
-    with pytest.raises(BenchError, match=f"'dpo' is trained, but the recipe has no `{block}`"):
+    with pytest.raises(BenchError, match=f"'dpo' is trained, but there is no `{block}`"):
         planning.make(recipe, toy.registry())
 
 
