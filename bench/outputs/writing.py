@@ -32,6 +32,18 @@ SHEET_ROWS = 8
 _STAGES = ("rewards", "encode", "train", "sample", "score")
 """Names of those that a cell is made by."""
 
+_SCORE_COLUMNS = (
+    "method",
+    "seed",
+    "prompt_set",
+    "image_seed",
+    "scorer",
+    "prompt",
+    "score",
+    "protocol",
+    "cell",
+)
+
 
 @dataclass(frozen=True)
 class _Checkpoint:
@@ -252,19 +264,20 @@ def _scores_table(cells: Mapping[Path, results.Cell], prompts: Mapping[str, Prom
         for part in cell.evaluations if isinstance(cell, results.CellResult) else ():
             texts = prompts[part.prompts_sha256].texts
             for scorer, values in sorted(part.scores.items()):
-                columns = {
-                    "method": cell.method,
-                    "seed": cell.seed if cell.training else None,
-                    "prompt_set": part.prompt_set,
-                    "image_seed": np.tile(part.image_seeds, len(texts)),
-                    "scorer": scorer,
-                    "prompt": np.repeat(np.array(texts, dtype=object), len(part.image_seeds)),
-                    "score": values,
-                    "protocol": cell.protocol.digest[:12],
-                    "cell": cell.identity[:12],
-                }
-                blocks.append(pd.DataFrame(columns).astype({"seed": "Int64"}))
-    frame = pd.concat(blocks) if blocks else pd.DataFrame()
+                row = (
+                    cell.method,
+                    cell.seed if cell.training else None,
+                    part.prompt_set,
+                    np.tile(part.image_seeds, len(texts)),
+                    scorer,
+                    np.repeat(np.array(texts, dtype=object), len(part.image_seeds)),
+                    values,
+                    cell.protocol.digest[:12],
+                    cell.identity[:12],
+                )
+                block = pd.DataFrame(dict(zip(_SCORE_COLUMNS, row, strict=True)))
+                blocks.append(block.astype({"seed": "Int64"}))
+    frame = pd.concat(blocks) if blocks else pd.DataFrame(columns=[*_SCORE_COLUMNS])
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
     return buffer.getvalue()

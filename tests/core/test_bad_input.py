@@ -226,7 +226,10 @@ def test_settings_that_are_none(bench: Bench, arguments: list[str], said: str) -
             "nested too deeply",
         ),
         (RECIPE.replace("steps: 3", "steps: true"), "training.steps: input should be a valid int"),
-        (RECIPE.replace("{steps: 3, batch_size: 2}", ""), "recipe 'mine': method 'dpo' is trained, but there is no `training`"),
+        (
+            RECIPE.replace("{steps: 3, batch_size: 2}", ""),
+            "recipe 'mine': method 'dpo' is trained, but there is no `training`",
+        ),
         ("extends: mine.yaml\n", "extends itself"),
         ("extends: ./other.yaml\n", "extends itself"),
         ("extends: [x]\n", "expected a preset's name or a file"),
