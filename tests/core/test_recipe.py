@@ -64,7 +64,7 @@ def test_overrides_win(tmp_path: Path) -> None:
         ("steps: 3", "steps: many", r"training\.steps: input should be a valid integer"),
         ("steps: 3", "steps: 0", r"training\.steps: input should be greater than or equal to 1"),
         ("pairs: shapes", "pears: shapes", r"unknown recipe key 'pears'\. Did you mean 'pairs'"),
-        ("pairs: shapes", "", r"pairs: field required"),
+        ("backbone: shapes", "", r"backbone: field required"),
         ("pairs: shapes", "pairs: [", "not valid YAML"),
         ("prompts: shapes-parti", "prompts: 3", "prompts: expected a list, not 3"),
         ("prompts: shapes-parti", "prompts: []", "prompts: tuple should have at least 1 item"),
