@@ -27,10 +27,7 @@ from bench.lib.wording import cut, listed, quoted
 if TYPE_CHECKING:
     from bench.preferences.writing import PROVENANCE, PairWriter
 else:
-    __getattr__ = lazy(
-        __name__,
-        {"PROVENANCE": "bench.preferences.writing", "PairWriter": "bench.preferences.writing"},
-    )
+    __getattr__ = lazy(__name__, {"bench.preferences.writing": "PROVENANCE, PairWriter"})
 
 __all__ = [
     "MOST_IMAGE",

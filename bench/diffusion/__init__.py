@@ -37,32 +37,20 @@ else:
     __getattr__ = lazy(
         __name__,
         {
-            "PEFT_CONFIG": "bench.diffusion.checkpoint_files",
-            "PEFT_FILES": "bench.diffusion.checkpoint_files",
-            "Checkpoint": "bench.diffusion.checkpoint_files",
-            "find_checkpoint": "bench.diffusion.checkpoint_files:find",
-            "load_checkpoint": "bench.diffusion.checkpoints:load",
-            "save_checkpoint": "bench.diffusion.checkpoints:save",
-            "DENOISER": "bench.diffusion.files",
-            "INDEX": "bench.diffusion.files",
-            "STABLE_DIFFUSION": "bench.diffusion.files",
-            "STABLE_DIFFUSION_XL": "bench.diffusion.files",
-            "VAE": "bench.diffusion.files",
-            "Files": "bench.diffusion.files",
-            "PipelineFiles": "bench.diffusion.files",
-            "read_json": "bench.diffusion.files",
-            "Inverted": "bench.diffusion.inversion",
-            "ddim_invert": "bench.diffusion.inversion",
-            "implied_noise": "bench.diffusion.inversion",
-            "reference_code_invert": "bench.diffusion.inversion",
-            "renoise_invert": "bench.diffusion.inversion",
-            "PipelinePolicy": "bench.diffusion.pipeline",
-            "Samples": "bench.diffusion.sampling",
-            "denoise": "bench.diffusion.sampling",
-            "initial_latent": "bench.diffusion.sampling",
-            "sample": "bench.diffusion.sampling",
-            "StableDiffusionPolicy": "bench.diffusion.stable_diffusion",
-            "StableDiffusionXLPolicy": "bench.diffusion.stable_diffusion",
+            "bench.diffusion.checkpoint_files": (
+                "PEFT_CONFIG, PEFT_FILES, Checkpoint, find as find_checkpoint"
+            ),
+            "bench.diffusion.checkpoints": "load as load_checkpoint, save as save_checkpoint",
+            "bench.diffusion.files": (
+                "DENOISER, INDEX, STABLE_DIFFUSION, STABLE_DIFFUSION_XL, VAE, "
+                "Files, PipelineFiles, read_json"
+            ),
+            "bench.diffusion.inversion": (
+                "Inverted, ddim_invert, implied_noise, reference_code_invert, renoise_invert"
+            ),
+            "bench.diffusion.pipeline": "PipelinePolicy",
+            "bench.diffusion.sampling": "Samples, denoise, initial_latent, sample",
+            "bench.diffusion.stable_diffusion": "StableDiffusionPolicy, StableDiffusionXLPolicy",
         },
     )
 
