@@ -79,7 +79,7 @@ def test_its_scorer_aggregation_and_method_go_through_bench_run(
         *("--set", "scorers=[gold, 'brightness[scale=2]']"),
         *("--set", "label_scorers=[brightness, shapes_preference]"),
         *("--set", "training.steps=2", "--set", "training.batch_size=4"),
-        *("--set", "sampling.steps=2"),
+        *("--set", "sampling.steps=2", "--set", "filters.max_pairs=16"),
     )
     assert "unanimous_hinge" in said
     board = json.loads((tmp_path / "bench-runs" / "shapes" / "leaderboard.json").read_text())
