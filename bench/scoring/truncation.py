@@ -12,19 +12,19 @@ from bench.lib import checksums
 from bench.lib.files import write_atomic
 
 CUT, DISTINCT = "prompts_cut", "distinct_prompts"
-_NOTE = "overlong.json"
+_NOTE = "truncation.json"
 
 
 def count(scorer: LoadedScorer, prompts: Sequence[str]) -> dict[str, int]:
     """How many distinct prompts there are, and how many of them the scorer cuts.
 
     Args:
-        scorer: may have a method `overlong(prompts)` that gives the positions of those it cuts.
+        scorer: may have a method `truncated(prompts)` that gives the positions of those it cuts.
         prompts: as they are scored; repeats count once.
     """
     texts = list(dict.fromkeys(prompts))
-    overlong = getattr(scorer, "overlong", None)
-    return {CUT: len(overlong(texts)) if overlong else 0, DISTINCT: len(texts)}
+    truncated = getattr(scorer, "truncated", None)
+    return {CUT: len(truncated(texts)) if truncated else 0, DISTINCT: len(texts)}
 
 
 def noting(

@@ -93,7 +93,7 @@ def test_a_flipped_bit_in_half_finished_scores_changes_none(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("junk", [b"", b"{}", b"\xff\xfe", b"[1]", b'{"prompts_cut": 999}'])
 def test_junk_where_cut_prompts_are_noted_is_counted_anew(tmp_path: Path, junk: bytes) -> None:
-    (tmp_path / "overlong.json").write_bytes(junk)
+    (tmp_path / "truncation.json").write_bytes(junk)
     assert truncation.noted(tmp_path) == {}
     truncation.noting(Channel, Channel(), ["a", "b", "a"], tmp_path)()
     assert truncation.noted(tmp_path) == {"prompts_cut": 0, "distinct_prompts": 2}

@@ -66,7 +66,7 @@ class Short(Scorer):
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> np.ndarray:
         return np.array([np.asarray(image).mean() / 255 for image in images])
 
-    def overlong(self, prompts: Sequence[str]) -> list[int]:
+    def truncated(self, prompts: Sequence[str]) -> list[int]:
         return [i for i, prompt in enumerate(prompts) if len(prompt) > 3]
 
 

@@ -55,8 +55,8 @@ class Misbehaving:
         ]
         return scores[1:] if self.how == "lose one" else scores
 
-    def overlong(self, prompts: list[str]) -> list[int]:
-        if self.how == "hang in overlong":
+    def truncated(self, prompts: list[str]) -> list[int]:
+        if self.how == "hang in truncated":
             time.sleep(600)
         return []
 

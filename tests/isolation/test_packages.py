@@ -87,7 +87,7 @@ def test_a_worker_gives_the_packages_own_scores(tmp_path: Path, name: str) -> No
         # Neither order nor neighbours matter.
         np.testing.assert_array_equal(worker.score(images[::-1], PROMPTS[::-1]), official[::-1])
         if name in ("hpsv2", "image_reward"):
-            assert worker.overlong(PROMPTS) == [1]
+            assert worker.truncated(PROMPTS) == [1]
         assert build.check(scorer.environment, [scorer.adapter]) == []
         worker.close()
         if name == "image_reward":

@@ -64,7 +64,7 @@ class Reader(Scorer):
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> np.ndarray:
         return np.array([np.asarray(image)[0].mean() / 3 for image in images])
 
-    def overlong(self, prompts: Sequence[str]) -> list[int]:
+    def truncated(self, prompts: Sequence[str]) -> list[int]:
         return [i for i, prompt in enumerate(prompts) if len(prompt) > 3]
 
 
@@ -90,7 +90,7 @@ def test_a_scorer_works_in_its_environment() -> None:
     images, prompts = pictures(7), list("abcdefg")
     worker = Adapted().load("cpu")
     np.testing.assert_array_equal(worker.score(images, prompts), expected(images, prompts))
-    assert worker.overlong(prompts) == []
+    assert worker.truncated(prompts) == []
     worker.close()
 
 
@@ -172,8 +172,8 @@ def test_a_clear_sentence_stays_as_it_is() -> None:
 
 def test_prompts_that_are_cut_are_known() -> None:
     worker = load_in_worker(Reader(), "cpu")
-    assert worker.overlong(["abc", "abcd", "", "abcde"]) == [1, 3]
-    assert worker.overlong([]) == []
+    assert worker.truncated(["abc", "abcd", "", "abcde"]) == [1, 3]
+    assert worker.truncated([]) == []
     worker.close()
 
 

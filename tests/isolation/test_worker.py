@@ -222,10 +222,10 @@ def test_a_hang_in_a_large_request_is_not_waited_for_the_longer() -> None:
 
 def test_prompts_alone_have_the_time_of_one_image() -> None:
     with (
-        working("hang in overlong", timeout=0.3) as worker,
+        working("hang in truncated", timeout=0.3) as worker,
         pytest.raises(BenchError, match=r"did not answer within 0\.3 s"),
     ):
-        worker.overlong(["a"] * 100)
+        worker.truncated(["a"] * 100)
 
 
 def test_a_package_missed_while_scoring_names_the_command_that_finds_it() -> None:

@@ -80,7 +80,7 @@ def test_networks_have_the_slope_of_their_pictures(scorer, model):
 @pytest.mark.parametrize("scorer", ["hpsv2", "pickscore", "clip-l14", "clip-h14"])
 def test_clip_reads_77_tokens(scorer, model):
     words = ["cat"] * 75
-    assert model(scorer).overlong([" ".join(words), " ".join([*words, "dog"]), ""]) == [1]
+    assert model(scorer).truncated([" ".join(words), " ".join([*words, "dog"]), ""]) == [1]
     scores = model(scorer).score(
         [IMAGES[0]] * 3, [" ".join(w) for w in (words, [*words, "dog"], [*words[:-1], "dog"])]
     )
@@ -90,13 +90,13 @@ def test_clip_reads_77_tokens(scorer, model):
 def test_image_reward_reads_35_tokens(model):
     words = ["cat"] * 33
     texts = [" ".join(w) for w in (words, [*words, "red"], [*words[:-1], "red"])]
-    assert model("image_reward").overlong([*texts, ""]) == [1]
+    assert model("image_reward").truncated([*texts, ""]) == [1]
     scores = model("image_reward").score([IMAGES[0]] * 3, texts)
     assert scores[0] == scores[1] != scores[2]
 
 
 def test_the_aesthetic_score_reads_no_prompt(model):
-    assert model("aesthetic").overlong(["cat " * 100]) == []
+    assert model("aesthetic").truncated(["cat " * 100]) == []
     scores = model("aesthetic").score([IMAGES[0]] * 2, ["a", "b " * 100])
     assert scores[0] == scores[1]
 

@@ -102,15 +102,15 @@ class Worker:
             scores += self._score(images[rows], prompts[rows])
         return np.asarray(scores, dtype=np.float64)
 
-    def overlong(self, prompts: Sequence[str]) -> list[int]:
+    def truncated(self, prompts: Sequence[str]) -> list[int]:
         """Positions of the prompts whose end the scorer does not see, as far as it says so."""
         process = self._running()
-        if "overlong" not in process.abilities:
+        if "truncated" not in process.abilities:
             return []
-        request = {"do": "overlong", "prompts": list(prompts)}
+        request = {"do": "truncated", "prompts": list(prompts)}
         # Prompts take next to nothing, however many they are.
         answer = self._ask(process, request, self.order.timeout)
-        positions: list[int] = answer["overlong"]
+        positions: list[int] = answer["truncated"]
         return positions
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """The worker: a script that runs in a scorer's own environment and scores what it is sent.
 
 It needs the standard library, and PIL for the images; nothing of bench has to be importable. Of
-the adapter's object it calls `score(images, prompts)` and, where there is one, `overlong(prompts)`.
+the adapter's object it calls `score(images, prompts)` and, where there is one, `truncated(prompts)`.
 
     worker.py SOCKET FOLDER   answer requests until the socket's other end closes
 
@@ -95,7 +95,7 @@ def serve(connection: socket.socket) -> None:
                 adapter = load_adapter(request["adapter"])
                 importlib.import_module("PIL.Image")
                 scorer = adapter.load(request["device"], **request["options"])
-                able = [name for name in ("score", "overlong") if hasattr(scorer, name)]
+                able = [name for name in ("score", "truncated") if hasattr(scorer, name)]
                 reply: dict[str, Any] = {"abilities": able}
             elif request["do"] == "list":
                 reply = {"python": platform.python_version(), "packages": installed()}
@@ -104,8 +104,8 @@ def serve(connection: socket.socket) -> None:
                 for path in request["adapters"]:
                     getattr(load_adapter(path), "check", lambda: None)()
                 reply = {}
-            elif request["do"] == "overlong":
-                reply = {"overlong": [int(row) for row in scorer.overlong(request["prompts"])]}
+            elif request["do"] == "truncated":
+                reply = {"truncated": [int(row) for row in scorer.truncated(request["prompts"])]}
             else:
                 from PIL import Image
 

@@ -112,7 +112,7 @@ class ImageRewardNetwork:
         encoded = self.tokenizer.encode_batch(list(prompts))
         return torch.tensor([[e.ids, e.attention_mask] for e in encoded], device=self.device)
 
-    def overlong(self, prompts: Sequence[str]) -> list[int]:
+    def truncated(self, prompts: Sequence[str]) -> list[int]:
         """Positions of the prompts with more than CONTEXT tokens."""
         encoded = self.tokenizer.encode_batch(list(prompts))
         return [i for i, e in enumerate(encoded) if e.overflowing]

@@ -95,7 +95,7 @@ class Towers:
         """Pictures as unit vectors, float32 [N, width]."""
         return F.normalize(self.clip.encode_image(pictures.to(self.dtype)).float(), dim=-1)
 
-    def overlong(self, prompts: Sequence[str]) -> list[int]:
+    def truncated(self, prompts: Sequence[str]) -> list[int]:
         """Positions of the prompts with more tokens than the text tower reads."""
         length = self.clip.context_length
         return [i for i, split in enumerate(self.split(prompts)) if len(split) > length]
@@ -121,7 +121,7 @@ class AestheticHead:
         """Nothing: [N, 0]."""
         return torch.zeros(len(prompts), 0, device=self.towers.device)
 
-    def overlong(self, prompts: Sequence[str]) -> list[int]:
+    def truncated(self, prompts: Sequence[str]) -> list[int]:
         """None, since none is read."""
         return []
 

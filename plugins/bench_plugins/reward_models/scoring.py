@@ -23,7 +23,7 @@ class Network(Protocol):
         """Texts in the form that `rate` takes: a tensor with one row a prompt."""
         ...
 
-    def overlong(self, prompts: Sequence[str]) -> list[int]:
+    def truncated(self, prompts: Sequence[str]) -> list[int]:
         """Positions of the prompts of which the network sees only the beginning."""
         ...
 
@@ -49,7 +49,7 @@ class RewardModel:
         Args:
             images: N images of any size and mode, upright by their EXIF data; or tensors
                 [3, H, W], uint8 or floats in [0, 1].
-            prompts: N prompts; of those that `overlong` names the end is not seen.
+            prompts: N prompts; of those that `truncated` names the end is not seen.
 
         Returns:
             float64 [N], higher is better.
@@ -75,9 +75,9 @@ class RewardModel:
                 parts.append(scores.cpu().double().numpy())
         return np.concatenate(parts)
 
-    def overlong(self, prompts: Sequence[str]) -> list[int]:
+    def truncated(self, prompts: Sequence[str]) -> list[int]:
         """Positions of the prompts that are longer than the model's limit and so are cut."""
-        return self.network.overlong(prompts)
+        return self.network.truncated(prompts)
 
     def _read(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Each distinct text once, and for each prompt its row."""

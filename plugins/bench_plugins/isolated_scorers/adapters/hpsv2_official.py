@@ -53,7 +53,7 @@ class Official:
         pairs = zip(images, prompts, strict=True)
         return [float(self._package.score(i, p, cp=self._weights)[0]) for i, p in pairs]
 
-    def overlong(self, prompts: list[str]) -> list[int]:
+    def truncated(self, prompts: list[str]) -> list[int]:
         """Positions of the prompts that are cut."""
         from hpsv2.src.open_clip.tokenizer import (  # type: ignore[import-not-found]
             _tokenizer,

@@ -54,7 +54,7 @@ class Official:
         with torch.inference_mode():
             return [self._model.score(prompt, image) for image, prompt in pairs]
 
-    def overlong(self, prompts: list[str]) -> list[int]:
+    def truncated(self, prompts: list[str]) -> list[int]:
         """Positions of the prompts that are cut."""
         split = self._model.blip.tokenizer(list(prompts)).input_ids
         return [i for i, tokens in enumerate(split) if len(tokens) > TOKENS]
