@@ -1,7 +1,8 @@
 """The worker: a script that runs in a scorer's own environment and scores what it is sent.
 
 It needs the standard library, and PIL for the images; nothing of bench has to be importable. Of
-the adapter's object it calls `score(images, prompts)` and, where there is one, `truncated(prompts)`.
+the adapter's object it calls `score(images, prompts)` and, where there is one,
+`truncated(prompts)`.
 
     worker.py SOCKET FOLDER   answer requests until the socket's other end closes
 
