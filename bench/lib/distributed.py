@@ -166,8 +166,8 @@ def _variable(name: str, default: int | None) -> int:
     if not text and default is not None:
         return default
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        found = f"is {quoted(text)}, not a number" if text else "is not set, though WORLD_SIZE is"
-        raise BenchError(f"{name} {found}; {_REMEDY}")
+        problem = f"is {quoted(text)}, not a number" if text else "is not set, though WORLD_SIZE is"
+        raise BenchError(f"{name} {problem}; {_REMEDY}")
     return int(text)
 
 

@@ -136,8 +136,8 @@ def _scores(
         return np.zeros(0)
     opened = ahead(lambda item: _open(*item), enumerate(images), CHUNK)
     scorer = load()
-    if said := truncation.warning(name, truncation.count(scorer, prompts)):
-        warnings.warn(said, stacklevel=3)
+    if warning := truncation.warning(name, truncation.count(scorer, prompts)):
+        warnings.warn(warning, stacklevel=3)
     return np.concatenate([*rated(scorer, name, opened, prompts, chunks_of(len(prompts)))])
 
 

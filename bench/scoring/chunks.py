@@ -87,8 +87,8 @@ def score_in_chunks(
                 write_atomic(files[chunk], checksums.add_checksum(buffer.getvalue()))
             # The other processes are at their chunk of the same turn.
             advance(done)
-    found = [_read(files[chunk], len(chunk)) for chunk in chunks]
-    return np.concatenate([np.zeros(0), *(part for part in found if part is not None)])
+    scores = [_read(files[chunk], len(chunk)) for chunk in chunks]
+    return np.concatenate([np.zeros(0), *(part for part in scores if part is not None)])
 
 
 def rated(
