@@ -8,6 +8,7 @@ once; whatever is half written is not used.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -69,6 +70,8 @@ def end(*, alone: bool) -> NoReturn:
     """Say that the command was interrupted, unless whoever started this process does, and exit."""
     if alone:
         _announce()
+        # An interpreter that ends gives signals back their default, which would be its exit code.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     sys.exit(CODE)
 
 
