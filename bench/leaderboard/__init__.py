@@ -1,1 +1,1 @@
-"""Result files, and the tables and pictures made from them."""
+"""Result files, the tables made from them, and the folder that holds both."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _CORE = "bench"
-"""Its code is guarded by the stages' versions: see `bench.run.planning.VERSIONS`."""
+"""Its code is guarded by the stages' versions: see `bench.stages.stage.Stage.version`."""
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 

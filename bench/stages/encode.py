@@ -2,7 +2,8 @@
 
 Reads the usable pairs' images and captions. Leaves plain NumPy arrays, of which training reads the
 rows that a step needs, so that neither the images nor the latents nor the conditions of a whole
-set are ever in memory:
+set are ever in memory. Its key hashes the backbone, the inspected pairs, crop and flip.
+The files:
 
     mean.npy, std.npy       [N, 2, V, C, h, w]: pair, image 0 and 1, view (plain, mirrored)
     prompt_index.npy        int64 [N]: row of each pair's caption in the conditions

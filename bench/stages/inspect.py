@@ -1,6 +1,7 @@
 """inspect: which pairs of a preference set are used.
 
 Reads the whole set once. Leaves the table of usable pairs, and why others were skipped.
+Its key hashes the preference set and the filters.
 """
 
 from __future__ import annotations

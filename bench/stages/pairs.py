@@ -1,6 +1,7 @@
 """pairs: preference pairs formed from a prompt's scored images.
 
 Reads the samplings and scorings of all images. Leaves a Parquet file in the schema of Pick-a-Pic.
+Its key hashes these, the prompts, who drew them, the aggregation and the form of pairs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """rewards: what one scorer says of both images of every usable pair.
 
 Leaves `rewards.parquet` (row, reward_0, reward_1).
+Its key hashes the scorer and the inspected pairs.
 """
 
 from __future__ import annotations

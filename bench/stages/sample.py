@@ -1,6 +1,7 @@
 """sample: one image a prompt from a trained cell, an untrained method or the untouched backbone.
 
-Leaves `images/<row>.png`. Noise is a function of prompt and image seed alone.
+Leaves `images/<row>.png`. Noise is a function of prompt and image seed alone. Its key hashes the
+checkpoint (else backbone and method), prompts, image seed, scheduler, steps and guidance.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """score: what one scorer says of all images of a sampling, or of images that are there already.
 
-Leaves `scores.parquet` (prompt: the row, score).
+Leaves `scores.parquet` (prompt: the row, score). Its key hashes the scorer, and the sampling or the
+images with their prompts.
 """
 
 from __future__ import annotations

@@ -46,7 +46,9 @@ class Stage(ABC):
     label: str
     """For people."""
     plugins: Mapping[str, Any] = field(default_factory=dict)
-    """Role -> `Registry.key_data` of a plugin that the stage runs."""
+    """Role -> `Registry.key_data` of a plugin that the stage runs; part of the key.
+
+    Given by `bench.run.planning`; the first lines of a stage's file name them."""
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
@@ -96,7 +98,7 @@ class Stage(ABC):
 
     @property
     def memory_remedy(self) -> str:
-        """What to change where memory ran out."""
+        """What to change where memory ran out; a stage with options of its own names them."""
         return SCORING_REMEDY
 
     def notice(self, info: Mapping[str, Any], folder: Path) -> str:

@@ -1,7 +1,8 @@
 """train: one method, one train seed, from the untouched backbone.
 
 Reads the encoded pairs and the rewards that its labels need. Leaves the checkpoint, as diffusers
-loads it, and `curve.csv` (a row a step).
+loads it, and `curve.csv` (a row a step). Its key hashes the method, the train seed, these inputs
+and the budget.
 """
 
 from __future__ import annotations

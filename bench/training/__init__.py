@@ -1,1 +1,1 @@
-"""Preference pairs, the one training loop, checkpoints."""
+"""The one training loop, with optimisers, references and the gradients of several processes."""

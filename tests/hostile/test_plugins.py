@@ -195,7 +195,7 @@ CASES = [
         extra="    def fingerprint(self): return np.zeros(3)\n",
     ),
     scores(
-        "obstacle-raises",
+        "reason-raises",
         "return np.zeros(len(images))",
         extra="    def unavailable_reason(self): raise KeyError('x')\n",
     ),

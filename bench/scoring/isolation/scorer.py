@@ -131,8 +131,8 @@ def load_in_worker(
     Args:
         scorer: a plugin; its class must be importable.
         device: as for `Scorer.load`.
-        timeout: seconds an image; of a request, as many count as `COUNTED` says.
-        load_timeout: seconds for loading.
+        timeout: seconds an image (default 60); of a request, at most eight images count.
+        load_timeout: seconds for loading (default 1800).
 
     Raises:
         BenchError: the scorer cannot be sent to another process, or cannot be loaded there.
