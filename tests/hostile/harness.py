@@ -250,6 +250,11 @@ def little_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
+def _text(path: Path) -> str:
+    """What a file holds; nothing where a command was killed before it began to print."""
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
 class Running:
     """A command in a process of its own."""
 
@@ -343,6 +348,8 @@ class Running:
             default_registry.cache_clear()
             sys.argv = ["bench", *words]
             if before:
+                # Found while this process may still read all that root may.
+                default_registry()
                 before()
             try:
                 cli.main()
@@ -375,12 +382,12 @@ class Running:
         """Until it ends."""
         self._limited(self.ended)
         assert self._status is not None
-        out, err = (path.read_text(errors="replace") for path in (self._out, self._err))
+        out, err = map(_text, (self._out, self._err))
         return Ended(code=self._status, out=out, err=err)
 
     def printed(self) -> str:
         """What it has printed so far."""
-        return self._out.read_text(errors="replace") if self._out.exists() else ""
+        return _text(self._out)
 
     def signal(self, number: int) -> None:
         """Send it a signal, and only to it."""
