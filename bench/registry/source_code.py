@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _CORE = "bench"
-"""Its code is guarded by the stages' versions: see `bench.run.planning.VERSIONS`."""
+"""Its code is guarded by the `version` of each stage: see `bench.stages.stage`."""
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
