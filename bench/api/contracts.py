@@ -377,8 +377,8 @@ def _check_group(pairs: PreferenceSet, group: object) -> None:
             expect(_is_text(text), text, f"{name} of image {number}", _TEXT)
         data, seed, scores = image.data, image.seed, image.scores
         expect(isinstance(data, bytes), data, f"data of image {number}", _IMAGE)
-        known = seed is None or _is_whole(seed)
-        expect(known, seed, f"seed of image {number}", "a whole number, 0 or more, or None")
+        known = seed is None or (_is_whole(seed) and seed < 2**63)
+        expect(known, seed, f"seed of image {number}", "a whole number from 0 below 2^63, or None")
         scored = isinstance(scores, Mapping) and all(
             _is_text(name) and isinstance(value, Real) for name, value in scores.items()
         )
