@@ -88,7 +88,9 @@ def make(recipe: Recipe, registry: Registry, *, download: bool = True) -> Plan:
         }
         builder.tables = builder.prompt_tables(recipe.prompts, recipe.limit)
         cells = tuple(builder.cells())
-        return builder.plan(cells, _ordered(cells, builder.labelling))
+        # Pairs that would be generated are of no use where nothing is trained on them.
+        labelling = builder.labelling if any(cell.train for cell in cells) else {}
+        return builder.plan(cells, _ordered(cells, labelling))
 
 
 def make_generation(
