@@ -38,7 +38,6 @@ from bench.api.kinds import (
     Scorer,
     TrainingSetup,
     Trajectory,
-    best_worst,
     noun,
 )
 from bench.lib.errors import BenchError, PluginError, out_of_memory
@@ -283,7 +282,31 @@ def read_pairs(pairs: PreferenceSet, rows: Iterable[int] | None = None) -> Itera
                 f"{pairs.source}: row {group.row} holds {len(group.images)} images and no ranking "
                 f"of them, so it gives no pair"
             )
-        yield best_worst(group)
+        yield _best_worst(group)
+
+
+def _best_worst(group: PreferenceGroup) -> PreferencePair:
+    """The pair that a group gives: of two images these, of more the best and the worst.
+
+    Ever one pair a group, so that both have the same row. The images keep their order; of equal
+    ranks the first counts. Two images that nobody was asked about are a tie; more have no pair.
+    """
+    if isinstance(group, PreferencePair):
+        return group
+    first, second, share = 0, 1, 0.5
+    if isinstance(group.human, tuple):
+        best, worst = (group.human.index(most(group.human)) for most in (min, max))
+        if best != worst:
+            first, second, share = min(best, worst), max(best, worst), float(best < worst)
+    elif group.human is not None:
+        share = group.human
+    return PreferencePair(
+        row=group.row,
+        caption=group.caption,
+        images=(group.images[first], group.images[second]),
+        human=share,
+        source=group.source,
+    )
 
 
 def read_groups(
@@ -354,8 +377,8 @@ def _check_group(pairs: PreferenceSet, group: object) -> None:
             expect(_is_text(text), text, f"{name} of image {number}", _TEXT)
         data, seed, scores = image.data, image.seed, image.scores
         expect(isinstance(data, bytes), data, f"data of image {number}", _IMAGE)
-        known = seed is None or _is_whole(seed)
-        expect(known, seed, f"seed of image {number}", "a whole number, 0 or more, or None")
+        known = seed is None or (_is_whole(seed) and seed < 2**63)
+        expect(known, seed, f"seed of image {number}", "a whole number from 0 below 2^63, or None")
         scored = isinstance(scores, Mapping) and all(
             _is_text(name) and isinstance(value, Real) for name, value in scores.items()
         )

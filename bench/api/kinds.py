@@ -479,30 +479,6 @@ class PreferencePair(PreferenceGroup):
     human: float
 
 
-def best_worst(group: PreferenceGroup) -> PreferencePair:
-    """The pair that a group gives: of two images these, of more the best and the worst.
-
-    Ever one pair a group, so that both have the same row. The images keep their order; of equal
-    ranks the first counts. Two images that nobody was asked about are a tie; more have no pair.
-    """
-    if isinstance(group, PreferencePair):
-        return group
-    first, second, share = 0, 1, 0.5
-    if isinstance(group.human, tuple):
-        best, worst = (group.human.index(most(group.human)) for most in (min, max))
-        if best != worst:
-            first, second, share = min(best, worst), max(best, worst), float(best < worst)
-    elif group.human is not None:
-        share = group.human
-    return PreferencePair(
-        row=group.row,
-        caption=group.caption,
-        images=(group.images[first], group.images[second]),
-        human=share,
-        source=group.source,
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class PreferenceSet(Plugin):
     """Groups of images with human labels, mostly pairs, read as a stream."""

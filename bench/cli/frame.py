@@ -114,10 +114,12 @@ class Frame:
         """Make what is missing."""
         from bench.lib.progress import quiet_libraries
         from bench.run.walk import RunOutcome, Walk
+        from bench.stages.score import ScoreStage
 
-        if all(stage.key in here.finished for stage in stages):
+        missing = {stage.name for stage in stages if stage.key not in here.finished}
+        if not missing:
             return RunOutcome(ran=())
-        quiet_libraries()
+        quiet_libraries(diffusers=missing != {ScoreStage.name})
         self.say(f"Running on {self.device}.")
         walk = Walk(stages, self.store, self.device, self.progress, self.world)
         return walk.run(here.finished, here.anew)

@@ -13,13 +13,19 @@ if TYPE_CHECKING:
 _LINE_SECONDS = 10.0
 
 
-def quiet_libraries() -> None:
-    """Keep the bars that diffusers and transformers draw while loading out of our own."""
-    import diffusers.utils.logging as diffusers_logging
+def quiet_libraries(*, diffusers: bool = True) -> None:
+    """Keep the bars that diffusers and transformers draw while loading out of our own.
+
+    Args:
+        diffusers: whether it will be used; importing it takes seconds.
+    """
     import transformers.utils.logging as transformers_logging
 
-    diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
+    if diffusers:
+        import diffusers.utils.logging as diffusers_logging
+
+        diffusers_logging.disable_progress_bar()
 
 
 class Task(Protocol):

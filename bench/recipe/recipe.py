@@ -291,6 +291,9 @@ def _override(data: dict[str, Any], key: str, value: object) -> None:
             f"--set {quoted(key)}: expected a recipe's key, or a block and its key: training.steps"
         )
     for parent in parents:
+        if parent in BLOCKS and data.get(parent) is None:
+            # A recipe may say that it has no such block.
+            data[parent] = {}
         data = data.setdefault(parent, {})
         if not isinstance(data, dict):
             raise BenchError(f"--set {key}: {quoted(parent)} holds no keys of its own")

@@ -88,7 +88,9 @@ def make(recipe: Recipe, registry: Registry, *, download: bool = True) -> Plan:
         }
         builder.tables = builder.prompt_tables(recipe.prompts, recipe.limit)
         cells = tuple(builder.cells())
-        return builder.plan(cells, _ordered(cells, builder.labelling))
+        # Pairs that would be generated are of no use where nothing is trained on them.
+        labelling = builder.labelling if any(cell.train for cell in cells) else {}
+        return builder.plan(cells, _ordered(cells, labelling))
 
 
 def make_generation(
@@ -136,9 +138,7 @@ class _Builder:
     def __init__(self, recipe: Recipe, registry: Registry, download: bool) -> None:
         self.recipe, self.registry, self.download = recipe, registry, download
         self.absent: set[str] = set()
-        self.backbone: Backbone = named_or_path(registry, "backbones", recipe.backbone)
-        for name in ("family", "resolution", "seconds_per_evaluation", "size"):
-            contracts.fact(self.backbone, name, registry.called(self.backbone))
+        self.backbone = self._backbone(recipe.backbone)
         label_scorers = [registry.build("scorers", text) for text in recipe.label_scorers]
         self._label_scorers: dict[str, Scorer] = {spec_text(s): s for s in label_scorers}
         self.pool = tuple(self._label_scorers)
@@ -147,6 +147,13 @@ class _Builder:
         self.labelling: dict[str, Stage] = {}
         self._described: dict[int, tuple[Plugin, dict[str, Any]]] = {}
         self._code: dict[type[Plugin], str] = {}
+
+    def _backbone(self, text: str) -> Backbone:
+        """A backbone of which plans and estimates may read all that they ask."""
+        backbone: Backbone = named_or_path(self.registry, "backbones", text)
+        for name in ("family", "resolution", "seconds_per_evaluation", "size"):
+            contracts.fact(backbone, name, self.registry.called(backbone))
+        return backbone
 
     def plan(self, cells: tuple[Cell, ...], stages: tuple[Stage, ...]) -> Plan:
         """The plan of what has been laid out."""
@@ -258,7 +265,7 @@ class _Builder:
                 f"label_scorers"
             )
         texts = config.backbones or (self.recipe.backbone,)
-        backbones = [named_or_path(self.registry, "backbones", text) for text in texts]
+        backbones = [self._backbone(text) for text in texts]
         base = self.registry.build("methods", baseline(self.registry))
         samples = tuple(
             self._keep(self._sample(spec_text(backbone), base, None, None, table, seed, backbone))

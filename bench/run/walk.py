@@ -127,6 +127,8 @@ class Walk:
                 if asked_by_core(error) or self._alone_in_failing(stage, error):
                     raise
                 failures[stage.key] = self._failed(stage, error)
+            if stage.key in failures:
+                # Not before the error is gone, whose frames hold what the stage held.
                 self._context.forget()
         return RunOutcome(ran=tuple(ran), failures=failures)
 

@@ -24,23 +24,34 @@ REPOSITORY = Path(__file__).parents[2]
 ACCEPTED = Path(__file__).with_suffix(".json")
 COMMAND = "python -m tests.core.stage_code"
 
-_SCORING = ("bench.scoring.chunks", "bench.lib.images", "bench.scoring.isolation.same_python")
+_SCORING = (
+    "bench.scoring.chunks",
+    "bench.stages.context:Context.scorer",
+    "bench.lib.images",
+    "bench.scoring.isolation.same_python",
+)
 _MODEL = (
     "bench.diffusion.stable_diffusion",
     "bench.diffusion.pipeline",
     "bench.api.schedule",
 )
+_PAIRS = "bench.preferences.pair_table:read"
+_UNTOUCHED = "bench.stages.context:Context.untouched"
 ROOTS: Mapping[str, tuple[str, ...]] = {
     "pairs": ("bench.stages.pairs", "bench.preferences.generating"),
     "inspect": (
         "bench.stages.inspect",
         "bench.preferences.inspecting",
         "bench.lib.images",
+        # What preference sets are read with: core, so no part of their own code in the key.
+        "bench.lib.tables",
     ),
-    "encode": ("bench.stages.encode", *_MODEL),
-    "rewards": ("bench.stages.rewards", *_SCORING),
+    "encode": ("bench.stages.encode", _PAIRS, _UNTOUCHED, *_MODEL),
+    "rewards": ("bench.stages.rewards", _PAIRS, *_SCORING),
     "train": (
         "bench.stages.train",
+        _PAIRS,
+        _UNTOUCHED,
         "bench.api.pair_method:PairMethod",
         "bench.training.loop",
         "bench.training.optimizers",
@@ -51,6 +62,7 @@ ROOTS: Mapping[str, tuple[str, ...]] = {
     ),
     "sample": (
         "bench.stages.sample",
+        "bench.stages.context:Context.policy",
         "bench.diffusion.sampling",
         "bench.diffusion.checkpoints",
         *_MODEL,

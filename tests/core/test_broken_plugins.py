@@ -25,6 +25,7 @@ from bench import (
     option,
     uses,
 )
+from bench.recipe.recipe import validate
 from bench.registry import location
 from bench.registry import registry as registry_module
 from bench.registry.registry import Broken, Entry, Registry
@@ -397,6 +398,19 @@ def test_what_a_plan_asks_a_backbone(
     monkeypatch.setitem(LivelyBackbone.answers, name, answer)
     with pytest.raises(BenchError, match=f"backbone 'lively' of zoo 1 .*{said}"):
         planning.make(recipe, _registry())
+
+
+def test_a_backbone_that_only_draws_is_asked_as_well(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = toy.recipe(folder)
+    drawing = [recipe.backbone, f"lively[path={folder / 'pipeline'}]"]
+    generate = {"prompts": recipe.prompts, "backbones": drawing, "images_per_prompt": 2}
+    made = recipe.model_dump() | {"pairs": "generated", "generate": generate}
+    planning.make(validate(made, "generated"), _registry())
+    monkeypatch.setitem(LivelyBackbone.answers, "seconds_per_evaluation", "fast")
+    with pytest.raises(BenchError, match=r"backbone 'lively' of zoo 1 .*gave 'fast' .str."):
+        planning.make(validate(made, "generated"), _registry())
 
 
 def test_a_reason_that_raises_is_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import random
 import shutil
 import sys
 import warnings
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -309,6 +311,34 @@ class AScorer(Scorer):
         return np.zeros(len(images))
 
 
+class _Weights:
+    """What is large, and part of a cycle as modules are."""
+
+    def __init__(self) -> None:
+        self.module = self
+
+
+@dataclass(frozen=True, kw_only=True)
+class AHeavyScorer(Scorer):
+    """Fails while it holds what is large; another of its options tells whether that still lives."""
+
+    name: ClassVar[str] = "a_heavy"
+    looks: bool = option(False, "whether to look")
+    held: ClassVar[list[weakref.ref[_Weights]]] = []
+    alive: ClassVar[list[int]] = []
+
+    def load(self, device: str) -> AHeavyScorer:
+        return self
+
+    def score(self, images: Sequence[Image], prompts: Sequence[str]) -> np.ndarray:
+        if not self.looks:
+            weights = _Weights()
+            self.held.append(weakref.ref(weights))
+            raise ZeroDivisionError("with much in memory")
+        self.alive.append(sum(one() is not None for one in self.held))
+        return np.zeros(len(images))
+
+
 def registry() -> Registry:
     own: list[tuple[Any, type]] = [
         ("losses", AFailingLoss),
@@ -320,6 +350,7 @@ def registry() -> Registry:
         ("backbones", SharingBackbone),
         ("backbones", FailingEncoder),
         ("scorers", AScorer),
+        ("scorers", AHeavyScorer),
     ]
     entries = [Entry(kind=k, cls=c, package="hostile", package_version="1") for k, c in own]
     return Registry([*toy.registry().entries(), *entries])
@@ -482,6 +513,21 @@ def test_a_scorer_that_fails(folder: Path, alone: Store, tmp_path: Path, at: str
     assert len(reasons) == 2
     told = "out of memory" if how == "memory" else "scorer 'a_scorer"
     assert all(told in reason for reason in reasons)
+
+
+def test_what_a_failed_stage_held_is_free_when_the_next_begins(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Garbage in cycles would keep a GPU's memory from it, which no collection of its own sees."""
+    plan = _plan(folder, "base", scorers=["a_heavy", "a_heavy[looks=true]"])
+    gc.disable()
+    try:
+        outcome = _run(plan, Store(tmp_path / "store"))
+    finally:
+        gc.enable()
+    assert len(outcome.failures) == 1
+    assert AHeavyScorer.held
+    assert AHeavyScorer.alive == [0]
 
 
 def test_pairs_that_cannot_be_encoded(folder: Path, alone: Store, tmp_path: Path) -> None:

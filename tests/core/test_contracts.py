@@ -287,6 +287,10 @@ def test_pairs(changes: Any, said: str) -> None:
         ({"data": "a.png"}, "gave 'a.png' (str) as the data of image 1 of row 0; expected is the"),
         ({"data": None}, "gave None (NoneType) as the data of image 1 of row 0"),
         ({"seed": "7"}, "gave '7' (str) as the seed of image 1 of row 0; expected is a whole"),
+        (
+            {"seed": 2**63},
+            "as the seed of image 1 of row 0; expected is a whole number from 0 below",
+        ),
         ({"scores": [1.0]}, "gave [1.0] (list) as the scores of image 1 of row 0"),
         ({"scores": {"gold": "high"}}, "expected is a mapping from scorers to numbers"),
     ],

@@ -56,6 +56,15 @@ def test_where_nothing_is_trained_neither_pairs_nor_training_are_needed(folder: 
     assert {stage.name for stage in plan.stages} == {"sample", "score"}
 
 
+def test_pairs_are_generated_only_for_what_is_trained_on_them(folder: Path) -> None:
+    generate = {"prompts": str(folder / "prompts.tsv"), "images_per_prompt": 2}
+    for methods, forms in ((["base"], False), (["base", "dpo"], True)):
+        recipe = toy.recipe(folder, methods=methods).model_dump()
+        made = validate(recipe | {"pairs": "generated", "generate": generate}, "generated")
+        plan = planning.make(made, toy.registry())
+        assert ("pairs" in {stage.name for stage in plan.stages}) == forms
+
+
 @pytest.mark.parametrize("block", ["pairs", "training"])
 def test_a_method_that_is_trained_says_what_the_recipe_lacks(folder: Path, block: str) -> None:
     recipe = toy.recipe(folder, methods=["dpo"]).model_copy(update={block: None})

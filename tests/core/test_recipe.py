@@ -57,6 +57,15 @@ def test_overrides_win(tmp_path: Path) -> None:
     assert recipe.training.batch_size == 2
 
 
+def test_a_block_that_is_left_out_may_be_set_key_by_key(tmp_path: Path) -> None:
+    """As in the recipe.yaml that a run without training leaves."""
+    without = MINIMAL.replace("training: {steps: 3, batch_size: 2}", "training: null")
+    overrides = {"training.steps": 9, "training.batch_size": 4}
+    recipe = load(default_registry(), _file(tmp_path, without), overrides)
+    assert recipe.training is not None
+    assert recipe.training.steps == 9
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

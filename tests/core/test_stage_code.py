@@ -70,6 +70,12 @@ def _first_statement(file: Path, function: str) -> None:
         ("stages/encode.py", "encode", {"encode"}),
         ("stages/train.py", "run", {"train"}),
         ("stages/rewards.py", "read_rewards", {"rewards", "train"}),
+        ("stages/context.py", "policy", {"sample"}),
+        ("stages/context.py", "untouched", {"encode", "train"}),
+        ("preferences/pair_table.py", "read", {"encode", "rewards", "train"}),
+        ("scoring/isolation/worker.py", "send", {"rewards", "score"}),
+        ("api/contracts.py", "_best_worst", {"encode", "inspect", "rewards"}),
+        ("lib/tables.py", "picked", {"inspect"}),
     ],
 )
 def test_a_change_touches_the_stages_that_run_through_it(

@@ -123,6 +123,14 @@ def test_json_is_all_there_is_on_standard_output(bench: Bench, ten: Path) -> Non
     assert list(channel["by"]["challenge"]) == ["Basic"]
 
 
+def test_diffusers_which_takes_seconds_to_import_is_not_needed(
+    bench: Bench, ten: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("diffusers", "diffusers.utils.logging"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert bench(*TEN, "--scorers=channel")[0] == 0
+
+
 def test_every_format_keeps_every_digit_and_every_gap(with_short: Bench, ten: Path) -> None:
     lines = [f'ten/{i:05d}.png,"a, ""{i}""",{"" if i == 4 else "B"}' for i in range(10)]
     (ten / "list.csv").write_text("\n".join(["image,prompt,style", *lines]))

@@ -18,6 +18,7 @@ import pytest
 from bench_plugins.preference_sets import HPD, PairsTable, PickAPic
 
 from bench import BenchError, PreferenceSet
+from bench.api import contracts
 from bench.lib import reading, tables
 from bench.lib.images import decode
 from bench.registry.registry import default_registry
@@ -297,6 +298,17 @@ def test_models_are_read_where_they_are_known(
     assert toy.models(first) == ("x", "x")
     (first,) = PickAPic(path=str(write_pairs(tmp_path / "none.parquet", count=1))).read()
     assert toy.models(first) == ("", "")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, True, 0.5])
+def test_what_is_no_seed_of_ours_is_none_known(
+    tmp_path: Path, images: list[bytes], seed: object
+) -> None:
+    """Other programs' columns of that name hold -1 for a random one, or 64 bits."""
+    file = tmp_path / "p.parquet"
+    _frame(images).assign(seed_0=seed, seed_1=7).to_parquet(file, index=False)
+    pairs = contracts.read_pairs(PickAPic(path=str(file)))
+    assert {tuple(image.seed for image in pair.images) for pair in pairs} == {(None, 7)}
 
 
 def test_only_row_groups_with_wanted_rows_are_read_and_each_once(

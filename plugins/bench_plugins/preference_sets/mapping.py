@@ -142,10 +142,15 @@ def _image(cells: Mapping[str, Any], columns: ImageColumns, root: Path | None) -
     return PreferenceImage(
         data=data,
         model=model if isinstance(model, str) else "",
-        seed=seed if isinstance(seed, int) else None,
+        seed=seed if _is_seed(seed) else None,
         scores={scorer: float(x) for scorer, x in scores.items() if isinstance(x, int | float)},
         problem=problem,
     )
+
+
+def _is_seed(value: Any) -> bool:
+    """Whether it can be the seed of an image's noise; -1 is how others say that it was random."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def image_bytes(value: Any, root: Path | None) -> bytes:
