@@ -142,7 +142,7 @@ def _torch_switches() -> Iterator[_Undo]:
     yield from _float32_precisions()
     # It cannot be read, and nothing of the core switches it on.
     yield lambda: torch.set_flush_denormal(False)
-    yield _way_back(torch.get_default_device, _set_default_device)
+    yield _way_back(_default_device, _set_default_device)
     hooks = [
         value
         for name, value in vars(torch.nn.modules.module).items()
@@ -189,6 +189,13 @@ def _way_back(read: Callable[[], Any], write: Callable[[Any], object]) -> _Undo:
             write(before)
 
     return back
+
+
+def _default_device() -> torch.device:
+    import torch
+
+    # `get_default_device` of torch 2.8 fails once a default was taken back.
+    return torch.empty(0).device
 
 
 def _set_default_device(device: torch.device) -> None:
