@@ -142,7 +142,8 @@ def _torch_switches() -> Iterator[_Undo]:
     yield from _float32_precisions()
     # It cannot be read, and nothing of the core switches it on.
     yield lambda: torch.set_flush_denormal(False)
-    yield _way_back(_default_device, _set_default_device)
+    # Not back to none, after which torch 2.8 fails where it is asked for its default.
+    yield _way_back(torch.get_default_device, torch.set_default_device)
     hooks = [
         value
         for name, value in vars(torch.nn.modules.module).items()
