@@ -192,20 +192,6 @@ def _way_back(read: Callable[[], Any], write: Callable[[Any], object]) -> _Undo:
     return back
 
 
-def _default_device() -> torch.device:
-    import torch
-
-    # `get_default_device` of torch 2.8 fails once a default was taken back.
-    return torch.empty(0).device
-
-
-def _set_default_device(device: torch.device) -> None:
-    import torch
-
-    # On the CPU there is nothing to switch on, and torch is quicker without.
-    torch.set_default_device(None if device.type == "cpu" else device)
-
-
 def _refill(registered: dict[Any, Any], before: dict[Any, Any]) -> None:
     registered.clear()
     registered.update(before)
