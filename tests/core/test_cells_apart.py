@@ -583,7 +583,7 @@ def _clean_up() -> None:
 
     torch.set_grad_enabled(True)
     torch.set_default_dtype(torch.float32)
-    torch.set_default_device(None)
+    torch.set_default_device("cpu")
     torch.use_deterministic_algorithms(False)
     torch.set_autocast_enabled("cpu", False)
     torch.set_flush_denormal(False)
