@@ -192,10 +192,10 @@ def test_a_finished_run_needs_to_write_nothing_to_its_store(
     me = os.geteuid()
     with unprivileged() as own:
         nobody = os.geteuid()
-        monkeypatch.chdir(own)
-        command = ["run", "--recipe", str(_write_recipe(own)), "--store", "store", "--out"]
         # Python itself, and what it imports, may stand where only root reads.
         os.seteuid(me)
+        monkeypatch.chdir(own)
+        command = ["run", "--recipe", str(_write_recipe(own)), "--store", "store", "--out"]
         assert bench_in(*command, "first")[0] == 0
         for path in [*(own / "store").rglob("*"), own / "store"]:
             path.chmod(0o555 if path.is_dir() else 0o444)
