@@ -197,11 +197,12 @@ def test_a_finished_run_needs_to_write_nothing_to_its_store(
         monkeypatch.chdir(own)
         command = ["run", "--recipe", str(_write_recipe(own)), "--store", "store", "--out"]
         assert bench_in(*command, "first")[0] == 0
-        for path in [*(own / "store").rglob("*"), own / "store"]:
+        # What the run reads may be read; only the other output may be written.
+        for path in own.rglob("*"):
             path.chmod(0o555 if path.is_dir() else 0o444)
         before = _bytes(own / "store")
         os.seteuid(nobody)
-        assert bench_in(*command, "second")[0] == 0
+        assert bench_in(*command, "second")[::2] == (0, "")
         assert _bytes(own / "store") == before
         assert _bytes(own / "second") == _bytes(own / "first")
 
