@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -245,20 +246,35 @@ def test_seconds_that_changed_on_disk_are_not_counted(store: Store) -> None:
 
 @contextmanager
 def unprivileged() -> Iterator[Path]:
-    """A folder of one's own, and the rights of an ordinary user even where root runs the tests."""
+    """A folder of one's own, where permissions count even if root runs the tests."""
     folder = Path(tempfile.mkdtemp())
-    user = os.geteuid()
     try:
-        if user == 0:
-            os.chown(folder, 65534, -1)
-            os.seteuid(65534)
-        yield folder
+        with _permissions_count() if os.geteuid() == 0 else nullcontext():
+            yield folder
     finally:
-        os.seteuid(user)
         for path in folder.rglob("*"):
             if path.is_dir() and not path.is_symlink():
                 path.chmod(0o700)
         shutil.rmtree(folder)
+
+
+@contextmanager
+def _permissions_count() -> Iterator[None]:
+    """Root without the capabilities CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH (capabilities(7)).
+
+    Another user could not read what root has installed.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0
+    before = sets[0]
+    sets[0] = before & ~0b110
+    assert libc.capset(header, sets) == 0
+    try:
+        yield
+    finally:
+        sets[0] = before
+        assert libc.capset(header, sets) == 0
 
 
 @pytest.mark.parametrize("name", ["artefact.json", "b.bin", "sub"])
