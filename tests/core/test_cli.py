@@ -120,6 +120,7 @@ def test_undecodable_pairs_end_the_run_with_their_rows(bench: Bench, tmp_path: P
     assert "row 2 (image_1: cannot identify image" in errors
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_in_one_sentence_that_the_same_command_goes_on(tmp_path: Path) -> None:
     with _start("run", "--methods", "smpo", cwd=tmp_path) as process:
         assert process.stdout

@@ -505,6 +505,7 @@ def test_a_users_mistake_is_one_clear_line(
     assert {name: (ten / name).read_text() for name in inputs} == inputs
 
 
+@pytest.mark.slow
 def test_processes_share_the_work_and_change_no_score(tmp_path: Path) -> None:
     """With a scorer of the installed package, in processes of their own."""
     write_images(tmp_path / "images", 150)

@@ -127,6 +127,7 @@ def test_the_pairs_are_the_best_and_worst_of_the_images_that_were_sampled(made: 
     assert (frame["label_0"][agreed] == (signs[0][agreed] + 1) / 2).all()
 
 
+@pytest.mark.slow
 def test_killed_at_every_stage_it_goes_on_to_the_same_bytes(made: Path, tmp_path: Path) -> None:
     from bench.preferences.writing import PairWriter
     from bench.scoring import chunks
