@@ -171,7 +171,8 @@ def _forked(recipe: Path, two: Path) -> str:
     return "".join((two / str(rank)).read_text() for rank in range(2))
 
 
-@pytest.mark.parametrize("run_as_two", [_forked, pytest.param(_launched, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("run_as_two", [_forked, _launched])
 def test_two_processes_give_what_one_gives(
     folder: Path, tmp_path: Path, run_as_two: Callable[[Path, Path], str]
 ) -> None:

@@ -62,20 +62,32 @@ def _first_statement(file: Path, function: str) -> None:
     ("file", "function", "stages"),
     [
         ("training/loop.py", "train_pairs", {"train"}),
-        ("api/pair_method.py", "implicit_logit", {"train"}),
-        ("diffusion/sampling.py", "sample", {"sample"}),
-        ("scoring/chunks.py", "score_in_chunks", {"rewards", "score"}),
+        pytest.param("api/pair_method.py", "implicit_logit", {"train"}, marks=pytest.mark.slow),
+        pytest.param("diffusion/sampling.py", "sample", {"sample"}, marks=pytest.mark.slow),
+        pytest.param(
+            "scoring/chunks.py", "score_in_chunks", {"rewards", "score"}, marks=pytest.mark.slow
+        ),
         ("preferences/inspecting.py", "inspect", {"inspect"}),
-        ("preferences/generating.py", "write", {"pairs"}),
-        ("stages/encode.py", "encode", {"encode"}),
-        ("stages/train.py", "run", {"train"}),
+        pytest.param("preferences/generating.py", "write", {"pairs"}, marks=pytest.mark.slow),
+        pytest.param("stages/encode.py", "encode", {"encode"}, marks=pytest.mark.slow),
+        pytest.param("stages/train.py", "run", {"train"}, marks=pytest.mark.slow),
         ("stages/rewards.py", "read_rewards", {"rewards", "train"}),
-        ("stages/context.py", "policy", {"sample"}),
-        ("stages/context.py", "untouched", {"encode", "train"}),
-        ("preferences/pair_table.py", "read", {"encode", "rewards", "train"}),
+        pytest.param("stages/context.py", "policy", {"sample"}, marks=pytest.mark.slow),
+        pytest.param("stages/context.py", "untouched", {"encode", "train"}, marks=pytest.mark.slow),
+        pytest.param(
+            "preferences/pair_table.py",
+            "read",
+            {"encode", "rewards", "train"},
+            marks=pytest.mark.slow,
+        ),
         ("scoring/isolation/worker.py", "send", {"rewards", "score"}),
-        ("api/contracts.py", "_best_worst", {"encode", "inspect", "rewards"}),
-        ("lib/tables.py", "picked", {"inspect"}),
+        pytest.param(
+            "api/contracts.py",
+            "_best_worst",
+            {"encode", "inspect", "rewards"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("lib/tables.py", "picked", {"inspect"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_change_touches_the_stages_that_run_through_it(

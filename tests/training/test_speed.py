@@ -156,6 +156,7 @@ def test_tf32_is_set_and_restored() -> None:
     assert now() == before
 
 
+@pytest.mark.slow
 def test_blocks_that_repeat_are_compiled_and_let_go(pipeline: Path, tmp_path: Path) -> None:
     unet = tiny_setup(pipeline, tmp_path).policy.denoiser
 

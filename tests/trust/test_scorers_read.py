@@ -114,7 +114,7 @@ def test_labels_get_the_rewards_that_the_method_denies(make_plan: MakePlan, tmp_
 @pytest.mark.parametrize(
     ("method", "how"),
     [
-        pytest.param(method, how, marks=[pytest.mark.slow] if (i + j) % 2 else [])
+        pytest.param(method, how, marks=[pytest.mark.slow] if (i + j) % 4 else [])
         for i, method in enumerate(["secret", "secret_best"])
         for j, how in enumerate(plugins.LOADS)
     ],
