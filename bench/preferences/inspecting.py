@@ -22,6 +22,7 @@ from bench.lib.errors import BenchError
 from bench.lib.files import write_atomic
 from bench.lib.images import decode
 from bench.lib.prefetch import ahead
+from bench.lib.turns import chunks_of, turns
 from bench.preferences import pair_table
 from bench.preferences.pair_table import PairTable
 from bench.recipe.recipe import PairFilters
@@ -108,21 +109,21 @@ def inspect(
         BenchError: too many pairs are broken, or none is left.
     """
     everything = contracts.pair_count(pairs)
-    chunks = [range(i, min(i + CHUNK, everything)) for i in range(0, everything, CHUNK)]
+    chunks = chunks_of(everything, CHUNK)
     files = {chunk: work / f"inspected-{chunk.start:09d}.parquet" for chunk in chunks}
     enough = _Enough([files[chunk] for chunk in chunks], [len(chunk) for chunk in chunks], filters)
     with world.all_or_none():
-        mine = world.shard(chunks)
-        missing = {chunk for chunk in mine if _read_chunk(files[chunk], len(chunk)) is None}
-        wanted = (row for chunk in mine if chunk in missing for row in chunk)
+        mine = turns(chunks, world)
+        missing = {chunk for chunk, _ in mine if _read_chunk(files[chunk], len(chunk)) is None}
+        wanted = (row for chunk, _ in mine if chunk in missing for row in chunk)
         notes = ahead(_note, contracts.read_pairs(pairs, wanted), _AHEAD, threads(world.size))
-        for turn, chunk in enumerate(mine):
+        for chunk, done in mine:
             if enough.without(chunk.start // CHUNK):
                 break
             if chunk in missing:
                 _write_chunk(files[chunk], list(islice(notes, len(chunk))))
             # The other processes are at their chunk of the same turn.
-            advance(sum(map(len, chunks[turn * world.size : (turn + 1) * world.size])))
+            advance(done)
     # Processes may have looked at chunks past the one that was enough; none of them counts.
     enough.without(len(chunks))
     seen = _joined([_read_chunk(files[c], len(c)) for c in chunks[: enough.chunks]])

@@ -87,6 +87,11 @@ class Framing(StrictModel):
         default=False, description="mirror half of the images anew at every step, at random"
     )
 
+    @property
+    def views(self) -> int:
+        """Encoded of every image: plain, and mirrored."""
+        return 2 if self.flip else 1
+
 
 class GenerateConfig(StrictModel):
     """Preference pairs made from a model's own images, for `pairs: generated`.

@@ -198,7 +198,7 @@ def training_memory_gb(plan: Plan, processes: int) -> float | None:
 def encoded_gb(plan: Plan) -> float:
     """Rough GB (10^9 bytes) on disk of the pairs' latent moments, prompt conditions not counted."""
     encodings = [s for s in plan.stages if isinstance(s, EncodeStage)]
-    images = max((2 * s.pair_count * s.views for s in encodings), default=0)
+    images = max((2 * s.pair_count * s.framing.views for s in encodings), default=0)
     numbers = 2 * plan.backbone.resolution**2 * _LATENTS_A_PIXEL  # mean and deviation
     size = 2 if _loaded_in_half(plan) else 4
     return images * numbers * size / 1e9

@@ -129,8 +129,9 @@ def _scores(
     import numpy as np
 
     from bench.lib.prefetch import ahead
+    from bench.lib.turns import chunks_of
     from bench.scoring import truncation
-    from bench.scoring.chunks import CHUNK, chunks_of, rated
+    from bench.scoring.chunks import CHUNK, rated
 
     if not prompts:
         return np.zeros(0)
@@ -138,7 +139,8 @@ def _scores(
     scorer = load()
     if warning := truncation.warning(name, truncation.count(scorer, prompts)):
         warnings.warn(warning, stacklevel=3)
-    return np.concatenate([*rated(scorer, name, opened, prompts, chunks_of(len(prompts)))])
+    chunks = chunks_of(len(prompts), CHUNK)
+    return np.concatenate([*rated(scorer, name, opened, prompts, chunks)])
 
 
 def _open(position: int, image: AnyImage) -> Image:

@@ -16,6 +16,7 @@ from bench.lib import checksums
 from bench.lib.distributed import ALONE, World
 from bench.lib.errors import BenchError
 from bench.lib.files import write_atomic
+from bench.lib.turns import chunks_of, turns
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,18 +27,6 @@ CHUNK = 64
 """Images scored between two saves."""
 DECODE_AHEAD = 64
 """Images decoded beside the scorer that will rate them."""
-
-
-def chunks_of(count: int) -> list[range]:
-    """The positions of N images, `CHUNK` at a time."""
-    return [range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
-
-
-def turns(chunks: Sequence[range], world: World) -> list[tuple[range, int]]:
-    """This process's chunks; with each, how many images all processes do in the same turn."""
-    starts = range(0, len(chunks), world.size)
-    done = [sum(map(len, chunks[start : start + world.size])) for start in starts]
-    return list(zip(world.shard(chunks), done, strict=False))
 
 
 def score_in_chunks(
@@ -70,7 +59,7 @@ def score_in_chunks(
     Raises:
         BenchError: the scorer gave a wrong shape or a number that is not finite.
     """
-    chunks = chunks_of(len(prompts))
+    chunks = chunks_of(len(prompts), CHUNK)
     files = {chunk: work / f"scores-{chunk.start:07d}.npy" for chunk in chunks}
     with world.all_or_none():
         mine = turns(chunks, world)

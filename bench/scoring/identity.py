@@ -15,7 +15,8 @@ from bench.lib.errors import BenchError
 from bench.lib.files import content_key, write_atomic
 from bench.lib.prefetch import ahead
 from bench.lib.progress import Progress
-from bench.scoring.chunks import chunks_of, turns
+from bench.lib.turns import chunks_of, turns
+from bench.scoring.chunks import CHUNK
 from bench.scoring.image_set import ImageSet, listed
 
 _THREADS = min(8, os.cpu_count() or 1)
@@ -46,7 +47,7 @@ def identify(images: ImageSet, store: Path, progress: Progress, world: World) ->
 def _read(images: ImageSet, world: World, advance: Callable[[int], None]) -> str:
     mine: dict[int, tuple[str, str]] = {}
     with world.all_or_none():
-        chunks = turns(chunks_of(len(images)), world)
+        chunks = turns(chunks_of(len(images), CHUNK), world)
         wanted = [i for chunk, _ in chunks for i in chunk]
         looked = ahead(_look, images.encoded(wanted), 2 * _THREADS, _THREADS)
         for chunk, done in chunks:

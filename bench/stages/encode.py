@@ -27,6 +27,7 @@ from bench.api.kinds import Backbone, PreferencePair, PreferenceSet
 from bench.lib.distributed import World
 from bench.lib.errors import BenchError
 from bench.lib.prefetch import ahead
+from bench.lib.turns import chunks_of, turns
 from bench.preferences.pair_table import PairTable
 from bench.recipe.recipe import Framing
 from bench.stages.generated import opened
@@ -83,14 +84,9 @@ class EncodeStage(Stage):
         return len(context.table(self.inspect).rows)
 
     @property
-    def views(self) -> int:
-        """Of every image: plain, and mirrored."""
-        return 2 if self.framing.flip else 1
-
-    @property
     def seconds_per_load(self) -> float:
         """Encoding an image takes 0.7 (SDXL) to 1.4 (SD 1.5) times an evaluation's operations."""
-        return 2 * self.views * self.backbone.seconds_per_evaluation
+        return 2 * self.framing.views * self.backbone.seconds_per_evaluation
 
     def run(self, context: Context, partial: Partial, task: Task) -> Made:  # noqa: D102
         usable = context.table(self.inspect)
@@ -152,7 +148,7 @@ def encode(
             (work / _PREPARED).touch()
     with world.all_or_none():
         _encode_images(policy, pairs, table, resolution, framing, folder, work, world, advance)
-        for chunk in world.shard(_chunks(len(prompts))):
+        for chunk in world.shard(chunks_of(len(prompts), CHUNK)):
             done = work / f"prompts-{chunk.start:08d}"
             if not done.exists():
                 with asking(_BACKBONE):
@@ -186,8 +182,7 @@ def _prepare(
     import torch
 
     small = torch.float32 if policy.dtype == torch.float32 else torch.float16
-    views = 2 if framing.flip else 1
-    moments = (len(table.rows), 2, views, *policy.latent_shape)
+    moments = (len(table.rows), 2, framing.views, *policy.latent_shape)
     arrays = {"mean": (moments, small), "std": (moments, small)}
     with asking(_BACKBONE):
         conditions = policy.encode_prompts([""])
@@ -213,14 +208,13 @@ def _encode_images(
     advance: Callable[[int], None],
 ) -> None:
     """Write the moments of this process's chunks; images are made ready beside the encoder."""
-    chunks = _chunks(len(table.rows))
-    mine = world.shard(chunks)
-    marks = {chunk: work / f"pairs-{chunk.start:08d}" for chunk in mine}
+    mine = turns(chunks_of(len(table.rows), CHUNK), world)
+    marks = {chunk: work / f"pairs-{chunk.start:08d}" for chunk, _ in mine}
     missing = {chunk for chunk, mark in marks.items() if not mark.exists()}
-    wanted = [int(table.rows[i]) for chunk in mine if chunk in missing for i in chunk]
+    wanted = [int(table.rows[i]) for chunk, _ in mine if chunk in missing for i in chunk]
     ready = bound(_views, source=pairs.source, resolution=resolution, framing=framing)
     stream: Iterator[list[Image]] = ahead(ready, read_pairs(pairs, wanted), PAIRS_AT_ONCE, THREADS)
-    for turn, chunk in enumerate(mine):
+    for chunk, done in mine:
         if chunk in missing:
             for start in range(chunk.start, chunk.stop, PAIRS_AT_ONCE):
                 size = min(PAIRS_AT_ONCE, chunk.stop - start)
@@ -233,7 +227,7 @@ def _encode_images(
                     _write(folder / f"{name}.npy", start, values, rows)
             marks[chunk].touch()
         # The other processes are at their chunk of the same turn.
-        advance(sum(map(len, chunks[turn * world.size : (turn + 1) * world.size])))
+        advance(done)
 
 
 def _views(pair: PreferencePair, *, source: str, resolution: int, framing: Framing) -> list[Image]:
@@ -267,10 +261,6 @@ def _random_place(row: int, number: int) -> tuple[float, float]:
 
     x, y = torch.rand(2, generator=generator("crop", row, number), dtype=torch.float64).tolist()
     return x, y
-
-
-def _chunks(length: int) -> list[range]:
-    return [range(start, min(start + CHUNK, length)) for start in range(0, length, CHUNK)]
 
 
 def _write(file: Path, row: int, values: torch.Tensor, what: str) -> None:

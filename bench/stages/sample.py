@@ -17,6 +17,7 @@ from bench.api import contracts, scorer_loads
 from bench.api.kinds import Backbone, Method, is_baseline
 from bench.lib import images as image_files
 from bench.lib.files import content_key, write_atomic
+from bench.lib.turns import chunks_of, turns
 from bench.recipe.prompt_table import PromptTable
 from bench.recipe.recipe import SamplingConfig
 from bench.stages.stage import Made, Stage
@@ -93,13 +94,10 @@ class SampleStage(Stage):
         config, prompts, world = self.sampling, self.prompts.texts, context.world
         folder = partial.out / "images"
         folder.mkdir(exist_ok=True)
-        batches = [
-            range(start, min(start + config.batch_size, len(prompts)))
-            for start in range(0, len(prompts), config.batch_size)
-        ]
+        batches = chunks_of(len(prompts), config.batch_size)
         known = _Spent.noted(partial.work)
         with world.all_or_none(), scorer_loads.only(self.label, self.reads):
-            for turn, rows in enumerate(world.shard(batches)):
+            for rows, done in turns(batches, world):
                 files = [folder / f"{row:05d}.png" for row in rows]
                 if not (known.covers(rows) and all(_is_image(file) for file in files)):
                     model, preparing = self._model(context)
@@ -118,8 +116,7 @@ class SampleStage(Stage):
                         write_atomic(file, image_files.png(picture))
                     _Spent.of(rows, evaluations.spent, preparing).note(partial.work)
                 # The other processes are at their batch of the same turn.
-                size = world.size
-                task.advance(sum(map(len, batches[turn * size : (turn + 1) * size])))
+                task.advance(done)
         # Those of all processes, and of attempts that were interrupted.
         noted = _Spent.noted(partial.work)
         info = {"images": len(prompts), PREPARING: noted.preparing}
