@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from bench.cli.frame import (
     joined,
 )
 from bench.lib.errors import BenchError
+from bench.lib.files import replacing
 from bench.registry.spec_language import split_list
 
 if TYPE_CHECKING:
@@ -154,12 +154,8 @@ def _print_plan(frame: Frame, plan: Plan, stage: PairsStage, here: Status) -> No
 def _deliver(made: Path, out: Path) -> None:
     """Copy the finished file so that `out` is there whole or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        shutil.copyfile(made, temporary)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(out) as part:
+        shutil.copyfile(made, part)
 
 
 def _print_outcome(frame: Frame, counts: Mapping[str, int], out: Path, recipe: str) -> None:
