@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from bench.cli import output
 from bench.cli.data_generate import generate
+from bench.cli.frame import RUNS, AsJson
 from bench.lib.errors import BenchError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from rich.console import Console
     from rich.table import Table
 
     from bench.api.kinds import PreferenceSet
+    from bench.lib.progress import Progress
     from bench.preferences.checking import Check, Rows
 
 data_app = typer.Typer(no_args_is_help=True, help="Check, convert and make preference pairs.")
@@ -49,11 +51,10 @@ def check(
     max_broken_share: Annotated[
         float, typer.Option(help="Share of pairs with an undecodable image that is still usable.")
     ] = 0.02,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Count, compare and show what a preference set holds; exit code 1 if it cannot be used."""
     from bench.api import contracts
-    from bench.cli import output
     from bench.leaderboard.results import safe_name
     from bench.lib import own_files
     from bench.lib.files import write_atomic
@@ -74,7 +75,7 @@ def check(
         text: location.named_or_path(registry, "prompt_sets", text)
         for text in split_list(prompts or "")
     }
-    path = out or Path("bench-runs") / "data" / f"{safe_name(Path(pairs.source).stem)}.png"
+    path = out or RUNS / "data" / f"{safe_name(Path(pairs.source).stem)}.png"
     read = own_files.sources(pairs, *prompt_sets.values())
     own_files.apart(path, (file for file in read if file.is_file()))
     _check_picture(path)
@@ -93,7 +94,7 @@ def check(
     if stdout:
         stdout.emit(json.dumps(asdict(report) | {"picture": str(path)}, indent=1))
     else:
-        _show(output.console(), report, path)
+        _show(progress, report, path)
     if not report.usable:
         output.complain(f"{report.source}: {_unusable(report, max_broken_share)}")
         sys.exit(1)
@@ -109,7 +110,6 @@ def convert(
 ) -> None:
     """Write any preference set as one Parquet file that is read quickly and in little memory."""
     from bench.api import contracts
-    from bench.cli import output
     from bench.lib import own_files
     from bench.lib.progress import Progress
     from bench.preferences.inspecting import describe
@@ -124,17 +124,17 @@ def convert(
     registry = default_registry()
     pairs: PreferenceSet = location.named_or_path(registry, "preference_sets", source)
     own_files.apart(out, own_files.sources(pairs), flag="")
-    console = output.console()
-    with Progress(console).task(f"convert {pairs.source}", contracts.pair_count(pairs)) as task:
+    progress = Progress(output.console())
+    with progress.task(f"convert {pairs.source}", contracts.pair_count(pairs)) as task:
         provenance = {
             "made_by": "bench data convert",
             "source": registry.describe(pairs),
             "scorers": list(contracts.labelled_by(pairs)),
         }
         done = write(pairs, out, provenance, task.advance)
-    _say(console, f"{done.written:,} pairs written to {out}")
+    progress.say(f"{done.written:,} pairs written to {out}")
     if done.left_out:
-        _say(console, f"{len(done.left_out):,} left out: {describe(done.left_out)}")
+        progress.say(f"{len(done.left_out):,} left out: {describe(done.left_out)}")
 
 
 data_app.command("generate")(generate)
@@ -172,12 +172,12 @@ def _check_picture(path: Path) -> None:
         )
 
 
-def _show(console: Console, report: Check, path: Path) -> None:
+def _show(progress: Progress, report: Check, path: Path) -> None:
     """The report for people."""
     from bench.preferences.inspecting import describe
 
     captions, twice = report.captions, report.duplicates
-    _say(console, f"{report.source}: {report.pairs:,} pairs")
+    progress.say(f"{report.source}: {report.pairs:,} pairs")
     table = _table("", "pairs", "share", "rows")
     for label, count, rows in (
         ("broken", len(report.broken), describe(report.broken)),
@@ -191,41 +191,39 @@ def _show(console: Console, report: Check, path: Path) -> None:
     ):
         share = f"{count / report.pairs:.1%}" if report.pairs else ""
         table.add_row(label, f"{count:,}", share, escape(rows))
-    console.print(table)
-    _say(
-        console,
+    progress.console.print(table)
+    progress.say(
         f"Captions: {captions.distinct:,} distinct, with {captions.most_pairs:,} pairs at most; "
         f"the longest has {captions.longest:,} characters (row {captions.longest_row}).",
     )
-    _say(
-        console,
+    progress.say(
         f"Images: {twice.images:,} distinct, {twice.shared:,} of them in more than one pair, at "
         f"most in {twice.most_shared:,}.",
     )
     kinds = (("width x height", report.sizes), ("aspect", report.aspects), ("model", report.models))
     for title, counts in kinds:
         if counts:
-            console.print(_histogram(title, counts, 2 * (report.pairs - len(report.broken))))
+            progress.console.print(
+                _histogram(title, counts, 2 * (report.pairs - len(report.broken)))
+            )
     for leak in report.leaks:
         found_in = (
             f": {leak.exact:,} letter by letter, {leak.close - leak.exact:,} but for case and "
             f"spaces; in {leak.pairs:,} pairs"
         )
-        _say(
-            console,
+        progress.say(
             f"Leakage: {leak.close:,} of {leak.prompts:,} prompts of {leak.prompt_set} are also "
             f"captions{found_in if leak.close else ''}.",
         )
         for text in leak.first:
-            _say(console, f"  {text}")
+            progress.say(f"  {text}")
     if not report.leaks:
-        _say(
-            console,
+        progress.say(
             "Leakage: not looked for. Name the prompts that you evaluate on with --prompts; the "
             "official sets come from the Hub, so none is compared by default.",
         )
     if report.pairs > len(report.broken):
-        _say(console, f"Picture: {path}")
+        progress.say(f"Picture: {path}")
 
 
 def _histogram(title: str, counts: Mapping[str, int], total: int) -> Table:
@@ -264,7 +262,3 @@ def _unusable(report: Check, max_broken_share: float) -> str:
         f"{len(report.broken)} of {report.pairs} pairs have an image that cannot be decoded, more "
         f"than the {max_broken_share:.1%} that --max-broken-share allows"
     )
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -135,4 +135,4 @@ class Frame:
 
     def say(self, text: str) -> None:
         """A line as it is."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.progress.say(text)

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.api.contracts import prompts_of
+from bench.cli import output
 from bench.cli.frame import (
+    RUNS,
     STORE,
     AsJson,
     Device,
@@ -32,7 +34,6 @@ from bench.lib.reading import expanded
 from bench.registry.spec_language import split_list
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from bench.api.kinds import PromptSet, Scorer
@@ -86,7 +87,7 @@ def score(
 
     stdout = reserve_stdout(context, as_json)
     name = safe_name(Path(os.path.abspath(images)).name) or "images"
-    out = out or Path("bench-runs") / "scores" / f"{name}.parquet"
+    out = out or RUNS / "scores" / f"{name}.parquet"
     registry = default_registry()
     built = {spec_text(s): s for s in (registry.build("scorers", t) for t in split_list(scorers))}
     if not built:
@@ -111,7 +112,7 @@ def score(
         if outcome.scored:
             with _writing(out, "; the scores are kept, so another --out scores nothing again"):
                 _write(_columns(image_set, outcome), out)
-        _report(frame.console, image_set, outcome, groups, out, stdout)
+        _report(frame, image_set, outcome, groups, out, stdout)
     if outcome.failures:
         sys.exit(1)
 
@@ -266,7 +267,7 @@ def _write(columns: Mapping[str, Sequence[Any]], out: Path) -> None:
 
 
 def _report(
-    console: Console,
+    frame: Frame,
     images: ImageSet,
     outcome: Outcome,
     wanted: Sequence[str],
@@ -277,7 +278,6 @@ def _report(
 
     The breakdown is by the groups that were asked for; if by none, by all.
     """
-    from bench.cli import output
     from bench.scoring import truncation
     from bench.scoring.folders import STYLE
     from bench.scoring.summary import benchmark, looks_like_cosines
@@ -293,20 +293,18 @@ def _report(
     if stdout:
         stdout.emit(json.dumps(_as_data(images, outcome, groups, boards, out), indent=1))
     elif outcome.scored:
-        console.print(_summary_table(outcome))
+        frame.console.print(_summary_table(outcome))
         for group in groups:
             values = len(set(_group(images, group)) - {None})
             if values > _PRINTED and not wanted:
-                _say(console, f"By {group}: {values:,} values, see --json or --by {group}\n")
+                frame.say(f"By {group}: {values:,} values, see --json or --by {group}\n")
                 continue
-            _say(console, f"By {group}: mean ± standard deviation of the images")
-            console.print(_group_table(images, outcome, group))
+            frame.say(f"By {group}: mean ± standard deviation of the images")
+            frame.console.print(_group_table(images, outcome, group))
         if boards:
-            _say(
-                console, "HPSv2's benchmark, times 100: mean ± deviation of the means of 80 images"
-            )
-            console.print(_benchmark_table(boards))
-        _say(console, f"Scores of each image: {out}")
+            frame.say("HPSv2's benchmark, times 100: mean ± deviation of the means of 80 images")
+            frame.console.print(_benchmark_table(boards))
+        frame.say(f"Scores of each image: {out}")
     for spec, scored in outcome.scored.items():
         if warning := truncation.warning(spec, scored.info):
             output.complain(warning, kind="warning")
@@ -377,10 +375,6 @@ def _benchmark_table(boards: Mapping[str, Benchmark]) -> Table:
     total = sum(style.n for style in columns[0].styles.values())
     rows.append(["Average", f"{total:,}", *(f"{column.average:.2f}" for column in columns)])
     return _table(["style", "images", *boards], rows)
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.frame import STORE
 from bench.lib.errors import BenchError, DamagedArtefactError
 
 store_app = typer.Typer(no_args_is_help=True, help="The artefacts that runs have left.")
@@ -19,7 +20,7 @@ def _group() -> None:
 
 @store_app.command()
 def verify(
-    store: Annotated[Path, typer.Option(help="The store.")] = Path("bench-runs/store"),
+    store: Annotated[Path, typer.Option(help="The store.")] = STORE,
     remove_damaged: Annotated[
         bool, typer.Option("--remove-damaged", help="So that the next run makes it again.")
     ] = False,

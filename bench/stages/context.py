@@ -47,7 +47,7 @@ class Context:
 
     def artefact(self, stage: Keyed) -> Artefact:
         """What a finished stage left."""
-        return Artefact(self.store.path(stage.name, stage.key))
+        return Artefact(self.folder(stage))
 
     def folder(self, stage: Keyed) -> Path:
         """Where it lies."""
