@@ -83,7 +83,8 @@ def design(texts: Sequence[str], prompt_sets: Sequence[str]) -> Design:
 
 
 def _numbered(values: npt.NDArray[np.generic]) -> Integers:
-    return np.unique(values, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    numbers: Integers = np.unique(values, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return numbers
 
 
 def outcomes(scores: npt.ArrayLike, base: npt.ArrayLike) -> Floats:
