@@ -462,7 +462,7 @@ def render_csv(tables: Tables) -> str:
     return _csv(
         {
             **_section_fields(section),
-            "pooled": pooled,
+            "over_seeds": over_seeds,
             "scorer": scorer,
             "in_loop": scorer in row.in_loop,
             **_rate_fields(rate),
@@ -470,7 +470,7 @@ def render_csv(tables: Tables) -> str:
             **_row_fields(row),
         }
         for section in tables.sections
-        for pooled, rows in ((True, section.rows), (False, section.seed_rows))
+        for over_seeds, rows in ((True, section.rows), (False, section.seed_rows))
         for row in rows
         for scorer, rate in _columns_of(section, row)
     )

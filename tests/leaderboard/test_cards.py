@@ -8,7 +8,7 @@ import yaml
 
 from bench.api.kinds import PipelineLayout, StartModel
 from bench.diffusion.files import STABLE_DIFFUSION, STABLE_DIFFUSION_XL
-from bench.leaderboard import standings
+from bench.leaderboard import comparing
 from bench.leaderboard.results import CellResult
 from bench.outputs.cards import model_card
 from tests.leaderboard import small_board
@@ -29,7 +29,7 @@ def cell(tmp_path: Path) -> tuple[CellResult, standings.Row]:
         "dpo", lift=0.3, in_loop=("colour",), described=DPO, training=training
     )
     small_board.save(tmp_path, [small_board.cell("base"), record])
-    (section,) = standings.build(tmp_path).sections
+    (section,) = comparing.build(tmp_path).sections
     return record, next(row for row in section.seed_rows if row.method == "dpo")
 
 
