@@ -57,9 +57,7 @@ def test_the_card_says_what_it_is_and_how_it_did(cell: tuple[CellResult, Row]) -
 
 
 @pytest.mark.parametrize("adapter", [False, True])
-def test_the_code_in_the_card_is_python(
-    cell: tuple[CellResult, Row], adapter: bool
-) -> None:
+def test_the_code_in_the_card_is_python(cell: tuple[CellResult, Row], adapter: bool) -> None:
     start = StartModel(layout=STABLE_DIFFUSION_XL, code="pipeline = 1")
     card = model_card(*cell, start, "unknown", adapter=adapter)
     code = card.split("```python\n")[1].split("```")[0]
