@@ -30,6 +30,8 @@ _SEEDS = (1, 2, 3, 5)
 """Shown beside those that are planned."""
 _MORE_PROMPTS = 4
 """So many times the prompts would halve a difference that prompts alone decide."""
+_MOST_TRAIN_SEEDS = 30
+"""Among these the cheapest number is sought."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,20 +88,20 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Halved:
-    """What finding half of a difference takes."""
+    """What finding half of the difference against the base takes."""
 
     difference: float
     """The half."""
-    prompts: int | None
-    """With as many train seeds; None where no number of prompts does."""
-    prompts_spent: Spent | None
+    cheapest: Option | None
+    """Of all prompts and train seeds that find it; None where no sensible number does."""
+    by_prompts: Option | None
+    """With no more train seeds; None where no number of prompts does."""
+    by_train_seeds: Option | None
+    """With no more prompts; None where no sensible number does."""
     prompts_floor: float
-    """What no number of prompts goes below."""
-    train_seeds: int | None
-    """With as many prompts; None where no sensible number does."""
-    train_seeds_spent: Spent | None
+    """What no number of prompts goes below, with the train seeds of now."""
     train_seeds_floor: float
-    """What no number of train seeds goes below."""
+    """What no number of train seeds goes below, with the prompts of now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +152,7 @@ class Outlook:
         endless = math.isinf(times)
         return Option(
             train_seeds=seeds,
-            prompts=None if endless else round(times * self.prompts),
+            prompts=None if endless else math.ceil(round(times * self.prompts, 6)),
             against_base=self.found(self.base, times, seeds),
             two_methods=self.found(self.pairs, times, seeds),
             planned=times == 1 and seeds == self.seeds,
@@ -167,23 +169,32 @@ class Outlook:
         return few + more
 
     def halved(self) -> Halved | None:
-        """What half of the difference against the base takes; None where none is found."""
+        """What half of the difference against the base takes; None where none is found now."""
         now = self.found(self.base, 1, self.seeds)
         if now is None or self.base is None:
             return None
         half = now / 2
-        effective = self.base.prompts_needed(half, self.seeds)
+        ways = [way for n in range(2, _MOST_TRAIN_SEEDS + 1) if (way := self._finding(half, n))]
         seeds = self.base.seeds_needed(half, self.effective)
-        times = None if effective is None else effective / self.effective
         return Halved(
             difference=half,
-            prompts=None if times is None else math.ceil(times * self.prompts),
-            prompts_spent=None if times is None else self.costs.of(times, self.seeds),
+            cheapest=min(ways, key=_cost, default=None),
+            by_prompts=self._finding(half, self.seeds),
+            by_train_seeds=None if seeds is None else self.option(1, seeds),
             prompts_floor=self.base.detectable(math.inf, self.seeds),
-            train_seeds=seeds,
-            train_seeds_spent=None if seeds is None else self.costs.of(1, seeds),
             train_seeds_floor=self.base.floor(self.effective),
         )
+
+    def _finding(self, difference: float, seeds: int) -> Option | None:
+        """As many prompts as find a difference with so many train seeds."""
+        assert self.base is not None
+        prompts = self.base.prompts_needed(difference, seeds)
+        return None if prompts is None else self.option(prompts / self.effective, seeds)
+
+
+def _cost(option: Option) -> tuple[float, float]:
+    assert option.spent is not None
+    return option.spent.seconds, option.spent.nfe
 
 
 def of_board(board: Path, assumed: Spread) -> list[Outlook]:
