@@ -120,9 +120,7 @@ def estimate(plan: Plan, store: Store, finished: frozenset[str], *, processes: i
     return Estimate(groups=tuple(groups), cells=tuple(_cells(plan, finished)))
 
 
-def measured_rates(
-    plan: Plan, store: Store, finished: frozenset[str]
-) -> dict[str, float | None]:
+def measured_rates(plan: Plan, store: Store, finished: frozenset[str]) -> dict[str, float | None]:
     """Seconds of one process a unit of load, by name of stage; None where none is finished."""
     names = dict.fromkeys(stage.name for stage in plan.stages)
     done = [stage for stage in plan.stages if stage.key in finished]
