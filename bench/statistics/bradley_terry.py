@@ -82,8 +82,8 @@ def count(scores: Floats, design: Design) -> Comparisons:
     if prompts != len(design.stratum):
         raise BenchError(f"scores of {prompts} prompts with a design of {len(design.stratum)}")
     rated: npt.NDArray[np.bool_] = np.isfinite(scores)
-    present = rated.all(axis=(3, 4))
-    if (present != rated.any(axis=(3, 4))).any():
+    present: npt.NDArray[np.bool_] = np.asarray(rated.all(axis=(3, 4)))
+    if np.any(present != rated.any(axis=(3, 4))):
         raise BenchError("some scores of a method are not finite; score them again")
     # Weights of mean 1, so that counts stay counts.
     weight = np.repeat(shares(design) * prompts, images) / images
@@ -98,9 +98,10 @@ def count(scores: Floats, design: Design) -> Comparisons:
         victories[k, s, here] = beaten.reshape(len(here), prompts, images).sum(axis=2)
         games[np.ix_([k], [s], here, here)] = prompts * (1 - np.eye(len(here)))
         for i, row in enumerate(here[:-1]):
-            lead = np.sign(values[i] - values[i + 1 :]) @ weight
-            wins[k, row, here[i + 1 :]] += (prompts + lead) / 2
-            wins[k, here[i + 1 :], row] += (prompts - lead) / 2
+            # Both sides are summed, so that who never won has won exactly 0 times.
+            ahead = (np.sign(values[i] - values[i + 1 :]) + 1) / 2
+            wins[k, row, here[i + 1 :]] += ahead @ weight
+            wins[k, here[i + 1 :], row] += (1 - ahead) @ weight
     return Comparisons(wins=wins, victories=victories, games=games)
 
 
@@ -126,7 +127,7 @@ def fit(wins: Floats, base: int = 0) -> Strengths | None:
     met = np.asarray(wins + wins.transpose(0, 2, 1) > 0)
     if not met.any(axis=(1, 2)).all():
         raise BenchError("a scorer without any comparison has no discrimination")
-    if _components(met.any(axis=0), "weak") > 1:
+    if _components(np.asarray(met.any(axis=0)), "weak") > 1:
         raise BenchError("some methods are compared with no other, so their strengths are unknown")
     finite = all(
         _components(won, "strong") == _components(won, "weak") for won in np.asarray(wins > 0)
