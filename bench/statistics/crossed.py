@@ -123,8 +123,9 @@ def mean_interval(values: Floats, design: Design) -> Interval:
 def share_interval(values: Floats, design: Design) -> Interval:
     """As `mean_interval` of values in [0, 1], with ends inside, also where all are alike.
 
-    Korn & Graubard (1998): the exact interval of Clopper & Pearson for as many prompts as would
-    alone give the variance, p (1 - p) / Var * (z / t)^2, at most the distinct ones.
+    Korn & Graubard (1998): the exact interval of Clopper & Pearson for as many independent cells
+    as would give the variance, p (1 - p) / Var * (z / t)^2, at most all there are; where all are
+    alike, for as many as there are distinct prompts.
     """
     mean, influence = mean_influence(values, design)
     mean = min(1.0, max(0.0, mean))
@@ -132,7 +133,8 @@ def share_interval(values: Floats, design: Design) -> Interval:
     n, alpha = float(design.distinct), (1 - LEVEL) / 2
     if spread is not None and spread.variance > 0:
         t, z = special.stdtrit([float(spread.df), math.inf], 1 - alpha)
-        n = min(n, mean * (1 - mean) / float(spread.variance) * float(z / t) ** 2)
+        cells = mean * (1 - mean) / float(spread.variance) * float(z / t) ** 2
+        n = min(n * len(values), cells)
     wins = mean * n
     return Interval(
         estimate=mean,
