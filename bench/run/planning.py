@@ -186,7 +186,8 @@ class _Builder:
         if not known:
             known |= self.registry.describe(plugin)
             if isinstance(plugin, Scorer):
-                contracts.fact(plugin, "seconds_per_image", self.registry.called(plugin))
+                for name in ("seconds_per_image", "tower"):
+                    contracts.fact(plugin, name, self.registry.called(plugin))
         return known
 
     def _key_data(self, plugin: Plugin) -> dict[str, Any]:
