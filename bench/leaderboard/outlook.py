@@ -33,7 +33,7 @@ _ENOUGH_SEEDS = 3
 """From so many on, more prompts always help; also what halving starts from where one is planned."""
 _MORE_PROMPTS = 4
 """So many times the prompts would halve a difference that prompts alone decide."""
-_MOST_TRAIN_SEEDS = 30
+_MOST_TRAIN_SEEDS = 20
 """Among these the cheapest number is sought."""
 
 _Trained: TypeAlias = Mapping[int, CellResult]

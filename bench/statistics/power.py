@@ -30,7 +30,7 @@ MOST_SEEDS = 100
 """So many trainings of one method are as good as out of reach."""
 MOST_PROMPTS = 10**7
 
-_QUANTILES = (np.arange(500) + 0.5) / 500
+_QUANTILES = (np.arange(100) + 0.5) / 100
 """Of the variance between trainings that may show."""
 _NORMAL = 1e10
 """Degrees of freedom from which Student's t is normal."""
@@ -195,7 +195,7 @@ class Study:
         while self.power(enough, prompts, seeds) < POWER:
             enough *= 2
         return float(
-            optimize.brentq(lambda x: self.power(x, prompts, seeds) - POWER, 0, enough, xtol=1e-6)
+            optimize.brentq(lambda x: self.power(x, prompts, seeds) - POWER, 0, enough, xtol=1e-5)
         )
 
     def prompts_needed(self, effect: float, seeds: int) -> int | None:
@@ -203,13 +203,14 @@ class Study:
 
         Trainings cannot be replaced by prompts: see `prompts_floor`.
         """
-        enough = 2
+        enough = 16
         while self.power(effect, enough, seeds) < POWER:
             enough *= 2
             if enough > MOST_PROMPTS:
                 return None
         few = enough // 2
-        while enough - few > 1:
+        # To a hundredth: nobody chooses prompts more finely.
+        while enough - few > max(1, enough // 100):
             middle = (few + enough) // 2
             if self.power(effect, middle, seeds) < POWER:
                 few = middle
@@ -229,7 +230,7 @@ class Study:
         With few train seeds that need not be the largest number: the more the variance between
         trainings weighs, the fewer degrees of freedom the test has.
         """
-        numbers = [2 ** (power / 2) for power in range(8, 48)]
+        numbers = [2.0**power for power in range(5, 21)]
         return min(self.detectable(number, seeds) for number in (*numbers, math.inf))
 
     def seeds_floor(self, prompts: float) -> float:
