@@ -153,7 +153,7 @@ def test_a_diverging_cell_fails_alone(folder: Path, tmp_path: Path) -> None:
     assert bad.train is not None
     assert set(outcome.failures) == {
         bad.train.key,
-        *(s.key for s in (*bad.samples.values(), *bad.scores.values())),
+        *(s.key for s in bad.stages),
     }
     assert len([text for text in said if text.startswith("failed: ")]) == 1
     out = tmp_path / "out"
