@@ -120,9 +120,7 @@ def estimate(plan: Plan, store: Store, finished: frozenset[str], *, processes: i
     return Estimate(groups=tuple(groups), cells=tuple(_cells(plan, finished)))
 
 
-def measured_rates(
-    plan: Plan, store: Store, finished: frozenset[str]
-) -> dict[str, float | None]:
+def measured_rates(plan: Plan, store: Store, finished: frozenset[str]) -> dict[str, float | None]:
     """Seconds of one process a unit of load, by name of stage; None where none is finished."""
     names = dict.fromkeys(stage.name for stage in plan.stages)
     done = [stage for stage in plan.stages if stage.key in finished]
@@ -269,6 +267,7 @@ def _cells(plan: Plan, finished: frozenset[str]) -> Iterable[CellTodo]:
         kinds: dict[str, list[Stage]] = {
             "train": [cell.train] if cell.train else [],
             "sample": list(cell.samples.values()),
+            "describe": list(cell.descriptions.values()),
             "score": list(cell.scores.values()),
         }
         for name, stages in kinds.items():
