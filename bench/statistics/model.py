@@ -229,7 +229,7 @@ class SeedVariance:
 
 
 def seed_variances(
-    compared: Sequence[Components], *, df: float | None = None
+    compared: Sequence[Components], *, df: float | None = None, pool: bool | None = None
 ) -> list[SeedVariance | None]:
     """The variance between trainings for each of some comparisons.
 
@@ -241,6 +241,7 @@ def seed_variances(
         compared: comparisons over the same prompts.
         df: degrees of freedom of the pooled variance; their sum, where comparisons are
             independent.
+        pool: whether to pool; None: as `alike` finds.
     """
     several = [c for c in compared if c.seeds > 1]
     if not several:
@@ -254,31 +255,34 @@ def seed_variances(
         residual_df=sum(c.residual_df for c in several),
         pooled=True,
     )
-    alike = len(several) > 1 and not differ([c.between for c in several], weights.tolist())
+    pool = alike(several) if pool is None else pool
 
     def of(one: Components) -> SeedVariance | None:
         if one.seeds == 1:
             return None
-        if alike and one.seeds < OWN_SEEDS:
+        if pool and one.seeds < OWN_SEEDS:
             return pooled
         return SeedVariance(one.between, one.seeds - 1, one.residual, one.residual_df, False)
 
     return [of(one) for one in compared]
 
 
-def differ(variances: Sequence[float], dfs: Sequence[float]) -> bool:
-    """Whether Bartlett's test (1937) finds that variances differ, at `HOMOGENEITY`."""
-    values, df = np.array(variances), np.array(dfs, float)
-    if not values.any():
-        return False
-    if not values.all():
-        # Its logarithm has no end: rates that agree to the last digit are few and discrete.
-        values = np.maximum(values, 1e-12 * values.max())
-    total, k = df.sum(), len(values)
-    mean = df @ values / total
-    statistic = total * np.log(mean) - df @ np.log(values)
-    statistic /= 1 + (np.sum(1 / df) - 1 / total) / (3 * (k - 1))
-    return bool(stats.chi2.sf(statistic, k - 1) < HOMOGENEITY)
+def alike(compared: Sequence[Components]) -> bool:
+    """Whether several comparisons' spreads between trainings may be pooled.
+
+    They may unless Bartlett's test (1937) finds, at `HOMOGENEITY`, that they differ.
+    """
+    several = [one for one in compared if one.seeds > 1]
+    values = np.array([one.between for one in several])
+    df = np.array([one.seeds - 1.0 for one in several])
+    if len(several) < 2 or not values.any():
+        return len(several) > 1
+    # Rates are discrete and may agree by chance; the logarithm of 0 would say too much of it.
+    values = np.maximum(values, 1e-3 * values.max())
+    total, count = df.sum(), len(values)
+    statistic = total * np.log(df @ values / total) - df @ np.log(values)
+    statistic /= 1 + (np.sum(1 / df) - 1 / total) / (3 * (count - 1))
+    return bool(stats.chi2.sf(statistic, count - 1) >= HOMOGENEITY)
 
 
 @dataclass(frozen=True, kw_only=True)
