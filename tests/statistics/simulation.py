@@ -22,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 
+from bench.statistics import model
+
 Floats = npt.NDArray[np.float64]
 
 SEED = 20250602
@@ -41,7 +43,8 @@ class World:
     rates: tuple[float, float] = (0.4, 0.6)
     """Each method's true win rate is uniform between these."""
     seed_sd: float = 0.0
-    """Sd of the trainings' true rates around their method's, on the scale of win rates."""
+    """Sd of the trainings' true rates around their method's, where that is one half; elsewhere
+    smaller, as a binomial's sd is."""
     unequal: float = 1.0
     """The last method's `seed_sd` is this many times the others'."""
     ties: float = 0.0
@@ -117,10 +120,10 @@ def _draw(world: World, count: int, random: np.random.Generator) -> Boards:
 
 
 def _beta(mean: Floats, sd: Floats, shape: tuple[int, ...], random: np.random.Generator) -> Floats:
-    """Rates of a given mean and sd in [0, 1]."""
+    """Rates of a given mean in [0, 1] and variance 4 sd^2 mean (1 - mean)."""
     if not sd.any():
         return np.broadcast_to(mean, shape)
-    nu = mean * (1 - mean) / sd**2 - 1
+    nu = 0.25 / sd**2 - 1
     return random.beta(mean * nu, (1 - mean) * nu, size=shape)
 
 
@@ -128,3 +131,46 @@ def _margin(rate: Floats, band: float) -> Floats:
     """The mu at which a training has a rate, for a band: by a table, exact to 1e-6."""
     mu = np.linspace(-8, 8, 40_001)
     return np.interp(rate, (ndtr(mu - band) + ndtr(mu + band)) / 2, mu)
+
+
+@dataclass(frozen=True)
+class Share:
+    """How often something happened."""
+
+    value: float
+    error: float
+    """Its Monte-Carlo standard error; methods of a board share prompts, so boards are counted."""
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f} ± {100 * self.error:.1f}%"
+
+    @property
+    def percent(self) -> str:
+        return f"{100 * self.value:.1f}"
+
+
+def share(happened: npt.ArrayLike) -> Share:
+    """Of [boards, ...] whether it happened."""
+    each = np.asarray(happened, np.float64)
+    each = each.reshape(len(each), -1).mean(axis=1)
+    return Share(float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each))))
+
+
+def components(world: World, count: int, seed: int = SEED) -> Iterator[
+    tuple[list[model.Components], Boards, int]
+]:
+    """What the model makes of each method of each board, with the boards and the board's number."""
+    design = model.design(*world.texts())
+    for some in boards(world, count, seed):
+        for number, board in enumerate(some.outcomes.astype(np.float64)):
+            yield [model.components(each[:, :, None], design) for each in board], some, number
+
+
+def covered(world: World, count: int, seed: int = SEED) -> npt.NDArray[np.bool_]:
+    """[boards, methods]: whether the model's interval holds the truth that it speaks of."""
+    found = []
+    for parts, some, number in components(world, count, seed):
+        truth = some.methods[number] if world.seeds > 1 else some.checkpoints[number, :, 0]
+        rates = model.win_rates(parts)
+        found.append([r.low <= true <= r.high for r, true in zip(rates, truth, strict=True)])
+    return np.array(found)
