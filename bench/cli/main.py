@@ -16,6 +16,7 @@ from bench.cli.leaderboard import leaderboard_app
 from bench.cli.plugins import plugins
 from bench.cli.run import run
 from bench.cli.score import score
+from bench.cli.show import export, show
 from bench.cli.store import store_app
 from bench.lib import interrupts
 from bench.lib.distributed import World
@@ -33,6 +34,8 @@ app.command()(plugins)
 app.add_typer(leaderboard_app, name="leaderboard")
 app.add_typer(data_app, name="data")
 app.command()(score)
+app.command()(show)
+app.command()(export)
 app.add_typer(env_app, name="env")
 app.add_typer(store_app, name="store")
 
