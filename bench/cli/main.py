@@ -12,6 +12,7 @@ import typer
 from bench.cli import output
 from bench.cli.data import data_app
 from bench.cli.env import env_app
+from bench.cli.images import images
 from bench.cli.leaderboard import leaderboard_app
 from bench.cli.plugins import plugins
 from bench.cli.run import run
@@ -36,6 +37,7 @@ app.add_typer(data_app, name="data")
 app.command()(score)
 app.command()(show)
 app.command()(export)
+app.command()(images)
 app.add_typer(env_app, name="env")
 app.add_typer(store_app, name="store")
 
