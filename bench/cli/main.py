@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import typer
 
 from bench.cli import output
+from bench.cli.compare import compare
 from bench.cli.data import data_app
 from bench.cli.env import env_app
 from bench.cli.images import images
@@ -35,6 +36,7 @@ app.command()(plugins)
 app.add_typer(leaderboard_app, name="leaderboard")
 app.add_typer(data_app, name="data")
 app.command()(score)
+app.command()(compare)
 app.command()(show)
 app.command()(export)
 app.command()(images)
