@@ -113,7 +113,7 @@ def _report(frame: Frame, compared: Compared, folder: Path) -> None:
     for note in writing.notes(compared):
         frame.say(f"- {note}")
     for what, name in (
-        ("tables", "README.md, leaderboard.csv, .json, .tex, head_to_head.csv"),
+        ("tables", "README.md, leaderboard.csv, .json, .tex, pairs.csv"),
         ("contact sheet", "contact_sheet.png"),
         ("as a board", f"bench show {folder}"),
     ):

@@ -147,21 +147,23 @@ def _print_matrix(
 ) -> None:
     from bench.leaderboard.views import matrix
 
-    pairs = getattr(section, "head_to_head", ())
-    shown = {(row.method, row.variant): row.label or row.shown for row in section.rows}
+    shown = {(row.method, row.variant): row.label or row.shown for row in section.rows if row.seeds}
     rates = {
         (shown[pair.method, pair.variant], shown[pair.other, pair.other_variant]): pair.rate
-        for pair in pairs
+        for pair in section.head_to_head
         if {(pair.method, pair.variant), (pair.other, pair.other_variant)} <= shown.keys()
     }
     if not rates:
-        because = getattr(section, "unranked_because", "") or "there is one method, or one seed"
+        because = section.unranked_because or "no two have a train seed in common"
         line(f"No two methods are compared here: {because}.")
         return
     show(matrix(rates, list(shown.values())))
-    if ranked_by := getattr(section, "ranked_by", ()):
-        line(f"- Over {', '.join(ranked_by)}, held out for every method.")
-    line("- The row wins over the column in so many percent [simultaneous 95%].")
+    tested = any(pair.adjusted_p is not None for pair in section.head_to_head)
+    level = "95%, for all pairs of the board at once" if tested else "95% of these checkpoints"
+    line(
+        f"- The row wins over the column in so many percent [{level}], over "
+        f"{', '.join(section.ranked_by)}, held out for every method."
+    )
 
 
 def _renderers() -> dict[str, Callable[[Tables], str]]:

@@ -27,9 +27,10 @@ from bench.comparison.subjects import (
     of_images,
     of_run,
 )
+from bench.leaderboard.comparing import compare
 from bench.leaderboard.protocol import EvaluationProtocol, differences
 from bench.leaderboard.results import Budget, CellResult, Cost, PromptSetScores, record_path
-from bench.leaderboard.standings import Tables, compare
+from bench.leaderboard.standings import Tables
 from bench.lib.canonical_json import plain
 from bench.lib.errors import BenchError, UnknownNameError
 from bench.lib.reading import exists
@@ -41,7 +42,8 @@ from bench.registry.registry import Registry
 from bench.run import planning
 from bench.run.plan import Plan
 from bench.statistics import model
-from bench.statistics.model import Floats, WinRate
+from bench.statistics.model import Components, Floats, WinRate
+from bench.statistics.ranking import simultaneous
 
 ESTIMAND = (
     "These are win rates of the images as they are given (of a checkpoint): intervals are over "
@@ -76,7 +78,7 @@ class Pair:
     name: str
     other: str
     rate: WinRate
-    """Its interval holds for all pairs at once (Bonferroni)."""
+    """Its interval holds for all pairs at once (max-t)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,7 +313,7 @@ def _cell(
         training=None,
         in_loop=tuple(read),
         held_out=tuple(name for name in scores.held_out if name not in read),
-        budget=row.budget if row else Budget(steps=0, pairs_seen=0, pairs_kept=0, pairs_dropped=0),
+        budget=_NO_BUDGET,
         cost=row.cost if row else _NO_COST,
         provenance={},
         evaluations=tuple(
@@ -327,6 +329,7 @@ def _cell(
     )
 
 
+_NO_BUDGET = Budget(steps=0, pairs_seen=0, pairs_kept=0, pairs_dropped=0)
 _NO_COST = Cost(
     label_seconds=0.0,
     train_seconds=0.0,
@@ -359,15 +362,34 @@ def _pairs(
     sets = [table.name for table in pairing.tables for _ in table.texts]
     design = model.design(texts, sets)
     stacked = [[np.concatenate(own[name]) for name in scorers] for own in values]
-    count = len(subjects) * (len(subjects) - 1) // 2
-    for i, j in combinations(range(len(subjects)), 2):
+    both = list(combinations(range(len(subjects)), 2))
+    parts = []
+    for i, j in both:
         # Images and scorers of a prompt side by side: they are averaged within it.
-        outcomes = [model.outcomes(a, b) for a, b in zip(stacked[j], stacked[i], strict=True)]
-        one = model.components(np.concatenate(outcomes, axis=1)[None], design)
-        rate = model.win_rate(one, None)
-        low, high = rate.ends(1 - (1 - model.LEVEL) / count)
+        won = [model.outcomes(a, b) for a, b in zip(stacked[j], stacked[i], strict=True)]
+        parts.append(model.components(np.concatenate(won, axis=1)[None], design))
+    rates = [model.win_rate(part, None) for part in parts]
+    level = 1 - _alpha(parts, rates)
+    for (i, j), rate in zip(both, rates, strict=True):
+        low, high = rate.ends(level)
         yield Pair(
             name=subjects[j].name,
             other=subjects[i].name,
             rate=replace(rate, low=low, high=high),
         )
+
+
+def _alpha(parts: Sequence[Components], rates: Sequence[WinRate]) -> float:
+    """The level of each single interval at which all hold at once."""
+    influence = np.stack([part.influence for part in parts])
+    covariance = influence @ influence.T
+    scale = np.sqrt(np.diag(covariance))
+    scale[scale == 0.0] = 1.0
+    correlation = covariance / np.outer(scale, scale)
+    np.fill_diagonal(correlation, 1.0)
+    return simultaneous(
+        [rate.centre - 0.5 for rate in rates],
+        [rate.standard_error for rate in rates],
+        [rate.df for rate in rates],
+        correlation,
+    ).alpha

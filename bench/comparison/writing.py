@@ -85,7 +85,7 @@ def _texts(compared: Compared, out: Path) -> dict[str, str]:
         **{str(record_path(out, r).relative_to(out)): record_text(r) for r in records},
         **tables.render(compared.tables),
         "leaderboard.tex": render_latex(compared.tables),
-        "head_to_head.csv": _pairs_csv(compared),
+        "pairs.csv": _pairs_csv(compared),
     }
 
 

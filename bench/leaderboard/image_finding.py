@@ -15,7 +15,7 @@ from bench.leaderboard.results import CellResult, PromptSetScores
 from bench.leaderboard.score_frame import image_paths
 from bench.lib.errors import BenchError, UnknownNameError
 from bench.recipe.prompt_table import PromptTable
-from bench.statistics.intervals import Floats
+from bench.statistics.model import Floats
 
 
 class Order(StrEnum):

@@ -7,11 +7,11 @@ the data separate it from every other row.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from functools import partial
 
 from bench.leaderboard.standings import Row, Section, Tables
 from bench.lib.escaping import printable
-from bench.statistics.intervals import LEVEL, WinRate
+from bench.statistics.model import LEVEL, Estimand, WinRate
 
 PREAMBLE = r"% In the preamble: \usepackage{booktabs}"
 _GAP = "--"
@@ -69,16 +69,15 @@ def _columns(section: Section) -> Iterator[tuple[str, list[str]]]:
     """A heading, and what stands under it for each row."""
     rows = section.rows
     yield "method", [_name(row) for row in rows]
-    ranks = [_field(row, "rank_set") for row in rows]
-    common = [_field(row, "common") for row in rows]
-    if any(ranks):
-        yield "rank", [_rank(rank) for rank in ranks]
-    if any(common):
-        cells = zip(rows, common, ranks, strict=True)
-        yield "win rate", [_rate(row, rate, bold=rank == (1, 1)) for row, rate, rank in cells]
-    for scorer in section.scorers:
+    common = section.ranked_by
+    if any(row.rank_set for row in rows):
+        yield "rank", [_rank(row) for row in rows]
+    if len(common) > 1:
+        best = _best(section, lambda row: row.common, judged=True)
+        yield "win rate", [_rate(row, row.common, bold=row is best) for row in rows]
+    for scorer in (*common, *(s for s in section.scorers if s not in common)):
         dagger = r"$^\dagger$" if scorer in section.declared_held_out else ""
-        best = _separated(rows, lambda row, of=scorer: row.scores.get(of))  # type: ignore[misc]
+        best = _best(section, partial(_by, scorer), judged=(scorer,) == common)
         yield (
             f"{escaped(scorer)}{dagger}",
             [
@@ -90,18 +89,26 @@ def _columns(section: Section) -> Iterator[tuple[str, list[str]]]:
         yield "seconds", [_seconds(row) for row in rows]
 
 
-def _separated(rows: Sequence[Row], rate: Callable[[Row], WinRate | None]) -> Row | None:
-    """The row whose interval lies above every other's, and above the base's 50%.
+def _by(scorer: str, row: Row) -> WinRate | None:
+    return row.scores.get(scorer)
 
-    Rows of one board are paired by prompt, so that intervals that do not overlap say less than a
-    direct comparison would find: nothing is bold by chance.
+
+def _best(section: Section, rate: Callable[[Row], WinRate | None], *, judged: bool) -> Row | None:
+    """The row that is separated from all others; None if there is none.
+
+    Args:
+        section: with or without ranks.
+        rate: what stands in the column.
+        judged: whether it is what methods are ranked by: then the ranks say it. Else an interval
+            must lie above all others and the base's 50%, which paired rows that differ need not.
     """
-    found = [(row, rate(row)) for row in rows]
-    rated = [(row, of) for row, of in found if of is not None]
+    if judged and not section.unranked_because:
+        return next((row for row in section.rows if row.rank_set == (1, 1)), None)
+    rated = [(row, found) for row in section.rows if (found := rate(row)) is not None]
     if not rated:
         return None
     best, top = max(rated, key=lambda item: item[1].win_rate)
-    others = [of.high for row, of in rated if row is not best]
+    others = [found.high for row, found in rated if row is not best]
     return best if top.low > max((0.5, *others)) else None
 
 
@@ -111,16 +118,10 @@ def _name(row: Row) -> str:
     return escaped(row.label) if row.label else spec
 
 
-def _field(record: Row | Section, name: str) -> Any:
-    """What a board has where its rows are compared with each other."""
-    return getattr(record, name, None)
-
-
-def _rank(rank: tuple[int, int] | None) -> str:
-    if rank is None:
+def _rank(row: Row) -> str:
+    if row.rank_set is None:
         return _GAP
-    low, high = rank
-    return str(low) if low == high else f"{low}--{high}"
+    return "--".join(map(str, dict.fromkeys(row.rank_set)))
 
 
 def _rate(row: Row, rate: WinRate | None, *, bold: bool, star: bool = False) -> str:
@@ -154,13 +155,14 @@ def _caption(section: Section) -> str:
         f"{sets}.",
         *_estimands(rows),
     ]
-    if ranked_by := _field(section, "ranked_by"):
+    if section.ranked_by:
+        several = "Win rate and rank" if len(section.ranked_by) > 1 else "Rank"
         parts.append(
-            f"Win rate and rank over {escaped(', '.join(ranked_by))}, held out for every "
-            f"method; ranks are sets that the data cannot separate."
+            f"{several} over {escaped(', '.join(section.ranked_by))}, held out for every method; a "
+            f"rank is what the comparisons of all pairs leave open."
+            if not section.unranked_because
+            else f"Not ranked: {escaped(section.unranked_because)}."
         )
-    elif unranked := _field(section, "unranked_because"):
-        parts.append(f"Not ranked: {escaped(unranked)}.")
     if any(row.in_loop for row in rows):
         parts.append("$^*$: the scorer's rewards took part in training.")
     if section.declared_held_out:
@@ -172,16 +174,12 @@ def _caption(section: Section) -> str:
 def _estimands(rows: Sequence[Row]) -> Iterator[str]:
     """What the figures are of, and over which train seeds."""
     said = {
-        "method": "the method (over train seeds, prompts and noise)",
-        "checkpoint": "this checkpoint (over prompts; variation between trainings unknown)",
+        Estimand.METHOD: "the method (over train seeds, prompts and noise)",
+        Estimand.CHECKPOINT: "this checkpoint (over prompts; variation between trainings unknown)",
     }
     for estimand, words in said.items():
-        counts = sorted({len(row.seeds) for row in rows if _estimand(row) == estimand})
+        counts = sorted({len(row.seeds) for row in rows if row.estimand == estimand})
         if counts:
             seeds = " or ".join(map(str, counts))
             trained = f"{seeds} train seed{'' if seeds == '1' else 's'}"
             yield f"Estimand: {words}, {trained}."
-
-
-def _estimand(row: Row) -> str:
-    return _field(row, "estimand") or ("method" if len(row.seeds) > 1 else "checkpoint")

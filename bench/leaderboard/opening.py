@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from bench.leaderboard.comparing import compare
 from bench.leaderboard.names import shortened
 from bench.leaderboard.results import Cell, CellResult, load_cells, load_prompts
-from bench.leaderboard.standings import Row, Tables, compare
+from bench.leaderboard.standings import Row, Tables
 from bench.lib.errors import BenchError, UnknownNameError
 from bench.recipe.prompt_table import PromptTable
 
@@ -32,7 +33,7 @@ class Opened:
         """What they come to.
 
         Raises:
-            BenchError: as `standings.build`.
+            BenchError: as `comparing.build`.
         """
         return compare(self.cells, self.prompts)
 
@@ -120,6 +121,11 @@ def of_methods(tables: Tables, wanted: Sequence[str]) -> Tables:
                     rows=rows,
                     seed_rows=tuple(filter(kept, section.seed_rows)),
                     groups=tuple(r for r in section.groups if (r.method, r.variant) in keys),
+                    head_to_head=tuple(
+                        pair
+                        for pair in section.head_to_head
+                        if {(pair.method, pair.variant), (pair.other, pair.other_variant)} <= keys
+                    ),
                 )
             )
     return Tables(sections=tuple(sections))

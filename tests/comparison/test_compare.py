@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bench.leaderboard import tables
-from bench.leaderboard.standings import build
+from bench.leaderboard.comparing import build
 from bench.statistics import model
 from tests import toy
 from tests.commands import Bench
@@ -54,7 +54,7 @@ def test_what_it_leaves_is_a_board(bench: Bench, two: Path) -> None:
     tables.check(folder)
     (section,) = build(folder).sections
     assert [row.method for row in section.rows if row.base] == ["a"]
-    assert (folder / "head_to_head.csv").read_text().startswith("subject,other,win_rate")
+    assert (folder / "pairs.csv").read_text().startswith("subject,other,win_rate")
     assert r"\begin{tabular}" in (folder / "leaderboard.tex").read_text()
     with Image.open(folder / "contact_sheet.png") as sheet:
         assert sheet.width > 2 * 128

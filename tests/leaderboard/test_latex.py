@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.leaderboard.comparing import build
 from bench.leaderboard.latex import PREAMBLE, escaped, render_latex
-from bench.leaderboard.standings import Tables, build
+from bench.leaderboard.standings import Tables
 from tests.leaderboard import small_board
 from tests.leaderboard.small_board import cell, failure, save
 
