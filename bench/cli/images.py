@@ -55,7 +55,7 @@ def images(
     store: StoreFolder = STORE,
 ) -> None:
     """List images with their scores and files; --export copies them with clear names."""
-    from bench.leaderboard.image_finding import Question, find
+    from bench.leaderboard.image_finding import Question, find, finished_methods
     from bench.leaderboard.opening import open_folder
 
     opened = open_folder(run, ROOTS)
@@ -63,7 +63,7 @@ def images(
     methods = tuple(split_list(method or ""))
     if order and not methods:
         # Against itself the base has no lead.
-        methods = tuple({cell.method: None for cell in opened.cells.values() if not cell.base})
+        methods = tuple(finished_methods(opened))
     question = Question(
         prompt=prompt,
         row=row,

@@ -113,6 +113,12 @@ def find(opened: Opened, question: Question) -> list[Found]:
     )
 
 
+def finished_methods(opened: Opened) -> list[str]:
+    """Specs of the methods that have a finished cell, the base's aside."""
+    done = (cell for cell in opened.cells.values() if isinstance(cell, CellResult))
+    return list(dict.fromkeys(cell.method for cell in done if not cell.base))
+
+
 def _chosen(opened: Opened, methods: Sequence[str]) -> list[CellResult]:
     if not methods:
         return [cell for cell in opened.cells.values() if isinstance(cell, CellResult)]
