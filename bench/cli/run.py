@@ -119,7 +119,7 @@ def overridden(
         "limit": limit,
     }
     overrides: dict[str, object] = {key: value for key, value in given.items() if value is not None}
-    return overrides | dict(_setting(text) for text in settings or [])
+    return overrides | dict(setting(text) for text in settings or [])
 
 
 def _write(frame: Frame, plan: Plan, out: Path, outcome: RunOutcome) -> None:
@@ -193,7 +193,8 @@ def _integers(flag: str, text: str | None) -> list[int] | None:
     return [int(part) for part in parts]
 
 
-def _setting(text: str) -> tuple[str, object]:
+def setting(text: str) -> tuple[str, object]:
+    """The key and value of a `--set`."""
     from bench.lib import plain_yaml
 
     key, equals, value = text.partition("=")
