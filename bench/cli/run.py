@@ -76,7 +76,7 @@ def run(
         )
         if value is not None
     }
-    overrides |= dict(_setting(text) for text in settings or [])
+    overrides |= dict(setting(text) for text in settings or [])
     chosen = recipes.load(registry, recipe, overrides)
     plan = planning.make(chosen, registry, download=not dry_run)
     folder = RunFolder(out or default_place(chosen.name, RUNS))
@@ -152,7 +152,8 @@ def _integers(flag: str, text: str | None) -> list[int] | None:
     return [int(part) for part in parts]
 
 
-def _setting(text: str) -> tuple[str, object]:
+def setting(text: str) -> tuple[str, object]:
+    """The key and value of a `--set`."""
     from bench.lib import plain_yaml
 
     key, equals, value = text.partition("=")
