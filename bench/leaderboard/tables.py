@@ -15,42 +15,53 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from bench.leaderboard.comparing import build
 from bench.leaderboard.names import LINE, wrapped
 from bench.leaderboard.results import Budget, Cost, write_text
 from bench.leaderboard.run_folder import MARK, RunFolder
-from bench.leaderboard.standings import HELD_OUT, Row, Section, Tables, build
+from bench.leaderboard.standings import HELD_OUT, HeadToHead, Row, Section, Tables
 from bench.lib import escaping
 from bench.lib.canonical_json import to_json
 from bench.lib.errors import BenchError
-from bench.statistics import intervals as statistics
-from bench.statistics.intervals import WinRate
+from bench.statistics.model import LEVEL, WinRate
+from bench.statistics.ranking import FAMILY
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, Group
     from rich.table import Table
 
+COMMON = "common"
+"""Stands for the mean over `Section.ranked_by` where a scorer's name is expected."""
 GAP = "–"
 _WRITTEN_BY = "Written by `bench leaderboard build`"
-_KEY = "Win rate against the base [95%]; ties count one half. *: in-loop, not in the held-out mean."
+_KEY = (
+    f"Win rate against the base [{LEVEL:.0%} interval]; ties count one half. *: in-loop, the "
+    "method reads this scorer."
+)
 _GENERAL_NOTES = (
     "A win rate is the share of prompts whose image a scorer rates strictly above the "
     "untouched backbone's for the same prompt and noise. Ties count 0.5; where there are any, "
-    "their share is given (`leaderboard.csv` has the rate without ties too).",
-    f"[low, high]: {statistics.LEVEL:.0%} percentile bootstrap, {statistics.DRAWS:,} draws "
-    f"with seed {statistics.SEED}, resampling prompts, equal texts together, and, with several "
-    "train seeds, seeds as a crossed second level (two or three seeds show less than "
-    "their true spread). Where every prompt came out alike, the exact Clopper-Pearson bound.",
+    "their share is given (`leaderboard.csv` has the rate without ties too). Images of a prompt, "
+    "and scorers of a mean, are averaged within the prompt; every prompt set weighs the same.",
+    f"[low, high]: {LEVEL:.0%} interval of the method where it was trained with two seeds or "
+    "more: over prompts (equal texts are one) and trainings, both random. With one seed it is "
+    "of this checkpoint: over prompts alone, without rank and p, since another training may "
+    "come out otherwise. docs/statistics.md has the model and how often it covers the truth.",
+    "rank: the ranks that the comparisons of all pairs, base included, leave open; with 95% all "
+    "of them hold at once. Rows that share a letter are not separated. Ranks and head-to-heads "
+    "are over the scorers that are held out for every row.",
+    "p: of this comparison with the base alone, from the model that makes its interval; behind it, "
+    "in brackets, of all pairs together (max-t), by which rows are called separated. Means over a "
+    "row's own held-out scorers, where these differ from row to row, rank nothing. Groups are "
+    "descriptive.",
     "\\*: in-loop, the scorer's rewards labelled the method's training pairs, or the method "
-    "reads the scorer otherwise; kept out of its held-out mean.",
-    "p: exact two-sided sign test of the held-out outcomes over distinct prompts, given "
-    "these train seeds; not adjusted for the number of methods.",
+    "reads the scorer otherwise.",
     "seconds: labelling and training, with encoding and inversion (mean over seeds). "
     "NFE: denoiser evaluations (number of function evaluations, one latent through the "
     "denoiser once), counted where the denoiser is asked: of training, inversion and "
     "references included, and of sampling all images, guidance and a method's own inference "
     "included. memory: peak of training.",
-    "Rows are compared with the base, not with each other. Scorers that share a backbone "
-    "agree more than independent judges would.",
+    "Scorers that share a backbone agree more than independent judges would.",
 )
 
 
@@ -117,6 +128,7 @@ def render(tables: Tables, about: About = About()) -> dict[str, str]:
         "leaderboard.csv": render_csv(tables),
         "leaderboard.json": render_json(tables),
         "by_group.csv": render_groups_csv(tables),
+        "head_to_head.csv": render_head_to_head_csv(tables),
     }
 
 
@@ -133,11 +145,71 @@ def render_markdown(tables: Tables, about: About = About()) -> str:
 
 def _markdown_section(section: Section) -> list[str]:
     columns = _columns(section, MARKDOWN)
-    lines = [f"## {escaping.markdown(section.heading)}", "", *_markdown_table(columns), ""]
+    lines = [f"## {escaping.markdown(section.heading)}", "", MARKDOWN.text(section.answer), ""]
+    lines += [*_markdown_table(columns), ""]
+    if section.head_to_head:
+        matrix = _head_to_head_columns(section, MARKDOWN)
+        lines += [f"Head to head: {_head_to_head_note(section)}", "", *_markdown_table(matrix), ""]
     if len(section.prompt_sets) > 1:
         sets = _prompt_set_columns(section)
-        lines += ["Held-out mean by prompt set:", "", *_markdown_table(sets), ""]
+        lines += ["Own held-out mean by prompt set:", "", *_markdown_table(sets), ""]
     return [*lines, *(f"- {note}" for note in _notes(section, MARKDOWN)), ""]
+
+
+def _head_to_head_note(section: Section) -> str:
+    tested = any(pair.adjusted_p is not None for pair in section.head_to_head)
+    intervals = (
+        "intervals and bold type hold for all pairs at once"
+        if tested
+        else f"each a {LEVEL:.0%} interval of these checkpoints"
+    )
+    return f"how often the row's image beats the column's; {intervals}."
+
+
+def _head_to_head_columns(section: Section, style: _Style) -> Iterator[_Column]:
+    """A matrix: the row's win rate over the column's method."""
+    pairs = {}
+    for pair in section.head_to_head:
+        one, other = (pair.method, pair.variant), (pair.other, pair.other_variant)
+        pairs[one, other] = pair
+        pairs[other, one] = _turned(pair)
+    rows = [row for row in section.rows if row.seeds]
+    yield "", [_method_name(row, style) for row in rows]
+    for column in rows:
+        of = [
+            pairs.get(((row.method, row.variant), (column.method, column.variant))) for row in rows
+        ]
+        yield _method_name(column, style), [_duel(pair) for pair in of]
+
+
+def _turned(pair: HeadToHead) -> HeadToHead:
+    """The same pair, said of the other."""
+    rate = pair.rate
+    turned = dataclasses.replace(
+        rate,
+        win_rate=1 - rate.win_rate,
+        low=1 - rate.high,
+        high=1 - rate.low,
+        centre=1 - rate.centre,
+        seed_rates=tuple(1 - value for value in rate.seed_rates),
+        wins=rate.losses,
+        losses=rate.wins,
+    )
+    return HeadToHead(
+        method=pair.other,
+        variant=pair.other_variant,
+        other=pair.method,
+        other_variant=pair.variant,
+        rate=turned,
+        adjusted_p=pair.adjusted_p,
+    )
+
+
+def _duel(pair: HeadToHead | None) -> str:
+    if pair is None:
+        return GAP
+    text = _in_line(pair.rate, in_loop=False)
+    return f"**{text}**" if pair.separated else text
 
 
 def _markdown_table(columns: Iterable[_Column]) -> list[str]:
@@ -158,22 +230,27 @@ class _Style:
     code: Callable[[str], str]
     rate: Callable[[WinRate, bool], str]
     """A win rate; True: of a scorer that is in-loop."""
-    beside: tuple[str, Callable[[Row], str]]
-    """The column beside the held-out mean."""
+    own_mean: bool
+    """Whether the mean over a row's own held-out scorers stands beside the common ones."""
 
 
 def _columns(section: Section, style: _Style) -> Iterator[_Column]:
     """The table of a section: methods, win rates and costs."""
     rows = section.rows
     yield "method", [_method_name(row, style) for row in rows]
-    for scorer in section.scorers:
-        heading = (
-            f"{style.text(scorer)} †" if scorer in section.declared_held_out else style.text(scorer)
-        )
+    if not section.unranked_because:
+        yield "rank", [_rank(row) for row in rows]
+    common, declared = section.ranked_by, section.declared_held_out
+    if len(common) > 1:
+        yield "held-out mean", [_rate(row, row.common, style) for row in rows]
+    # What all rows have held out stands first: it is what they are compared by.
+    for scorer in (*common, *(s for s in section.scorers if s not in common)):
+        heading = f"{style.text(scorer)} †" if scorer in declared else style.text(scorer)
         yield heading, [_rate(row, row.scores.get(scorer), style, scorer) for row in rows]
-    yield "held-out mean", [_rate(row, row.held_out, style) for row in rows]
-    heading, value = style.beside
-    yield heading, [value(row) for row in rows]
+    if not section.unranked_because:
+        yield "p (of all pairs)", [_p_value(row) for row in rows]
+    if style.own_mean and any(row.held_out_scorers not in ((), common) for row in rows):
+        yield "own held-out mean", [_rate(row, row.held_out, style) for row in rows]
     headings = ("seconds", "train NFE", "sample NFE", "memory (MB)")
     yield from zip(headings, zip(*map(_costs, rows), strict=True), strict=True)
 
@@ -212,18 +289,20 @@ def _stacked(rate: WinRate, in_loop: bool) -> str:
 
 
 def _p_value(row: Row) -> str:
-    return f"{row.held_out.p_value:.2g}" if row.held_out else GAP
+    if row.common is None or row.common.p_value is None or row.adjusted_p is None:
+        return GAP
+    return f"{row.common.p_value:.2g} ({row.adjusted_p:.2g})"
 
 
-def _tie_share(row: Row) -> str:
-    """Over all scorers of a row."""
-    comparisons = sum(rate.comparisons for rate in row.scores.values())
-    ties = sum(rate.ties for rate in row.scores.values())
-    return f"{100 * ties / comparisons:.1f}%" if comparisons else GAP
+def _rank(row: Row) -> str:
+    """The ranks left open, and the letters: "1-3 ab"."""
+    if row.rank_set is None:
+        return GAP
+    return f"{'-'.join(map(str, dict.fromkeys(row.rank_set)))} {row.letters}"
 
 
-MARKDOWN = _Style(escaping.markdown, escaping.code, _in_line, ("p", _p_value))
-PLAIN = _Style(escaping.printable, escaping.printable, _stacked, ("ties", _tie_share))
+MARKDOWN = _Style(escaping.markdown, escaping.code, _in_line, own_mean=True)
+PLAIN = _Style(escaping.printable, escaping.printable, _stacked, own_mean=False)
 
 
 def _notes(section: Section, style: _Style) -> list[str]:
@@ -231,7 +310,6 @@ def _notes(section: Section, style: _Style) -> list[str]:
     text = style.text
     distinct = section.distinct_prompts
     sets = ", ".join(f"{text(name)} ({n})" for name, n in section.prompt_sets.items())
-    effect = section.minimum_detectable_effect
     notes = [f"Recipe: {text(', '.join(section.recipes))}."]
     if section.backbone not in section.heading:
         notes.append(f"Start model: {style.code(section.backbone)}.")
@@ -242,24 +320,23 @@ def _notes(section: Section, style: _Style) -> list[str]:
         )
     notes.append(
         f"n = {sum(section.prompt_sets.values())} prompts ({distinct} distinct), "
-        f"{section.images_per_prompt} image(s) each: {sets}. With so many, a true win rate within "
-        f"{100 * effect:.1f} points of 50% is found less than 80% of the time (two-sided 5% test)."
+        f"{section.images_per_prompt} image(s) each: {sets}."
     )
+    if section.best_of_many is not None:
+        notes.append(
+            f"If no method differed from the base, the best of them would still show "
+            f"{100 * section.best_of_many:.1f}% on average."
+        )
     done = [row for row in section.rows if row.seeds]
     notes += _by_value("Budget", done, _budget, style)
     notes += _by_value("Train seeds", done, lambda row: ", ".join(map(str, row.seeds)), style)
+    notes += _seed_rates(done, style)
     notes += _by_value(
-        "Held-out mean over",
+        "Own held-out scorers",
         done,
-        lambda row: text(", ".join(row.held_out_scorers) or "no scorer"),
+        lambda row: text(", ".join(row.held_out_scorers) or "none"),
         style,
     )
-    if len({row.held_out_scorers for row in done}) > 1:
-        common = text(", ".join(sorted(set.intersection(*(set(r.held_out_scorers) for r in done)))))
-        notes.append(
-            "The held-out means are over different scorers; compare those methods through "
-            + (f"{common}, in-loop for none." if common else "single columns only.")
-        )
     if declared := text(", ".join(section.declared_held_out)):
         notes.append(f"†: declared held out ({declared}), never used to label.")
     for key in sorted({key for row in section.rows for key in row.provenance}):
@@ -280,6 +357,27 @@ def _notes(section: Section, style: _Style) -> list[str]:
             gaps.insert(0, f"{', '.join(missing)} did not score {every}")
         notes += [f"{GAP} {_method_name(row, style)}: {text(gap)}." for gap in gaps]
     return notes
+
+
+def _seed_rates(rows: Sequence[Row], style: _Style) -> list[str]:
+    """Each training's rate: with few of them, nothing sums them up."""
+    several = [row for row in rows if row.common and len(row.seeds) > 1]
+    if not several:
+        return []
+    each = "; ".join(
+        f"{_method_name(row, style)} "
+        f"{', '.join(f'{100 * rate:.1f}' for rate in row.common.seed_rates)}"
+        for row in several
+        if row.common
+    )
+    spread = several[0].common
+    pooled = spread is not None and spread.pooled
+    sd = (
+        f"{100 * (spread.seed_sd or 0.0):.1f} points, pooled"
+        if pooled and spread
+        else ", ".join(f"{100 * (row.common.seed_sd or 0.0):.1f}" for row in several if row.common)
+    )
+    return [f"Of each train seed, in %: {each}. Standard deviation between trainings: {sd}."]
 
 
 def _made_with(key: str, row: Row) -> str:
@@ -340,7 +438,7 @@ def _rate_fields(rate: WinRate | None) -> dict[str, Any]:
 _SECTION_FIELDS = [
     field.name
     for field in dataclasses.fields(Section)
-    if field.name not in ("evaluation", "groups")
+    if field.name not in ("evaluation", "groups", "rows", "seed_rows", "head_to_head")
 ]
 
 
@@ -359,6 +457,9 @@ def _row_fields(row: Row) -> dict[str, Any]:
         "variant": row.variant,
         "label": row.label,
         "base": row.base,
+        "rank_best": row.rank_set[0] if row.rank_set else None,
+        "rank_worst": row.rank_set[1] if row.rank_set else None,
+        "letters": row.letters,
         "train_seeds": list(row.seeds),
         "failures": list(row.failures),
     }
@@ -370,28 +471,63 @@ def _row_fields(row: Row) -> dict[str, Any]:
 
 def _rounded(value: Any) -> Any:
     # Six digits: finer than any interval, coarser than differences between platforms.
+    if isinstance(value, tuple):
+        return [_rounded(item) for item in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def render_csv(tables: Tables) -> str:
-    """One line a method, train seeds ("all" or one) and scorer; empty cells are gaps."""
+    """One line a method, train seeds (all or one) and scorer; empty cells are gaps.
+
+    The scorer "common" is the mean over those held out for every row, "held-out" that over the
+    row's own.
+    """
     return _csv(
         {
             **_section_fields(section),
             "pooled": pooled,
-            "rank": rank if pooled else None,
             "scorer": scorer,
             "in_loop": scorer in row.in_loop,
-            **_rate_fields(row.held_out if scorer == HELD_OUT else row.scores.get(scorer)),
+            **_rate_fields(rate),
+            "adjusted_p": _rounded(row.adjusted_p) if scorer == COMMON else None,
             **_row_fields(row),
-            "train_seeds": " ".join(map(str, row.seeds)),
-            "failures": "; ".join(row.failures),
         }
         for section in tables.sections
         for pooled, rows in ((True, section.rows), (False, section.seed_rows))
-        for rank, row in enumerate(rows, start=1)
-        for scorer in (*section.scorers, HELD_OUT)
+        for row in rows
+        for scorer, rate in _columns_of(section, row)
     )
+
+
+def _columns_of(section: Section, row: Row) -> Iterator[tuple[str, WinRate | None]]:
+    yield COMMON, row.common
+    yield HELD_OUT, row.held_out
+    for scorer in section.scorers:
+        yield scorer, row.scores.get(scorer)
+
+
+def render_head_to_head_csv(tables: Tables) -> str:
+    """One line a pair: the method's win rate over the other, interval and p for all at once."""
+    return _csv(
+        {
+            **_section_fields(section),
+            **_pair_fields(pair),
+            **_rate_fields(pair.rate),
+        }
+        for section in tables.sections
+        for pair in section.head_to_head
+    )
+
+
+def _pair_fields(pair: HeadToHead) -> dict[str, Any]:
+    return {
+        "method": pair.method,
+        "variant": pair.variant,
+        "other": pair.other,
+        "other_variant": pair.other_variant,
+        "separated": pair.separated,
+        "adjusted_p": _rounded(pair.adjusted_p),
+    }
 
 
 def render_groups_csv(tables: Tables) -> str:
@@ -425,6 +561,9 @@ def _csv(lines: Iterable[Mapping[str, Any]]) -> str:
 
 def _csv_cell(value: Any) -> Any:
     # Not every Python quotes a lone carriage return, which would then end the line.
+    if isinstance(value, list):
+        joint = " " if all(isinstance(item, int | float) for item in value) else "; "
+        value = joint.join(map(str, value))
     text = value.replace("\r\n", "\n").replace("\r", "\n") if isinstance(value, str) else value
     return escaping.csv_cell(text)
 
@@ -439,6 +578,8 @@ def render_json(tables: Tables) -> str:
                 "in_loop": list(row.in_loop),
                 "held_out_scorers": list(row.held_out_scorers),
                 "held_out": _rate_fields(row.held_out) if row.held_out else None,
+                "common": _rate_fields(row.common) if row.common else None,
+                "adjusted_p": _rounded(row.adjusted_p),
                 "scores": {scorer: _rate_fields(rate) for scorer, rate in row.scores.items()},
             }
             for row in of
@@ -446,19 +587,22 @@ def render_json(tables: Tables) -> str:
 
     return to_json(
         {
-            "schema": 2,
+            "schema": 3,
             "interval": {
-                "method": "percentile bootstrap over prompts, crossed with train seeds",
-                "level": statistics.LEVEL,
-                "draws": statistics.DRAWS,
-                "seed": statistics.SEED,
+                "method": "two-way random effects, prompts by train seeds; Student's t",
+                "level": LEVEL,
             },
+            "family": {"method": "max-t over all pairs, base included", "level": FAMILY},
             "sections": [
                 {
                     **{name: _rounded(getattr(section, name)) for name in _SECTION_FIELDS},
                     **_section_fields(section),
                     "rows": rows(section.rows),
                     "seed_rows": rows(section.seed_rows),
+                    "head_to_head": [
+                        {**_pair_fields(pair), **_rate_fields(pair.rate)}
+                        for pair in section.head_to_head
+                    ],
                 }
                 for section in tables.sections
             ],
@@ -476,6 +620,11 @@ def console_table(tables: Tables) -> Group:
         if len(tables.sections) > 1:
             parts.append(Text(escaping.printable(section.heading), style="bold"))
         parts.append(_console_section(section))
+        parts.append(Text(f"{escaping.printable(section.answer)}\n", style="bold"))
+        if section.head_to_head and not section.unranked_because:
+            parts.append(Text(f"Head to head: {_head_to_head_note(section)}"))
+            names, *columns = _head_to_head_columns(section, PLAIN)
+            parts.append(_Fitted(names[1], columns))
         parts += [Text(f"- {note}") for note in _notes(section, PLAIN)]
     parts.append(Text(f"- {_KEY}"))
     return Group(*parts)

@@ -13,10 +13,11 @@ import numpy as np
 from bench.api import contracts
 from bench.api.kinds import is_held_out
 from bench.leaderboard import results, tables
+from bench.leaderboard.comparing import compare
 from bench.leaderboard.names import shortened
 from bench.leaderboard.protocol import EvaluationProtocol, Protocol, TrainingProtocol
 from bench.leaderboard.run_folder import RunFolder, card
-from bench.leaderboard.standings import Row, Tables, compare
+from bench.leaderboard.standings import Row, Tables
 from bench.lib import contact_sheet, provenance
 from bench.lib.escaping import printable
 from bench.outputs import cards
