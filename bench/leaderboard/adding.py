@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.leaderboard import board as boards
-from bench.leaderboard import results, standings
+from bench.leaderboard import comparing, results
 from bench.leaderboard.board import BOARD, LEDGER, Board, Ledger
 from bench.leaderboard.protocol import shown
 from bench.leaderboard.results import Cell, CellFailure, CellResult
@@ -118,7 +118,7 @@ def _add(run: Path, folder: Path, methods: Sequence[str], as_deviation: bool) ->
         )
     )
     boards.refuse_unadmitted(board.file, together, folder)
-    built = standings.compare(together, prompts)
+    built = comparing.compare(together, prompts)
 
     needed = {d: prompts[d] for cell in coming.new.values() for d in _digests(cell)}
     absent = [table for digest, table in sorted(needed.items()) if digest not in board.prompts]

@@ -19,12 +19,13 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, model_validator
 
-from bench.leaderboard import results, standings, tables
+from bench.leaderboard import comparing, results, tables
 from bench.leaderboard.protocol import (
     EvaluationProtocol,
     Protocol,
     TrainingProtocol,
     differences,
+    flat,
     shown,
 )
 from bench.leaderboard.results import Cell, CellFailure, CellResult
@@ -389,7 +390,7 @@ def _failed(cell: Cell) -> bool:
 
 def standings_of(board: Board) -> Tables:
     """The standings of a board."""
-    return standings.compare(board.cells, board.prompts)
+    return comparing.compare(board.cells, board.prompts)
 
 
 def render(board: Board, built: Tables | None = None) -> dict[str, str]:
@@ -448,12 +449,30 @@ def _protocol_lines(file: BoardFile) -> Iterator[str]:
         f"{both} frozen {when}, under the digest {escaping.code(frozen.digest[:8])} (`{BOARD}`): "
         f"results that differ are refused, or marked{differ}."
     )
-    facts = file.protocol.section.facts
-    for part, words in facts.items():
-        if words:
-            yield f"{text(part)}: {text(', '.join(words.values()))}."
+    for part, data in _parts(file.protocol):
+        facts = ((key, value) for key, value in sorted(flat(data).items()) if _says(value))
+        if words := ", ".join(f"{key} {shown(value)}" for key, value in facts):
+            yield f"{part}: {text(words)}."
     if file.protocol.held_out:
-        yield f"held out: {text(', '.join(file.protocol.held_out))}."
+        yield f"Held out: {text(', '.join(file.protocol.held_out))}."
     methods = "any method" if admits.methods == "any" else f"only {text(listed(admits.methods))}"
     untrained = "" if admits.untrained else ", trained here"
     yield f"Admitted: {methods}{untrained}, with {admits.min_train_seeds} or more train seeds."
+
+
+def _parts(protocol: FrozenProtocol) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The parts of a protocol, as people name them."""
+    evaluation, training = protocol.evaluation, protocol.training
+    yield "Start model", evaluation.backbone
+    yield "Sampling", {**evaluation.sampling, "image seeds": list(evaluation.image_seeds)}
+    yield "Prompts", evaluation.prompts
+    for scorer in sorted(evaluation.scorers):
+        yield f"Scorer {escaping.code(scorer)}", evaluation.scorers[scorer]
+    if training:
+        yield "Pairs", {**training.pairs, **training.filters, **training.framing}
+        yield "Training", training.options
+
+
+def _says(value: object) -> bool:
+    """Whether a fact tells anything."""
+    return value is not None and value != "" and value != {}

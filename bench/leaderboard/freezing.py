@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from bench.leaderboard.board import (
 from bench.leaderboard.protocol import Protocol, distinctions
 from bench.leaderboard.results import Cell, CellResult, write_text
 from bench.leaderboard.run_folder import MARK
-from bench.lib.canonical_json import plain
+from bench.lib.canonical_json import compact
 from bench.lib.errors import BenchError
 from bench.lib.strict import validated
 from bench.lib.wording import listed
@@ -98,7 +99,7 @@ def freeze(
     if (folder / MARK).exists():
         raise BenchError(f"{folder}: is the folder that a run writes to; name one for the board")
     section = FrozenProtocol.model_validate(
-        {**plain(protocol), "held_out": sorted(held_out)},
+        {**json.loads(compact(protocol)), "held_out": sorted(held_out)}
     )
     file = validated(
         BoardFile,
