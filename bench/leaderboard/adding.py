@@ -19,7 +19,6 @@ from bench.leaderboard.results import Cell, CellFailure, CellResult
 from bench.lib.errors import BenchError, UnknownNameError
 from bench.lib.files import write_atomic
 from bench.recipe.prompt_table import PromptTable
-from bench.registry.spec_language import parse
 
 OTHER_BASE = 0.1
 """Mean distance of two bases' scores, in standard deviations over images, beyond which they are not
@@ -82,7 +81,7 @@ def chosen(cells: Mapping[Path, Cell], methods: Sequence[str], run: Path) -> dic
         BenchError: no cell has such a name; says what is close.
     """
     names = {
-        path: {cell.method, cell.label, parse(cell.method).name} - {""}
+        path: {cell.method, cell.label, boards.method_name(path, cell)} - {""}
         for path, cell in cells.items()
     }
     known = {name for of in names.values() for name in of}

@@ -42,6 +42,7 @@ from bench.registry.spec_language import parse
 
 BOARD, LEDGER = "board.yaml", "ledger.json"
 _FOLDERS = ("results", "prompts")
+_SEEDS = 2**63
 _HEADER = """\
 # What this board holds its results to. Title, description and admits are for people to edit.
 # `protocol` was written by `bench leaderboard freeze`; `frozen.digest` tells whether it still is
@@ -302,15 +303,27 @@ def hold_to_protocol(
 
 def refuse_unsound(path: Path, cell: Cell, file: BoardFile) -> None:
     """Raise `BenchError` where a well-formed record cannot be what a run has left."""
-    if problem := next(_unsound(cell, file), None):
+    if problem := next(_unsound(path, cell, file), None):
         raise BenchError(f"{path}: record.{problem}")
 
 
-def _unsound(cell: Cell, file: BoardFile) -> Iterator[str]:
+def method_name(path: Path, cell: Cell) -> str:
+    """The name of a cell's method, without its options.
+
+    Raises:
+        BenchError: what the file calls its method is none.
+    """
+    try:
+        return parse(cell.method).name
+    except BenchError as error:
+        raise BenchError(f"{path}: record.method: {error}") from error
+
+
+def _unsound(path: Path, cell: Cell, file: BoardFile) -> Iterator[str]:
     """What contradicts the rest of the record, beginning with the field."""
-    if cell.seed < 0:
-        yield f"seed is {cell.seed}; seeds are 0 or more"
-    name = parse(cell.method).name
+    if not 0 <= cell.seed < _SEEDS:
+        yield f"seed is {shown(cell.seed)}; seeds are 0 or more, below 2**63"
+    name = method_name(path, cell)
     if cell.described.get("name", name) != name:
         yield f"method is {cell.method}, but described is of {shown(cell.described['name'])}"
     if isinstance(cell, CellFailure):
@@ -359,7 +372,7 @@ def refuse_unadmitted(file: BoardFile, cells: Mapping[Path, Cell], board: Path) 
                     f"every win rate is measured against {first}"
                 )
             continue
-        name = parse(cell.method).name
+        name = method_name(path, cell)
         if admits.methods != "any" and name not in admits.methods:
             raise BenchError(
                 f"{path}: record.method: {cell.method} is none of the methods that are admitted "
@@ -375,6 +388,8 @@ def refuse_unadmitted(file: BoardFile, cells: Mapping[Path, Cell], board: Path) 
             seeds.setdefault(key, []).append((path, cell))
     for found in seeds.values():
         path, cell = found[0]
+        base = bases.get(cell.evaluation.digest)
+        _refuse_copies(found, cells[base] if base else None)
         done = sorted({c.seed for _, c in found if isinstance(c, CellResult)})
         if len(done) < admits.min_train_seeds and any(not _failed(c) for _, c in found):
             raise BenchError(
@@ -382,6 +397,35 @@ def refuse_unadmitted(file: BoardFile, cells: Mapping[Path, Cell], board: Path) 
                 f"({listed(done)}), at least {admits.min_train_seeds} are asked for ({where}: "
                 f"admits.min_train_seeds); run it with more seeds and add them together"
             )
+
+
+def _refuse_copies(seeds: Sequence[tuple[Path, Cell]], base: Cell | None) -> None:
+    """Raise `BenchError` where one training stands for two train seeds of a method.
+
+    Trainings that have changed nothing may agree: they are the base.
+    """
+    seen: dict[tuple[object, ...], Path] = {}
+    untouched = _all_scores(base) if base else ()
+    for path, cell in seeds:
+        scores = _all_scores(cell)
+        if not scores or scores == untouched:
+            continue
+        other = seen.setdefault(scores, path)
+        if other != path:
+            raise BenchError(
+                f"{path}: record.evaluations: every score is that of {other}, to the last digit; "
+                f"another train seed would have given others"
+            )
+
+
+def _all_scores(cell: Cell) -> tuple[object, ...]:
+    """All scores of a cell in one order; () of a failure."""
+    parts = cell.evaluations if isinstance(cell, CellResult) else ()
+    return tuple(
+        (part.prompt_set, scorer, tuple(part.scores[scorer]))
+        for part in sorted(parts, key=lambda part: part.prompt_set)
+        for scorer in sorted(part.scores)
+    )
 
 
 def _failed(cell: Cell) -> bool:

@@ -202,7 +202,7 @@ def _table(table: Table) -> Iterator[str]:
     )
     if unknown := [key for key, value in facts.items() if value == UNKNOWN]:
         yield f"- **Unknown**: {', '.join(unknown)}."
-    yield from (f"- **Beware**: {_text(caution)}" for caution in table.cautions)
+    yield from (f"- **Beware**: {_text(caution)}." for caution in table.cautions)
     yield ""
 
 
