@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -110,12 +112,15 @@ def run(
 def _write(frame: Frame, plan: Plan, out: Path, outcome: RunOutcome) -> None:
     """The outputs, and where they are."""
     from bench.leaderboard import tables
+    from bench.leaderboard.answer import ENOUGH_SEEDS
     from bench.outputs import writing
 
     built = writing.write(plan, frame.store, out, outcome, frame.say)
     frame.console.print(tables.console_table(built))
+    if any(section.unranked_because and section.head_to_head for section in built.sections):
+        frame.say(f"To rank the methods: {_with_seeds(sys.argv[1:], ENOUGH_SEEDS)}")
     for what, name in (
-        ("tables", "README.md, leaderboard.csv, leaderboard.json, by_group.csv"),
+        ("tables", "README.md, leaderboard.csv, .json, by_group.csv, head_to_head.csv"),
         ("result files", "results/, prompts/"),
         ("per-image scores", "scores.parquet"),
         ("checkpoints", "checkpoints/<method>-seed<seed>/, with model cards"),
@@ -126,6 +131,18 @@ def _write(frame: Frame, plan: Plan, out: Path, outcome: RunOutcome) -> None:
             frame.say(f"  {what:<17} {out}/{name}")
     for reason in dict.fromkeys(outcome.failures.values()):
         output.complain(reason)
+
+
+def _with_seeds(arguments: Sequence[str], seeds: Iterable[int]) -> str:
+    """The command line that was given, with these train seeds."""
+    kept = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--seeds":
+            next(words, None)
+        elif not word.startswith("--seeds="):
+            kept.append(word)
+    return shlex.join(["bench", *kept, "--seeds", ",".join(map(str, seeds))])
 
 
 def _print_plan(frame: Frame, plan: Plan, here: Status, processes: int) -> None:

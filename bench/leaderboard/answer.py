@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
 from bench.leaderboard.standings import HeadToHead, Row, Section
 
 ENOUGH_SEEDS = (0, 1, 2, 3, 4)
-"""Train seeds that the command to rank methods asks for: each method then has its own spread."""
+"""Train seeds that rank methods without pooling: each then has a spread of its own."""
 _LISTED = 4
-"""So many pairs are named."""
+"""So many groups of winners are told apart."""
+_NAMED = 6
+"""So many methods are named in one breath."""
 
 
 def answer(section: Section) -> str:
@@ -106,21 +107,16 @@ def _once(rows: Sequence[Row]) -> list[str]:
 
 
 def _remedy(section: Section) -> str:
-    """The command that ranks the methods, and what it takes where that was measured."""
+    """What ranks the methods, and what it takes where that was measured."""
     rows = [row for row in section.rows if row.seeds and row.budget and row.budget.steps]
-    methods = ",".join(row.method for row in rows)
-    seeds = ",".join(map(str, ENOUGH_SEEDS))
-    recipe = (
-        "" if section.recipes == ("shapes",) else f"--recipe {shlex.quote(section.recipes[0])} "
-    )
-    command = f"bench run {recipe}--methods {shlex.quote(methods)} --seeds {seeds}"
     seconds = sum(
         (len(ENOUGH_SEEDS) - len(row.seeds))
         * (row.cost.train_seconds + row.cost.sample_seconds + row.cost.score_seconds)
         for row in rows
         if row.cost
     )
-    return f"`{command}` ranks them ({_time(seconds)} more at the pace of this run)"
+    seeds = ",".join(map(str, ENOUGH_SEEDS))
+    return f"the same run with --seeds {seeds} ranks them ({_time(seconds)} more at its pace)"
 
 
 def _time(seconds: float) -> str:
@@ -136,5 +132,7 @@ def _name(row: Row) -> str:
 
 
 def joined(names: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
+    """ "a", "a and b", "a, b and c"; of many, how many more there are."""
+    if len(names) > _NAMED + 1:
+        names = [*names[:_NAMED], f"{len(names) - _NAMED} more"]
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

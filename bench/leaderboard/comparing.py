@@ -144,8 +144,8 @@ def _section(
     compared = {name: _compare(mine, base) for name, mine in sorted(methods.items())}
     by_seed = [
         (name, _compare({path: cell}, base))
-        for name, mine in methods.items()
-        for path, cell in mine.items()
+        for name, mine in sorted(methods.items())
+        for path, cell in sorted(mine.items(), key=lambda item: item[1].seed)
     ]
     first = Row(
         method=base.method,

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 COMMON = "common"
 """Stands for the mean over `Section.ranked_by` where a scorer's name is expected."""
+_SHOWN_PAIRS = 66
+"""Pairs of twelve methods; more are in `head_to_head.csv` alone."""
 GAP = "–"
 _WRITTEN_BY = "Written by `bench leaderboard build`"
 _KEY = (
@@ -147,7 +149,7 @@ def _markdown_section(section: Section) -> list[str]:
     columns = _columns(section, MARKDOWN)
     lines = [f"## {escaping.markdown(section.heading)}", "", MARKDOWN.text(section.answer), ""]
     lines += [*_markdown_table(columns), ""]
-    if section.head_to_head:
+    if 0 < len(section.head_to_head) <= _SHOWN_PAIRS:
         matrix = _head_to_head_columns(section, MARKDOWN)
         lines += [f"Head to head: {_head_to_head_note(section)}", "", *_markdown_table(matrix), ""]
     if len(section.prompt_sets) > 1:
@@ -485,7 +487,7 @@ def render_csv(tables: Tables) -> str:
     return _csv(
         {
             **_section_fields(section),
-            "pooled": pooled,
+            "over_seeds": over_seeds,
             "scorer": scorer,
             "in_loop": scorer in row.in_loop,
             **_rate_fields(rate),
@@ -493,7 +495,7 @@ def render_csv(tables: Tables) -> str:
             **_row_fields(row),
         }
         for section in tables.sections
-        for pooled, rows in ((True, section.rows), (False, section.seed_rows))
+        for over_seeds, rows in ((True, section.rows), (False, section.seed_rows))
         for row in rows
         for scorer, rate in _columns_of(section, row)
     )
@@ -621,7 +623,7 @@ def console_table(tables: Tables) -> Group:
             parts.append(Text(escaping.printable(section.heading), style="bold"))
         parts.append(_console_section(section))
         parts.append(Text(f"{escaping.printable(section.answer)}\n", style="bold"))
-        if section.head_to_head and not section.unranked_because:
+        if not section.unranked_because and 0 < len(section.head_to_head) <= _SHOWN_PAIRS:
             parts.append(Text(f"Head to head: {_head_to_head_note(section)}"))
             names, *columns = _head_to_head_columns(section, PLAIN)
             parts.append(_Fitted(names[1], columns))

@@ -8,8 +8,9 @@ import yaml
 
 from bench.api.kinds import PipelineLayout, StartModel
 from bench.diffusion.files import STABLE_DIFFUSION, STABLE_DIFFUSION_XL
-from bench.leaderboard import standings
+from bench.leaderboard import comparing
 from bench.leaderboard.results import CellResult
+from bench.leaderboard.standings import Row
 from bench.outputs.cards import model_card
 from tests.leaderboard import small_board
 
@@ -23,17 +24,17 @@ DPO = {
 
 
 @pytest.fixture
-def cell(tmp_path: Path) -> tuple[CellResult, standings.Row]:
+def cell(tmp_path: Path) -> tuple[CellResult, Row]:
     training = replace(small_board.TRAINING, options={"steps": 10, "lora_rank": None})
     record = small_board.cell(
         "dpo", lift=0.3, in_loop=("colour",), described=DPO, training=training
     )
     small_board.save(tmp_path, [small_board.cell("base"), record])
-    (section,) = standings.build(tmp_path).sections
+    (section,) = comparing.build(tmp_path).sections
     return record, next(row for row in section.seed_rows if row.method == "dpo")
 
 
-def test_the_card_says_what_it_is_and_how_it_did(cell: tuple[CellResult, standings.Row]) -> None:
+def test_the_card_says_what_it_is_and_how_it_did(cell: tuple[CellResult, Row]) -> None:
     record, row = cell
     start = StartModel(layout=STABLE_DIFFUSION, hub_id="owner/model", code="pipeline = 1")
     card = model_card(record, row, start, "creativeml-openrail-m", adapter=False)
@@ -56,9 +57,7 @@ def test_the_card_says_what_it_is_and_how_it_did(cell: tuple[CellResult, standin
 
 
 @pytest.mark.parametrize("adapter", [False, True])
-def test_the_code_in_the_card_is_python(
-    cell: tuple[CellResult, standings.Row], adapter: bool
-) -> None:
+def test_the_code_in_the_card_is_python(cell: tuple[CellResult, Row], adapter: bool) -> None:
     start = StartModel(layout=STABLE_DIFFUSION_XL, code="pipeline = 1")
     card = model_card(*cell, start, "unknown", adapter=adapter)
     code = card.split("```python\n")[1].split("```")[0]
@@ -75,7 +74,7 @@ TRANSFORMER = PipelineLayout(
 )
 
 
-def test_another_denoiser_has_its_own_names(cell: tuple[CellResult, standings.Row]) -> None:
+def test_another_denoiser_has_its_own_names(cell: tuple[CellResult, Row]) -> None:
     start = StartModel(
         layout=TRANSFORMER, code="pipeline = 1", dtype="torch.bfloat16", needs="a-package"
     )
@@ -95,7 +94,7 @@ def test_another_denoiser_has_its_own_names(cell: tuple[CellResult, standings.Ro
     assert 'prefix="transformer"' in card
 
 
-def test_a_form_of_its_own_names_no_pipeline(cell: tuple[CellResult, standings.Row]) -> None:
+def test_a_form_of_its_own_names_no_pipeline(cell: tuple[CellResult, Row]) -> None:
     card = model_card(*cell, None, "unknown", adapter=False)
     assert "diffusers" not in card
     assert "pretrained:FOLDER" in card
