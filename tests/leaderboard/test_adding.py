@@ -258,7 +258,7 @@ def test_another_schema_is_refused(board: Path, tmp_path: Path) -> None:
     made = run(tmp_path / "run", cell("dpo"))
     path = result(made)
     path.write_text(re.sub(r'"schema": \d+', '"schema": 99', path.read_text()))
-    with pytest.raises(BenchError, match=r"dpo--seed0-.*: schema is 99, this version reads"):
+    with pytest.raises(BenchError, match=r"dpo--seed0-.*schema is 99, this version reads"):
         adding.add(made, board)
 
 
