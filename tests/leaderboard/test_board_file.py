@@ -180,3 +180,11 @@ def test_without_training_only_the_evaluation_is_frozen(tmp_path: Path) -> None:
     assert file.deviations(cell("dpo", evaluation=small_board.sampled(steps=3))) == (
         "evaluation.sampling.steps (3 against 20)",
     )
+
+
+def test_every_key_is_documented() -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "boards.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(schema.*?)```", docs, flags=re.DOTALL)
+    for model in (boards.BoardFile, boards.Admission, boards.Freeze):
+        for name, field in model.model_fields.items():
+            assert re.search(rf"^ *{field.alias or name}:", block, flags=re.MULTILINE), name

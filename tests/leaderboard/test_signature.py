@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
+from bench.leaderboard import board as boards
 from bench.leaderboard.protocol import Protocol
 from bench.leaderboard.signature import Signature, of_cell, signature
 from bench.lib.errors import BenchError
@@ -80,3 +82,11 @@ def test_samplers_in_one_word(sampling: dict[str, object], sampler: str) -> None
 def test_what_is_none_is_refused(text: str) -> None:
     with pytest.raises(BenchError, match="no signature"):
         Signature.parse(text)
+
+
+def test_the_docs_show_that_of_the_shapes_board() -> None:
+    root = Path(__file__).parents[2]
+    section = boards.load_file(root / "leaderboards" / "shapes").protocol.section
+    prompts = {"shapes-hpd": 160, "shapes-parti": 160}
+    text = signature(section, "gold", prompts=prompts, seeds=(0, 1, 2))
+    assert text in (root / "docs" / "boards.md").read_text(encoding="utf-8")
