@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.leaderboard import board as boards
 from bench.leaderboard import comparing, results
-from bench.leaderboard.board import BOARD, LEDGER, Board, Ledger
+from bench.leaderboard.board import BOARD, LEDGER, Board, Ledger, Renderer
 from bench.leaderboard.protocol import shown
 from bench.leaderboard.results import Cell, CellFailure, CellResult
 from bench.lib.errors import BenchError, UnknownNameError
@@ -49,7 +49,12 @@ class _Coming:
 
 
 def add(
-    run: Path, folder: Path, methods: Sequence[str] = (), *, as_deviation: bool = False
+    run: Path,
+    folder: Path,
+    methods: Sequence[str] = (),
+    *,
+    as_deviation: bool = False,
+    more: Sequence[Renderer] = (),
 ) -> Added:
     """Copy results and their prompts to a board and build its tables.
 
@@ -58,6 +63,7 @@ def add(
         folder: the board.
         methods: specs, labels or names of methods; () for all. The base always comes along.
         as_deviation: also what is not as the board was frozen, as such.
+        more: as for `board.render`.
 
     Raises:
         BenchError: a file is not valid or contradicts itself, the protocol, the board or its
@@ -71,7 +77,7 @@ def add(
     if run.resolve() == folder.resolve():
         raise BenchError(f"{run}: is the board itself; name the folder of a run")
     with _locked(folder / BOARD):
-        return _add(run, folder, methods, as_deviation)
+        return _add(run, folder, methods, as_deviation, more)
 
 
 def chosen(cells: Mapping[Path, Cell], methods: Sequence[str], run: Path) -> dict[Path, Cell]:
@@ -95,7 +101,13 @@ def chosen(cells: Mapping[Path, Cell], methods: Sequence[str], run: Path) -> dic
     }
 
 
-def _add(run: Path, folder: Path, methods: Sequence[str], as_deviation: bool) -> Added:
+def _add(
+    run: Path,
+    folder: Path,
+    methods: Sequence[str],
+    as_deviation: bool,
+    more: Sequence[Renderer],
+) -> Added:
     cells = chosen(results.load_cells(run), methods, run)
     run_prompts = results.load_prompts(run)
     # An `add` that was killed has left its promise in the ledger; this one may keep it.
@@ -133,7 +145,7 @@ def _add(run: Path, folder: Path, methods: Sequence[str], as_deviation: bool) ->
         cells={results.record_path(folder, cell): cell for cell in together.values()},
         prompts=prompts,
     )
-    tables = {name: text.encode() for name, text in boards.render(after, built).items()}
+    tables = {name: text.encode() for name, text in boards.render(after, built, more).items()}
     _put(folder, {LEDGER: ledger.to_json().encode(), **files, **tables})
     return Added(
         files=tuple(sorted(files)), known=coming.known, notes=coming.notes, deviations=deviations

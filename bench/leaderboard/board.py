@@ -12,7 +12,7 @@ A folder without board.yaml, as a run leaves it, is a board too; nothing was pro
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -217,6 +217,10 @@ class Board:
             return {}
         found = {path: self.file.deviations(cell) for path, cell in self.cells.items()}
         return {path: what for path, what in found.items() if what}
+
+
+Renderer: TypeAlias = Callable[[Board, Tables], Mapping[str, str]]
+"""Makes files of a board: path below it -> text, the same for the same board."""
 
 
 def held_files(board: Path, folders: Sequence[str] = _FOLDERS) -> dict[str, str]:
@@ -437,26 +441,42 @@ def standings_of(board: Board) -> Tables:
     return comparing.compare(board.cells, board.prompts)
 
 
-def render(board: Board, built: Tables | None = None) -> dict[str, str]:
-    """The text of every file that follows from a board: path below it -> text."""
-    return tables.render(built or standings_of(board), about(board))
+def render(
+    board: Board, built: Tables | None = None, more: Sequence[Renderer] = ()
+) -> dict[str, str]:
+    """The text of every file that follows from a board: path below it -> text.
+
+    Args:
+        board: as loaded.
+        built: its standings, where they are known already.
+        more: what else is made of a board, such as a report, by rooms that stand above this one.
+    """
+    built = built or standings_of(board)
+    files = tables.render(built, about(board))
+    for renderer in more:
+        files |= renderer(board, built)
+    return files
 
 
-def write(folder: Path) -> Tables:
+def write(folder: Path, more: Sequence[Renderer] = ()) -> Tables:
     """Regenerate all tables of a board; returns what they show.
+
+    Args:
+        folder: the board.
+        more: as for `render`.
 
     Raises:
         BenchError: as `load`, or a README.md is there that is none of a board.
     """
     board = load(folder)
     built = standings_of(board)
-    tables.write_files(folder, render(board, built))
+    tables.write_files(folder, render(board, built, more))
     return built
 
 
-def check(folder: Path) -> None:
+def check(folder: Path, more: Sequence[Renderer] = ()) -> None:
     """Raise `BenchError` unless a board is, to the byte, what was added and follows from it."""
-    tables.check_files(folder, render(load(folder)))
+    tables.check_files(folder, render(load(folder), more=more))
 
 
 def about(board: Board) -> tables.About:

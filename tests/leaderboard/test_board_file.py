@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.leaderboard import adding, freezing, results
+from bench.leaderboard import adding, freezing, results, standings
 from bench.leaderboard import board as boards
 from bench.leaderboard.protocol import Protocol
 from bench.lib.errors import BenchError
@@ -188,3 +188,17 @@ def test_every_key_is_documented() -> None:
     for model in (boards.BoardFile, boards.Admission, boards.Freeze):
         for name, field in model.model_fields.items():
             assert re.search(rf"^ *{field.alias or name}:", block, flags=re.MULTILINE), name
+
+
+def test_rooms_above_may_make_more_of_a_board(board: Path, tmp_path: Path) -> None:
+    def page(of: boards.Board, built: standings.Tables) -> dict[str, str]:
+        assert of.file
+        return {"page.html": f"<h1>{of.file.title}</h1>{len(built.sections)}"}
+
+    adding.add(run(tmp_path / "run", cell("dpo")), board, more=[page])
+    assert (board / "page.html").read_text() == "<h1>Small</h1>1"
+    boards.check(board, [page])
+    (board / "page.html").write_text("")
+    boards.check(board)
+    with pytest.raises(BenchError, match=r"page\.html not as"):
+        boards.check(board, [page])
