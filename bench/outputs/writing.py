@@ -15,7 +15,7 @@ from bench.api.kinds import Scorer, is_held_out
 from bench.leaderboard import results, tables
 from bench.leaderboard.comparing import compare
 from bench.leaderboard.names import shortened
-from bench.leaderboard.protocol import EvaluationProtocol, TrainingProtocol
+from bench.leaderboard.protocol import EvaluationProtocol, Protocol, TrainingProtocol
 from bench.leaderboard.run_folder import RunFolder, card
 from bench.leaderboard.standings import Row, Tables
 from bench.lib import contact_sheet, provenance
@@ -212,6 +212,13 @@ def _evaluation(
         facts={name: tuple(values.tolist()) for name, values in facts.items()},
         diversity=tuple(diversity.tolist()),
     )
+
+
+def protocol_of(plan: Plan) -> Protocol:
+    """What the results of a plan will share, known before anything has run."""
+    cell = next((cell for cell in plan.cells if cell.train), plan.cells[0])
+    identity = _identity(plan, cell)
+    return Protocol(identity["evaluation"], identity["training"])
 
 
 def _identity(plan: Plan, cell: Cell) -> dict[str, Any]:
