@@ -59,6 +59,8 @@ class Drawn:
     """[sampled]: of each, as it was drawn; all 0 where there was too little for strata."""
     chance: Floats
     """[sampled], in (0, 1]: of being drawn."""
+    strata: tuple[tuple[str, int, int], ...]
+    """Name, prompts and sampled prompts of each stratum."""
 
 
 def stratified(stratum: Integers, count: int, *what: object) -> Drawn:
@@ -71,16 +73,21 @@ def stratified(stratum: Integers, count: int, *what: object) -> Drawn:
     """
     count = min(count, len(stratum))
     sizes = np.bincount(stratum, minlength=len(STRATA))
-    taken = _shares(sizes, count)
-    if any(0 < size and number < min(_FEWEST, size) for size, number in zip(sizes, taken, strict=True)):
-        stratum = np.zeros_like(stratum)
-        sizes, taken = np.array([len(stratum), 0]), [count, 0]
+    taken, names = _shares(sizes, count), STRATA
+    if any(number < min(_FEWEST, size) for size, number in zip(sizes, taken, strict=True)):
+        stratum, sizes = np.zeros_like(stratum), np.array([len(stratum)])
+        taken, names = [count], ("all",)
     order = np.array(shuffled(len(stratum), "prompts", *what), np.int64)
     rows = np.sort(
         np.concatenate([order[stratum[order] == h][:number] for h, number in enumerate(taken)])
     )
     rates = np.array(taken) / np.maximum(1, sizes)
-    return Drawn(rows, stratum[rows], rates[stratum[rows]])
+    return Drawn(
+        rows,
+        stratum[rows],
+        rates[stratum[rows]],
+        tuple(zip(names, map(int, sizes), taken, strict=True)),
+    )
 
 
 def _shares(sizes: Integers, count: int) -> list[int]:
