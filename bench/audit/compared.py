@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.audit.records import Method
-from bench.audit.sampling import Floats, Integers
+from bench.audit.records import AuditKey, Method
+from bench.audit.sampling import Floats
 from bench.leaderboard.names import shortened
 from bench.leaderboard.results import CellResult, PromptSetScores, load_cells, load_prompts
 from bench.lib.errors import BenchError, UnknownNameError
 from bench.lib.wording import listed
 from bench.recipe.prompt_table import PromptTable
-from bench.statistics.model import Design, design
+from bench.statistics.model import Design, design, outcomes
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Compared:
         """[prompts]: how much each counts, every prompt set alike; they sum to 1."""
         stratum = self.design.stratum
         sizes = np.bincount(stratum)
-        return 1.0 / (len(sizes) * sizes[stratum])
+        return np.asarray(1.0 / (len(sizes) * sizes[stratum]))
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,7 @@ def load(run: Path, names: Sequence[str] = (), protocol: str = "") -> Compared:
     Raises:
         BenchError: the folder is no run's, or does not say which results are meant.
     """
-    if not (run / "results").is_dir():
-        raise BenchError(
-            f"{run}: is no run's folder, which has results/; name what `bench run` wrote"
-        )
-    cells = {
-        path: cell for path, cell in load_cells(run).items() if isinstance(cell, CellResult)
-    }
+    cells = _finished(run)
     digest = _protocol(run, cells, protocol)
     trained = {p: c for p, c in cells.items() if c.protocol.digest == digest}
     evaluation = next(iter(trained.values())).evaluation.digest
@@ -137,6 +131,42 @@ def load(run: Path, names: Sequence[str] = (), protocol: str = "") -> Compared:
         tables=_tables(run, first),
         image_seeds=tuple(first.evaluation.image_seeds),
     )
+
+
+def of_key(run: Path, key: AuditKey) -> Compared:
+    """What an audit compared, from the run that it was made from.
+
+    Raises:
+        BenchError: the folder is no run's, or lacks what was compared; says what.
+    """
+    cells = {cell.identity: (path, cell) for path, cell in _finished(run).items()}
+    for method in key.methods:
+        for seed, identity in method.cells.items():
+            if identity not in cells:
+                raise BenchError(
+                    f"{run}: holds no result of {method.shown} (train seed {seed}) as the audit "
+                    f"{key.audit} compared it; give the run that the audit was made from"
+                )
+    mine = {i: cells[i] for method in key.methods for i in method.cells.values()}
+    first = next(cell for _, cell in mine.values())
+    tables = _tables(run, first)
+    if dict(key.prompts) != {name: table.sha256 for name, table in tables.items()}:
+        raise BenchError(f"{run}: its prompts are not those of the audit {key.audit}")
+    return Compared(
+        protocol=key.protocol,
+        methods=key.methods,
+        cells=mine,
+        tables=tables,
+        image_seeds=tuple(first.evaluation.image_seeds),
+    )
+
+
+def _finished(run: Path) -> dict[Path, CellResult]:
+    if not (run / "results").is_dir():
+        raise BenchError(
+            f"{run}: is no run's folder, which has results/; name what `bench run` wrote"
+        )
+    return {path: cell for path, cell in load_cells(run).items() if isinstance(cell, CellResult)}
 
 
 def _protocol(run: Path, cells: Mapping[Path, CellResult], asked: str) -> str:
@@ -165,7 +195,9 @@ def _methods(cells: Mapping[Path, CellResult]) -> list[tuple[Method, str]]:
     seeds = sorted({str(c.seed) for c in cells.values() if c.training}, key=int)
     methods = []
     for (base, method, variant), label in sorted(kinds.items(), key=lambda k: (not k[0][0], k[0])):
-        own = [c for c in cells.values() if (c.base, c.method, c.variant) == (base, method, variant)]
+        own = [
+            c for c in cells.values() if (c.base, c.method, c.variant) == (base, method, variant)
+        ]
         by_seed = {str(c.seed): c.identity for c in sorted(own, key=lambda c: c.seed)}
         if all(c.training is None for c in own):
             # Its images depend on no train seed: it stands beside every one.
@@ -228,7 +260,6 @@ def _common_scorers(cells: Sequence[CellResult]) -> tuple[str, ...]:
 
 def _outcomes(ours: CellResult, theirs: CellResult, scorer: str) -> Floats:
     """[prompts, image seeds]."""
-    from bench.statistics.model import outcomes
 
     def scores(cell: CellResult) -> Floats:
         return np.concatenate(
@@ -236,8 +267,3 @@ def _outcomes(ours: CellResult, theirs: CellResult, scorer: str) -> Floats:
         )
 
     return outcomes(scores(ours), scores(theirs))
-
-
-def by_prompt(values: Floats, cluster: Integers) -> Floats:
-    """[prompts] summed over rows of equal text: [distinct prompts]."""
-    return np.bincount(cluster, values)

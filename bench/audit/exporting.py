@@ -127,8 +127,12 @@ def prepare(
         ),
     )
     items = [
-        PageItem(name, text, Picture(f"images/{name}-left.png", two[0]),
-                 Picture(f"images/{name}-right.png", two[1]))
+        PageItem(
+            name,
+            text,
+            Picture(f"images/{name}-left.png", two[0]),
+            Picture(f"images/{name}-right.png", two[1]),
+        )
         for name, (text, two) in zip(names, shown, strict=True)
     ]
     return Audit(key, render(key.audit, question, items, single_file=single_file))

@@ -73,10 +73,10 @@ def stratified(stratum: Integers, count: int, *what: object) -> Drawn:
     """
     count = min(count, len(stratum))
     sizes = np.bincount(stratum, minlength=len(STRATA))
-    taken, names = _shares(sizes, count), STRATA
+    taken, names = _shares(sizes, count), list(STRATA)
     if any(number < min(_FEWEST, size) for size, number in zip(sizes, taken, strict=True)):
         stratum, sizes = np.zeros_like(stratum), np.array([len(stratum)])
-        taken, names = [count], ("all",)
+        taken, names = [count], ["all"]
     order = np.array(shuffled(len(stratum), "prompts", *what), np.int64)
     rows = np.sort(
         np.concatenate([order[stratum[order] == h][:number] for h, number in enumerate(taken)])

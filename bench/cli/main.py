@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import typer
 
 from bench.cli import output
+from bench.cli.audit import audit_app
 from bench.cli.data import data_app
 from bench.cli.env import env_app
 from bench.cli.leaderboard import leaderboard_app
@@ -35,6 +36,7 @@ app.add_typer(data_app, name="data")
 app.command()(score)
 app.add_typer(env_app, name="env")
 app.add_typer(store_app, name="store")
+app.add_typer(audit_app, name="audit")
 
 MISUSED = 2
 """The exit code after a command line that cannot be parsed, as shells have it."""

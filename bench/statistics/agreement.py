@@ -137,9 +137,7 @@ def agreement(
         variance = float((influence**2).sum()) * prompts / (prompts - 1)
         independent = min(float(decided.sum()), share * (1 - share) / variance)
     low, high = _wilson(share, independent, prompts)
-    return Agreement(
-        share=share, low=low, high=high, decided=int(decided.sum()), prompts=prompts
-    )
+    return Agreement(share=share, low=low, high=high, decided=int(decided.sum()), prompts=prompts)
 
 
 def _wilson(share: float, n: float, prompts: int) -> tuple[float, float]:

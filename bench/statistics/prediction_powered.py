@@ -164,7 +164,7 @@ def _stratified(weight: Floats, residuals: Floats, stratum: Integers, chance: Fl
 
 
 def tuned_power(voted: Voted, population: Population) -> float:
-    """lambda of least variance, cov(y, f) / var(f), kept in [0, 1] (Angelopoulos et al. 2311.01453).
+    """lambda of least variance, cov(y, f) / var(f), kept in [0, 1] (arXiv:2311.01453, section 6).
 
     0 where the scorers say the same of everything, or the contrary of people.
     """
