@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-
 _BESIDE = "'self' file: data:"
 """Pictures beside the page, opened from disk or put on a server; its empty icon is data."""
 
