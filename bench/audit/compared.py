@@ -97,7 +97,7 @@ class Pairing:
 
     def predictions(self) -> Floats:
         """[prompts, train seeds, image seeds]: mean outcome over the judges."""
-        return np.mean([self.outcomes[name] for name in self.judges], axis=0)
+        return np.asarray(np.mean([self.outcomes[name] for name in self.judges], axis=0))
 
 
 def load(run: Path, names: Sequence[str] = (), protocol: str = "") -> Compared:
@@ -188,13 +188,13 @@ def _protocol(run: Path, cells: Mapping[Path, CellResult], asked: str) -> str:
 
 
 def _methods(cells: Mapping[Path, CellResult]) -> list[tuple[Method, str]]:
-    """Every method with its label, the base first."""
+    """Every method with its label, the base last, so that rates are of methods over it."""
     short = shortened(cell.method for cell in cells.values())
     kinds = {(c.base, c.method, c.variant): c.label for c in cells.values()}
     often = Counter(method for _, method, _ in kinds)
     seeds = sorted({str(c.seed) for c in cells.values() if c.training}, key=int)
     methods = []
-    for (base, method, variant), label in sorted(kinds.items(), key=lambda k: (not k[0][0], k[0])):
+    for (base, method, variant), label in sorted(kinds.items(), key=lambda kind: kind[0]):
         own = [
             c for c in cells.values() if (c.base, c.method, c.variant) == (base, method, variant)
         ]

@@ -43,10 +43,10 @@ def strata(outcomes: Floats) -> Integers:
         outcomes: [scorers, comparisons], each 0, 0.5 or 1.
 
     Returns:
-        [comparisons]: `AGREED` where all have the same winner, else `DISPUTED`.
+        [comparisons]: `DISPUTED` where some have one winner and some the other, else `AGREED`.
     """
-    same = (outcomes == outcomes[0]).all(axis=0) & (outcomes[0] != 0.5)
-    return np.where(same, AGREED, DISPUTED).astype(np.int64)
+    both = (outcomes == 1.0).any(axis=0) & (outcomes == 0.0).any(axis=0)
+    return np.where(both, DISPUTED, AGREED).astype(np.int64)
 
 
 @dataclass(frozen=True)
