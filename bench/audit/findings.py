@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from bench.audit.compared import Compared, Pairing
 from bench.audit.records import AuditKey, Item
 from bench.audit.sampling import Floats, Integers
 from bench.audit.votes import Vote
+from bench.lib.canonical_json import plain, to_json
 from bench.statistics.agreement import Agreement, agreement, krippendorff_alpha
 from bench.statistics.prediction_powered import (
     HumanRate,
@@ -88,6 +90,20 @@ class Findings:
     ranks: tuple[tuple[str, tuple[int, int]], ...]
     """Method and the ranks that it may have by the powered rates, best first; () unless every
     pair was voted on."""
+
+
+def findings_text(findings: Findings) -> str:
+    """The findings as a JSON file that is the same on every machine."""
+    return to_json(_rounded(plain(findings)))
+
+
+def _rounded(value: Any) -> Any:
+    # Six digits: finer than any interval, coarser than differences between platforms.
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def find(key: AuditKey, compared: Compared, votes: Sequence[Vote]) -> Findings:

@@ -110,11 +110,10 @@ def import_votes(
 ) -> None:
     """Say how far people agree, and which methods they prefer, by votes and scores together."""
     from bench.audit import compared
-    from bench.audit.findings import find
+    from bench.audit.findings import find, findings_text
     from bench.audit.records import load_key
     from bench.audit.votes import load_votes
     from bench.lib import own_files
-    from bench.lib.canonical_json import to_json
     from bench.lib.progress import Progress
     from bench.lib.stdout_guard import reserve_stdout
 
@@ -126,7 +125,7 @@ def import_votes(
     findings = find(loaded, compared.of_key(run, loaded), answers)
     place = _write(run, out, findings)
     if stdout:
-        stdout.emit(to_json(findings).rstrip())
+        stdout.emit(findings_text(findings).rstrip())
         return
     progress = Progress(output.console())
     _show(progress, findings)
@@ -145,11 +144,11 @@ def _whole_numbers(text: str | None, flag: str) -> list[int]:
 
 def _write(run: Path, out: Path | None, findings: Findings) -> Path | None:
     """Where the findings lie; nowhere if the folder is no run's and nobody says where."""
+    from bench.audit.findings import findings_text
     from bench.leaderboard.results import write_text
     from bench.leaderboard.run_folder import MARK, RunFolder
-    from bench.lib.canonical_json import to_json
 
-    text = to_json(findings)
+    text = findings_text(findings)
     if out is not None:
         try:
             return write_text(out, text)
@@ -197,7 +196,9 @@ def _show(progress: Progress, findings: Findings) -> None:
         ends = f"{found.low:.0%} to {found.high:.0%}"
         table.add_row(name, f"{found.share:.0%}", ends, f"{found.decided:,}", f"{found.prompts:,}")
     progress.console.print(table)
-    table = _table("preferred by people", "votes", "alone", "with scorers", "lambda", "scorers")
+    table = _table(
+        "preferred by people", "votes", "alone", "with scorers", "lambda", "scorers", "p"
+    )
     for pair in findings.pairs:
         table.add_row(
             f"{escape(pair.first)} over {escape(pair.second)}",
@@ -206,11 +207,13 @@ def _show(progress: Progress, findings: Findings) -> None:
             _rate(pair.powered),
             f"{pair.powered.power:.2f}" if pair.powered else "-",
             f"{100 * pair.scorers_rate:.1f}",
+            "-" if pair.adjusted_p is None else f"{pair.adjusted_p:.3f}",
         )
     progress.console.print(table)
     if findings.ranks:
         sets = ", ".join(f"{name} {_span(ranks)}" for name, ranks in findings.ranks)
         progress.say(f"Ranks by people, with scorers, all true at once with 95%: {sets}")
+        progress.say("p is of the rates with scorers, adjusted for all pairs (Bonferroni).")
     else:
         progress.say("Ranks: none, since not every pair of methods has votes on two prompts.")
     if any(scorer.in_loop for scorer in findings.scorers):

@@ -12,7 +12,7 @@ from bench_plugins.shapes import draw, grammar, population
 from PIL import Image
 
 from bench.audit.records import AuditKey
-from bench.leaderboard.results import CellResult, PromptSetScores, save_record
+from bench.leaderboard.results import PromptSetScores, save_record
 from bench.lib.images import png
 from bench.recipe.prompt_table import PromptTable
 from bench.store.store import Store
@@ -111,18 +111,17 @@ def make(folder: Path, prompts: int = 40) -> World:
                 samples=tuple(keys),
             )
 
-    cells: list[CellResult] = []
-    for method in SPOILT:
-        for seed in TRAIN_SEEDS if method != "base" else (0,):
-            cells.append(
-                replace(
-                    small_board.cell(method, seed=seed),
-                    evaluation=evaluation,
-                    evaluations=tuple(parts(method, seed)),
-                    in_loop=("vividness",) if method == "smpo" else (),
-                    label="Diffusion-DPO" if method == "dpo" else "",
-                )
-            )
+    cells = [
+        replace(
+            small_board.cell(method, seed=seed),
+            evaluation=evaluation,
+            evaluations=tuple(parts(method, seed)),
+            in_loop=("vividness",) if method == "smpo" else (),
+            label="Diffusion-DPO" if method == "dpo" else "",
+        )
+        for method in SPOILT
+        for seed in (TRAIN_SEEDS if method != "base" else (0,))
+    ]
     for record in (*tables.values(), *cells):
         save_record(folder / "run", record)
     return World(folder / "run", store.root, measures)
