@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from bench_plugins.shapes import population
 
 from tests.audit import coverage as simulated
 from tests.audit.coverage import ALIKE, BETTER, BLIND, CLOSE, FAR_BETTER, LOOSE
+
+
+def test_votes_are_the_populations() -> None:
+    first, second = simulated.pictures((BETTER, ALIKE), 20_000, np.random.default_rng(0))
+    given = simulated.votes(first, second, np.random.default_rng(1))
+    rng = np.random.default_rng(1)
+    who, draws = rng.integers(0, population.PEOPLE, 20_000), rng.random(20_000)
+    for i in range(500):
+        person = population.people()[who[i]]
+        assert given[i] == population.choice(person, first[i], second[i], draws[i])
+    expected = population.share_from(first, second).mean()
+    assert given.mean() == pytest.approx(float(expected), abs=4 * 0.5 / 20_000**0.5)
 
 
 @pytest.mark.parametrize("count", [30, 100, 300])

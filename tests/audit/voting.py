@@ -13,6 +13,7 @@ from PIL import Image
 
 from bench.audit.records import AuditKey
 from bench.leaderboard.results import PromptSetScores, save_record
+from bench.lib.files import content_key
 from bench.lib.images import png
 from bench.recipe.prompt_table import PromptTable
 from bench.store.store import Store
@@ -85,7 +86,7 @@ def make(folder: Path, prompts: int = 40) -> World:
             keys = []
             values: list[np.ndarray] = []
             for seed in SEEDS:
-                key = f"{len(measures):020x}"
+                key = content_key({"of": [method, train_seed, name, seed]})
                 keys.append(key)
                 images = store.path("sample", key) / "images"
                 images.mkdir(parents=True)
@@ -96,9 +97,12 @@ def make(folder: Path, prompts: int = 40) -> World:
                     if own.random() < SPOILT[method]:
                         picture = draw.degrade(picture, own)
                     image = Image.fromarray(picture)
-                    (images / f"{row:05d}.png").write_bytes(png(image))
-                    measures[png(image)] = population.measures(image, grammar.caption(scene))
-                    values.append(measures[png(image)])
+                    data = png(image)
+                    (images / f"{row:05d}.png").write_bytes(data)
+                    # Looking at it takes longer than drawing it.
+                    if data not in measures:
+                        measures[data] = population.measures(image, grammar.caption(scene))
+                    values.append(measures[data])
             # [seeds, prompts, measures] -> prompts, then seeds.
             said = np.stack(values).reshape(len(SEEDS), len(some), 3).swapaxes(0, 1).reshape(-1, 3)
             columns = (said[:, 0], said[:, 1], population.gold_of(said))
