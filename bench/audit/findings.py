@@ -74,6 +74,9 @@ class Findings:
 
     audit: str
     protocol: str
+    train_seeds: tuple[int, ...]
+    """Whose images were shown. The estimand is that of `Estimand.CHECKPOINT`: their mean, over
+    prompts and noise; variation between trainings is in no interval."""
     votes: int
     items: int
     """Asked."""
@@ -136,6 +139,7 @@ def find(key: AuditKey, compared: Compared, votes: Sequence[Vote]) -> Findings:
     return Findings(
         audit=key.audit,
         protocol=key.protocol,
+        train_seeds=tuple(sorted({seed for p in asked.pairings for seed in p.train_seeds})),
         votes=len(votes),
         items=len(key.items),
         voted_items=len({vote.item for vote in votes}),

@@ -187,6 +187,11 @@ def _show(progress: Progress, findings: Findings) -> None:
         )
     if len(findings.raters) == 1:
         progress.say("One person voted: what follows is that person's preference, not people's.")
+    seeds = ", ".join(str(seed) for seed in findings.train_seeds)
+    progress.say(
+        f"Of the weights at hand (train seeds {seeds}), over prompts and noise; how much another "
+        f"training would differ is not in these intervals."
+    )
     table = _table("scorer", "agrees with people", "95%", "votes", "prompts")
     for scorer in findings.scorers:
         name = escape(scorer.scorer) + ("*" if scorer.in_loop else "")

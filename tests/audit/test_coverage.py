@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from bench_plugins.shapes import population
+from PIL import Image
 
+from bench.audit import exporting
+from bench.audit.compared import Compared
+from bench.audit.findings import find
+from bench.audit.records import Method
+from bench.audit.votes import Vote
+from bench.leaderboard.results import CellResult, PromptSetScores
+from bench.lib.images import png
+from bench.recipe.prompt_table import PromptTable
 from tests.audit import coverage as simulated
 from tests.audit.coverage import ALIKE, BETTER, BLIND, CLOSE, FAR_BETTER, LOOSE
+from tests.leaderboard import small_board
 
 
 def test_votes_are_the_populations() -> None:
@@ -61,3 +74,79 @@ def test_ranks_are_rarely_wrong(count: int) -> None:
     share = simulated.wrong_ranks(CLOSE, 1632, count, 2000)
     print("ranks", count, share)
     assert share < 0.06
+
+
+def _asked(rng: np.random.Generator) -> tuple[Compared, dict[str, np.ndarray]]:
+    """Two methods of two trainings on two prompt sets of other sizes and rates, and what people
+    truly think of each comparison: prompt set -> chances [prompts, image seeds, train seeds]."""
+    chances, tables = {}, {}
+    for name, prompts, middle in (("large", 300, 0.8), ("small", 100, -0.4)):
+        # Prompts differ much, and so do the images of one prompt.
+        better = middle + rng.normal(0, 1, (prompts, 1, 1)) + rng.normal(0, 1, (prompts, 2, 2))
+        chances[name] = 1 / (1 + np.exp(-better))
+        texts = tuple(f"{name} {row}" for row in range(prompts))
+        tables[name] = PromptTable(name=name, texts=texts, groups=({},) * prompts)
+    evaluation = replace(
+        small_board.EVALUATION, prompts={name: table.sha256 for name, table in tables.items()}
+    )
+    noise = {name: rng.normal(0, 0.3, (2, *chance.shape)) for name, chance in chances.items()}
+
+    def cell(method: str, seed: int) -> CellResult:
+        parts = []
+        for name, table in tables.items():
+            known = np.log(chances[name] / (1 - chances[name])) + noise[name]
+            values = known[:, :, :, seed] if method == "dpo" else 0 * known[:, :, :, seed]
+            scores = {small_board.SCORERS[i]: tuple(values[i].ravel().tolist()) for i in (0, 1)}
+            part = PromptSetScores(
+                prompt_set=name,
+                prompts_sha256=table.sha256,
+                prompts=len(table.texts),
+                image_seeds=(0, 1),
+                scores=scores,
+            )
+            parts.append(part)
+        made = small_board.cell(method, seed=seed)
+        return replace(made, evaluation=evaluation, evaluations=tuple(parts), held_out=())
+
+    cells = {(method, seed): cell(method, seed) for method in ("dpo", "sft") for seed in (0, 1)}
+    methods = tuple(
+        Method(
+            method=name,
+            variant="",
+            shown=name,
+            base=False,
+            cells={str(seed): f"{name}{seed}" for seed in (0, 1)},
+        )
+        for name in ("dpo", "sft")
+    )
+    by_name = {f"{name}{seed}": (Path(name), made) for (name, seed), made in cells.items()}
+    return Compared("p", methods, by_name, tables, (0, 1)), chances
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [30, 100, 300])
+def test_the_whole_way_covers(count: int, tmp_path: Path) -> None:
+    """From an export to its import: sets of other sizes, trainings, noise, two people an item."""
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(png(Image.new("RGB", (1, 1))))
+    rng = np.random.Generator(np.random.PCG64(5))
+    better = np.concatenate([m + 2**0.5 * rng.normal(0, 1, 10**6) for m in (0.8, -0.4)])
+    true = float(np.mean(1 / (1 + np.exp(-better))))
+    inside, repetitions = np.zeros(2), 500
+    for number in range(repetitions):
+        compared, chances = _asked(rng)
+        audit = exporting.prepare(compared, lambda *_: picture, count=count, seed=number)
+        votes = []
+        for place, item in enumerate(audit.key.items):
+            chance = chances[item.prompt_set][item.row, item.image_seed, item.train_seed]
+            for rater in ("a", "b"):
+                side = "left" if (rng.random() < chance) == item.first_left else "right"
+                votes.append(Vote(item=place, rater=rater, choice=side, seconds=1.0))
+        [pair] = find(audit.key, compared, votes).pairs
+        for kind, found in enumerate((pair.human, pair.powered)):
+            assert found
+            inside[kind] += found.low <= true <= found.high
+    print("whole way", count, inside / repetitions)
+    # Three standard errors of 500 audits about the bar.
+    assert (inside / repetitions > 0.911).all()
+    assert (inside / repetitions < 0.989).all()
