@@ -271,6 +271,7 @@ def images_in(store: Path, compared: Compared) -> ImagePath:
     Raises:
         BenchError: a result does not say; names the file.
     """
+    from bench.stages.sample import SampleStage, image_in
     from bench.store.store import Store
 
     opened = Store(store)
@@ -284,6 +285,6 @@ def images_in(store: Path, compared: Compared) -> ImagePath:
                 f"same `bench run` again, which trains nothing that is finished"
             )
         key = part.samples[part.image_seeds.index(image_seed)]
-        return opened.path("sample", key) / "images" / f"{row:05d}.png"
+        return image_in(opened.path(SampleStage.name, key), row)
 
     return path

@@ -33,6 +33,7 @@ import numpy.typing as npt
 from scipy import special
 
 from bench.lib.errors import BenchError
+from bench.statistics import ranking
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
@@ -236,17 +237,13 @@ def rank_sets(methods: int, rates: Mapping[tuple[int, int], HumanRate]) -> Ranki
         return None
     level = 1 - (1 - LEVEL) / len(pairs)
     intervals = {pair: rates[pair].ends(level) for pair in pairs}
-    better = [0] * methods
-    worse = [0] * methods
-    for (first, second), (low, high) in intervals.items():
-        if low > 0.5 or high < 0.5:
-            winner, loser = (first, second) if low > 0.5 else (second, first)
-            better[loser] += 1
-            worse[winner] += 1
+    separated = [
+        (first, second) if low > 0.5 else (second, first)
+        for (first, second), (low, high) in intervals.items()
+        if low > 0.5 or high < 0.5
+    ]
     return Ranking(
-        rank_sets=tuple(
-            (1 + above, methods - below) for above, below in zip(better, worse, strict=True)
-        ),
+        rank_sets=tuple(ranking.rank_sets(range(methods), separated)),
         intervals=intervals,
         adjusted_p={pair: min(1.0, len(pairs) * rates[pair].p_value) for pair in pairs},
     )

@@ -156,9 +156,9 @@ def share(happened: npt.ArrayLike) -> Share:
     return Share(float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each))))
 
 
-def components(world: World, count: int, seed: int = SEED) -> Iterator[
-    tuple[list[model.Components], Boards, int]
-]:
+def components(
+    world: World, count: int, seed: int = SEED
+) -> Iterator[tuple[list[model.Components], Boards, int]]:
     """What the model makes of each method of each board, with the boards and the board's number."""
     design = model.design(*world.texts())
     for some in boards(world, count, seed):
