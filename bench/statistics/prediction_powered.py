@@ -17,7 +17,7 @@ from all that could be asked, and those that are voted on from these,
 
 which without strata is the variance of PPI++ exactly. Few votes: Student's t, with degrees of
 freedom for strata and lambda; one win and one loss are added as in `bench.statistics.model`, in
-the share of the variance that the scorers leave.
+the share of a coin's variance that is left.
 """
 
 from __future__ import annotations
@@ -122,8 +122,10 @@ def human_rate(voted: Voted, population: Population, *, power: float | None = No
     rate = float(tuned * (population.weights @ population.predictions) + weight @ residuals)
     variance = float(weight @ (voted.votes - weight @ voted.votes) ** 2)
     left = float(weight @ (residuals - weight @ residuals) ** 2)
-    # Of one win and one loss, what the scorers leave open; all where the votes do not differ.
-    added = min(1.0, left / variance) if variance else 1.0
+    # Of one win and one loss, as much as scorers, and the mean of several votes, leave of the
+    # spread of coins; all where votes do not differ.
+    coin = (n * min(1.0, max(0.0, rate)) + 1) / (n + 2)
+    added = min(1.0, (n * left + 2 * _spread(coin)) / (n * coin * (1 - coin)))
     centre = (n * rate + added) / (n + 2 * added)
     own = np.bincount(population.prompt, population.weights)
     drawn = max(variance, _spread(centre) / (n + 2)) * float(own @ own)

@@ -92,9 +92,15 @@ def truth(shift: tuple[float, ...], pairs: int = 200_000) -> float:
 
 
 def audit(
-    first: Floats, second: Floats, noise: float, count: int, rng: Random, *what: object
+    first: Floats,
+    second: Floats,
+    noise: float,
+    count: int,
+    rng: Random,
+    *what: object,
+    people: int = 1,
 ) -> tuple[Voted, Population]:
-    """Votes on a stratified sample of the prompts, and what scorers say of all."""
+    """Votes of some people on a stratified sample of the prompts, and what scorers say of all."""
     prompts = len(first)
     outcomes = said(first, second, noise, rng)
     drawn = sampling.stratified(sampling.strata(outcomes), count, *what)
@@ -102,7 +108,9 @@ def audit(
     weights = np.full(prompts, 1 / prompts)
     return (
         Voted(
-            votes=votes(first[drawn.rows], second[drawn.rows], rng),
+            votes=np.mean(
+                [votes(first[drawn.rows], second[drawn.rows], rng) for _ in range(people)], axis=0
+            ),
             predictions=predictions[drawn.rows],
             weights=weights[drawn.rows],
             stratum=drawn.stratum,
@@ -113,21 +121,26 @@ def audit(
 
 
 def coverage(
-    shift: tuple[float, ...], noise: float, prompts: int, count: int, repetitions: int
+    shift: tuple[float, ...],
+    noise: float,
+    prompts: int,
+    count: int,
+    repetitions: int,
+    people: int = 1,
 ) -> Coverage:
     """Many audits of one world."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((prompts, count))))
     true, found = truth(shift), np.zeros((repetitions, 7))
     for number in range(repetitions):
         first, second = pictures((shift, ALIKE), prompts, rng)
-        voted, everywhere = audit(first, second, noise, count, rng, number)
+        voted, everywhere = audit(first, second, noise, count, rng, number, people=people)
         alone, powered = human_rate(voted, everywhere, power=0.0), human_rate(voted, everywhere)
         # As published: prompts drawn alike, none in strata.
         rows = rng.permutation(prompts)
         asked, rest = rows[:count], rows[count:]
         own = said(first, second, noise, rng).mean(axis=0)
-        people = votes(first[asked], second[asked], rng)
-        _, _, low, high = published_interval(people, own[asked], own[rest])
+        given = np.mean([votes(first[asked], second[asked], rng) for _ in range(people)], axis=0)
+        _, _, low, high = published_interval(given, own[asked], own[rest])
         ends = ((alone.low, alone.high), (powered.low, powered.high), (low, high))
         for kind, (lower, upper) in enumerate(ends):
             found[number, 2 * kind : 2 * kind + 2] = lower <= true <= upper, upper - lower

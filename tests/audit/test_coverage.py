@@ -60,6 +60,17 @@ def test_intervals_cover_94_to_96(shift: tuple[float, ...], noise: float, count:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [30, 100, 300])
+def test_where_several_vote_scorers_help_more(count: int) -> None:
+    """The mean of five votes has less chance in it, so scorers explain more of what is left."""
+    found = simulated.coverage(BETTER, CLOSE, 1632, count, 4000, people=5)
+    print("five people", count, found)
+    assert 0.933 < found.alone < 0.967
+    assert 0.933 < found.powered < 0.967
+    assert found.powered_width < 0.86 * found.alone_width
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [30, 100, 300])
 def test_far_from_half_they_cover_at_least_as_often(count: int) -> None:
     """Where 86% prefer one, the added win and loss err on the safe side."""
     found = simulated.coverage(FAR_BETTER, LOOSE, 1632, count, 4000)
