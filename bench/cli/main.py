@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import typer
 
 from bench.cli import output
+from bench.cli.audit import audit_app
 from bench.cli.compare import compare
 from bench.cli.data import data_app
 from bench.cli.env import env_app
@@ -44,6 +45,7 @@ app.command()(export)
 app.command()(images)
 app.add_typer(env_app, name="env")
 app.add_typer(store_app, name="store")
+app.add_typer(audit_app, name="audit")
 
 MISUSED = 2
 """The exit code after a command line that cannot be parsed, as shells have it."""
