@@ -59,7 +59,7 @@ def show(
 
     line(f"{opened.folder}{_narrowed(folder, method, prompt_set, scorer)}")
     if not (groups or head_to_head):
-        from bench.leaderboard.tables import console_table
+        from bench.leaderboard.console import console_table
 
         console.print(console_table(tables))
         return
@@ -167,8 +167,9 @@ def _print_matrix(
 
 
 def _renderers() -> dict[str, Callable[[Tables], str]]:
+    from bench.leaderboard.data_files import render_csv, render_json
     from bench.leaderboard.latex import render_latex
-    from bench.leaderboard.tables import render_csv, render_json, render_markdown
+    from bench.leaderboard.markdown import render_markdown
 
     return {
         "latex": render_latex,
