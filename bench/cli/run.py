@@ -119,17 +119,17 @@ def overridden(
         "limit": limit,
     }
     overrides: dict[str, object] = {key: value for key, value in given.items() if value is not None}
-    return overrides | dict(_setting(text) for text in settings or [])
+    return overrides | dict(setting(text) for text in settings or [])
 
 
 def _write(frame: Frame, plan: Plan, out: Path, outcome: RunOutcome) -> None:
     """The outputs, and where they are."""
-    from bench.leaderboard import tables
     from bench.leaderboard.answer import ENOUGH_SEEDS
+    from bench.leaderboard.console import console_table
     from bench.outputs import writing
 
     built = writing.write(plan, frame.store, out, outcome, frame.say)
-    frame.console.print(tables.console_table(built))
+    frame.console.print(console_table(built))
     if any(section.unranked_because and section.head_to_head for section in built.sections):
         frame.say(f"To rank the methods: {_with_seeds(sys.argv[1:], ENOUGH_SEEDS)}")
     for what, name in (
@@ -193,7 +193,8 @@ def _integers(flag: str, text: str | None) -> list[int] | None:
     return [int(part) for part in parts]
 
 
-def _setting(text: str) -> tuple[str, object]:
+def setting(text: str) -> tuple[str, object]:
+    """The key and value of a `--set`."""
     from bench.lib import plain_yaml
 
     key, equals, value = text.partition("=")

@@ -267,6 +267,7 @@ def _cells(plan: Plan, finished: frozenset[str]) -> Iterable[CellTodo]:
         kinds: dict[str, list[Stage]] = {
             "train": [cell.train] if cell.train else [],
             "sample": list(cell.samples.values()),
+            "describe": list(cell.descriptions.values()),
             "score": list(cell.scores.values()),
         }
         for name, stages in kinds.items():

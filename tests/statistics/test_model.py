@@ -86,7 +86,8 @@ def test_one_seed_is_a_t_interval_with_one_win_and_one_loss_more() -> None:
 def test_several_seeds_are_the_mean_squares_of_a_two_way_layout() -> None:
     """Written out with the added win and loss as two more prompts."""
     rng = np.random.RandomState(1)
-    results = np.stack([flips(rng, (200,), p) for p in (0.35, 0.5, 0.7, 0.6, 0.5)])
+    easy = rng.normal(size=200)
+    results = np.stack([easy + rng.normal(size=200) < x for x in (-0.3, 0, 0.5, 0.2, 0)]) * 1.0
     y = np.concatenate([results, np.ones((5, 1)), np.zeros((5, 1))], axis=1)
     seeds, n = y.shape
     rows, columns, grand = y.mean(axis=1), y.mean(axis=0), y.mean()
@@ -98,7 +99,7 @@ def test_several_seeds_are_the_mean_squares_of_a_two_way_layout() -> None:
     parts = [ms_prompt / (n * seeds), ms_seed / (n * seeds), ms_rest / (n * seeds)]
     variance = parts[0] + parts[1] - parts[2]
     found = rate(results)
-    assert found.standard_error == pytest.approx(math.sqrt(variance), rel=2e-3)
+    assert found.standard_error == pytest.approx(math.sqrt(variance), rel=1e-12)
     assert found.estimand is Estimand.METHOD
     assert found.seed_rates == pytest.approx(results.mean(axis=1).tolist())
 
@@ -195,5 +196,8 @@ def test_the_test_of_spreads_is_bartletts() -> None:
             components(np.stack([flips(rng, (400, 1), p) for p in shift]), design)
             for shift in shifts
         ]
-        centres = [[(400 * r + 1) / 402 for r in part.seed_rates] for part in parts]
-        assert model.alike(parts) == (stats.bartlett(*centres).pvalue >= 0.05)
+        # In units of what prompts do to one training.
+        ratios = [
+            np.array(part.seed_rates) * 400 / 402 / math.sqrt(part.residual) for part in parts
+        ]
+        assert model.alike(parts) == (stats.bartlett(*ratios).pvalue >= model.HOMOGENEITY)
