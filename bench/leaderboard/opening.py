@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from bench.leaderboard.answer import answer
 from bench.leaderboard.comparing import compare
 from bench.leaderboard.names import shortened
 from bench.leaderboard.results import Cell, CellResult, load_cells, load_prompts
@@ -115,19 +116,18 @@ def of_methods(tables: Tables, wanted: Sequence[str]) -> Tables:
         rows = tuple(filter(kept, section.rows))
         if any(not row.base for row in rows):
             keys = {(row.method, row.variant) for row in rows}
-            sections.append(
-                dataclasses.replace(
-                    section,
-                    rows=rows,
-                    seed_rows=tuple(filter(kept, section.seed_rows)),
-                    groups=tuple(r for r in section.groups if (r.method, r.variant) in keys),
-                    head_to_head=tuple(
-                        pair
-                        for pair in section.head_to_head
-                        if {(pair.method, pair.variant), (pair.other, pair.other_variant)} <= keys
-                    ),
-                )
+            part = dataclasses.replace(
+                section,
+                rows=rows,
+                seed_rows=tuple(filter(kept, section.seed_rows)),
+                groups=tuple(r for r in section.groups if (r.method, r.variant) in keys),
+                head_to_head=tuple(
+                    pair
+                    for pair in section.head_to_head
+                    if {(pair.method, pair.variant), (pair.other, pair.other_variant)} <= keys
+                ),
             )
+            sections.append(dataclasses.replace(part, answer=answer(part)))
     return Tables(sections=tuple(sections))
 
 
