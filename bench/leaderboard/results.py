@@ -11,17 +11,20 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 from bench.leaderboard.protocol import EvaluationProtocol, Protocol, TrainingProtocol
-from bench.lib.canonical_json import STRICT, compact, sha256, to_json
+from bench.lib.canonical_json import STRICT, compact, digest, sha256, to_json
 from bench.lib.errors import BenchError
 from bench.lib.files import write_atomic
 from bench.lib.reading import json_value, read_text
 from bench.recipe.prompt_table import PromptTable
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 SCHEMA = 3
 """Version of the file format: what is written. Raise it when a file of it may hold what the
@@ -329,13 +332,14 @@ def _require(holds: bool, where: str, problem: str) -> None:
 
 def _load(path: Path, kinds: Mapping[str, type[_Loaded]]) -> _Loaded:
     """The record of a file, which must be of one of the kinds."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     document = _document(path)
     if document["kind"] not in list(kinds):
         raise BenchError(f"{path}: kind is {document['kind']!r}, not {' or '.join(kinds)}")
     try:
-        record = TypeAdapter(kinds[document["kind"]]).validate_json(compact(document["record"]))
+        text = compact(document["record"])
+        record = _reader(kinds[document["kind"]]).validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -344,11 +348,19 @@ def _load(path: Path, kinds: Mapping[str, type[_Loaded]]) -> _Loaded:
         raise BenchError(f"{path}: record is nested too deeply") from error
     except BenchError as error:
         raise BenchError(f"{path}: {error}") from error
-    if document["sha256"] != sha256(document["record"]):
+    if document["sha256"] != digest(text):
         raise BenchError(
             f"{path}: sha256 does not match the record; the file was changed after it was written"
         )
     return record
+
+
+@cache
+def _reader(kind: type[_Loaded]) -> TypeAdapter[_Loaded]:
+    """What reads records of a kind; made once, which takes as long as reading several."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def _document(path: Path) -> dict[str, Any]:
