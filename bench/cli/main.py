@@ -14,6 +14,7 @@ from bench.cli.data import data_app
 from bench.cli.env import env_app
 from bench.cli.leaderboard import leaderboard_app
 from bench.cli.plugins import plugins
+from bench.cli.power import power
 from bench.cli.run import run
 from bench.cli.score import score
 from bench.cli.store import store_app
@@ -29,6 +30,7 @@ app = typer.Typer(
     help="Compare the ways to align text-to-image diffusion models with human preferences.",
 )
 app.command()(run)
+app.command()(power)
 app.command()(plugins)
 app.add_typer(leaderboard_app, name="leaderboard")
 app.add_typer(data_app, name="data")

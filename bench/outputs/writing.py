@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bench.api import contracts
-from bench.api.kinds import is_held_out
+from bench.api.kinds import Scorer, is_held_out
 from bench.leaderboard import results, tables
 from bench.leaderboard.comparing import compare
 from bench.leaderboard.names import shortened
@@ -164,13 +164,25 @@ def _record(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -
         **identity,
         in_loop=tuple(sorted(cell.in_loop)),
         held_out=tuple(sorted(name for name, s in plan.scorers.items() if is_held_out(type(s)))),
+        towers=_towers(plan.scorers),
         budget=results.Budget(**{of.name: info.get(of.name, 0) for of in fields(results.Budget)}),
         cost=_cost(made),
         provenance=provenance.joined(origins),
         evaluations=tuple(_evaluation(plan, cell, table, made) for table in plan.prompts),
         weight_distance=curves.weight_distance(curve),
         curve=curves.thinned(curve, results.MOST_POINTS),
+        towers={name: s.tower for name, s in plan.scorers.items() if s.tower},
     )
+
+
+def _towers(scorers: Mapping[str, Scorer]) -> dict[str, str]:
+    """scorer -> the network that it declares to stand on."""
+    declared = {}
+    for name, scorer in scorers.items():
+        with contracts.asking(scorer, "`tower`"):
+            if tower := scorer.tower:
+                declared[name] = tower
+    return declared
 
 
 def _evaluation(
