@@ -119,7 +119,7 @@ def overridden(
         "limit": limit,
     }
     overrides: dict[str, object] = {key: value for key, value in given.items() if value is not None}
-    return overrides | dict(_setting(text) for text in settings or [])
+    return overrides | dict(setting(text) for text in settings or [])
 
 
 def _write(frame: Frame, plan: Plan, out: Path, outcome: RunOutcome) -> None:

@@ -168,8 +168,6 @@ class CellResult(_CellIdentity):
     weight_distance: float | None = None
     """How far training moved the weights: L2 distance to the base's, over the base's L2 norm;
     None where it is not known."""
-    towers: Mapping[str, str] = field(default_factory=dict)
-    """scorer -> the pretrained network that it declares to stand on, where it declares one."""
     curve: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Column of `StepReport` ("step", "loss", ...) -> its values over training, at `MOST_POINTS`
     steps at most; {} where nothing was trained."""

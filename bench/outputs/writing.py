@@ -171,7 +171,6 @@ def _record(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -
         evaluations=tuple(_evaluation(plan, cell, table, made) for table in plan.prompts),
         weight_distance=curves.weight_distance(curve),
         curve=curves.thinned(curve, results.MOST_POINTS),
-        towers={name: s.tower for name, s in plan.scorers.items() if s.tower},
     )
 
 

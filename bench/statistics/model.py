@@ -422,7 +422,8 @@ def degrees_of_freedom(
     first, second = np.asarray(prompts, np.float64), np.asarray(trainings, np.float64)
     df = np.asarray(trainings_df, np.float64)
     share = second / (first + second)
-    found: Floats = 1 / (share ** (2 * df / (df + 2)) / df + (1 - share) ** 2 / prompts_df)
+    many = np.asarray(prompts_df, np.float64)
+    found: Floats = 1 / (share ** (2 * df / (df + 2)) / df + (1 - share) ** 2 / many)
     return found
 
 
