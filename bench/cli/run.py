@@ -193,7 +193,8 @@ def _integers(flag: str, text: str | None) -> list[int] | None:
     return [int(part) for part in parts]
 
 
-def _setting(text: str) -> tuple[str, object]:
+def setting(text: str) -> tuple[str, object]:
+    """The key and value of a `--set`."""
     from bench.lib import plain_yaml
 
     key, equals, value = text.partition("=")
