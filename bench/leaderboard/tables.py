@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bench.leaderboard.comparing import build
+from bench.leaderboard.latex import render_latex
 from bench.leaderboard.names import LINE, wrapped
 from bench.leaderboard.results import Budget, Cost, write_text
 from bench.leaderboard.run_folder import MARK, RunFolder
 from bench.leaderboard.standings import HELD_OUT, HeadToHead, Row, Section, Tables
 from bench.lib import escaping
-from bench.lib.canonical_json import to_json
+from bench.lib.canonical_json import plain, to_json
 from bench.lib.errors import BenchError
 from bench.statistics.model import LEVEL, WinRate
 from bench.statistics.ranking import FAMILY
@@ -131,6 +132,7 @@ def render(tables: Tables, about: About = About()) -> dict[str, str]:
         "leaderboard.json": render_json(tables),
         "by_group.csv": render_groups_csv(tables),
         "head_to_head.csv": render_head_to_head_csv(tables),
+        "leaderboard.tex": render_latex(tables),
     }
 
 
@@ -472,10 +474,17 @@ def _row_fields(row: Row) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    # Six digits: finer than any interval, coarser than differences between platforms.
-    if isinstance(value, tuple):
+    """Data with six digits of every float, at whatever depth."""
+    # Finer than any interval, coarser than differences between platforms.
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if dataclasses.is_dataclass(value):
+        return _rounded(plain(value))
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
         return [_rounded(item) for item in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    return value
 
 
 def render_csv(tables: Tables) -> str:
