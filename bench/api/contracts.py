@@ -146,6 +146,7 @@ _PROMISES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "resolution": (lambda value: _is_whole(value, 1), "a number of pixels"),
     "seconds_per_evaluation": _SECONDS,
     "seconds_per_image": _SECONDS,
+    "tower": (_is_text, 'text, "" if it is not known'),
     "size": (lambda value: isinstance(value, ModelSize | None), "a bench.ModelSize, or None"),
     "label_scorers": _NAMES,
     "needs": _NAMES,

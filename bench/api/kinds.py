@@ -159,6 +159,15 @@ class Scorer(Plugin):
         """Rough seconds of one image on the hardware it is meant for, for first plans."""
         return 0.004
 
+    @property
+    def tower(self) -> str:
+        """The pretrained network that it stands on, or was tuned from; "": none, or not known.
+
+        By the name that its publisher gives it, such as "openai/clip-vit-large-patch14". Scorers
+        of one tower are no independent judges, and tables say so. No result and no key hangs on it.
+        """
+        return ""
+
     def load(self, device: str) -> LoadedScorer:
         """Read the weights onto `device` ("cpu", "cuda", ...)."""
         raise NotImplementedError

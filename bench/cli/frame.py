@@ -114,12 +114,13 @@ class Frame:
         """Make what is missing."""
         from bench.lib.progress import quiet_libraries
         from bench.run.walk import RunOutcome, Walk
+        from bench.stages.describe import DescribeStage
         from bench.stages.score import ScoreStage
 
         missing = {stage.name for stage in stages if stage.key not in here.finished}
         if not missing:
             return RunOutcome(ran=())
-        quiet_libraries(diffusers=missing != {ScoreStage.name})
+        quiet_libraries(diffusers=not missing <= {DescribeStage.name, ScoreStage.name})
         self.say(f"Running on {self.device}.")
         walk = Walk(stages, self.store, self.device, self.progress, self.world)
         return walk.run(here.finished, here.anew)

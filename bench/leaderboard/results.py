@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
@@ -22,8 +23,13 @@ from bench.lib.files import write_atomic
 from bench.lib.reading import json_value, read_text
 from bench.recipe.prompt_table import PromptTable
 
-SCHEMA = 2
-"""Version of the file format; raise it when old files can no longer be read as they are."""
+SCHEMA = 3
+"""Version of the file format: what is written. Raise it when a file of it may hold what the
+version before would refuse."""
+READ = (2, 3)
+"""Versions that are read; 3 added what is known of the images and of training."""
+MOST_POINTS = 200
+"""Points of a training's curve that a result holds at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +43,15 @@ class PromptSetScores:
     image_seeds: tuple[int, ...]
     scores: Mapping[str, tuple[float, ...]]
     """scorer -> prompts * image seeds scores: all seeds of prompt 0, then of prompt 1, ..."""
+    samples: tuple[str, ...] = ()
+    """Keys of the sampling stages, one an image seed, whose images the store has
+    (`bench.stages.sample.image_path`); () where they are not known."""
+    facts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """fact of an image ("saturation", ...: `bench.scoring.image_facts`) -> one value an image,
+    ordered like scores."""
+    diversity: tuple[float, ...] = ()
+    """How much the images of a prompt differ (`bench.scoring.image_facts.diversity`), one value a
+    prompt; () with one image seed."""
 
     def __post_init__(self) -> None:
         """Raise `BenchError` where sizes disagree or an image is unscored."""
@@ -45,10 +60,19 @@ class PromptSetScores:
         _require(0 < len(seeds) == len(set(seeds)), "image_seeds", "must be distinct, one or more")
         expected = self.prompts * len(seeds)
         for scorer, values in self.scores.items():
-            field = f"scores.{scorer} ({self.prompt_set})"
-            _require(len(values) == expected, field, f"has {len(values)}, not {expected} scores")
-            unscored = sum(not math.isfinite(value) for value in values)
-            _require(not unscored, field, f"has {unscored} scores that are not finite")
+            _numbers(values, expected, f"scores.{scorer} ({self.prompt_set})", "scores")
+        for fact, values in self.facts.items():
+            _numbers(values, expected, f"facts.{fact} ({self.prompt_set})", "values")
+        if self.samples:
+            where, keys = f"samples ({self.prompt_set})", set(self.samples)
+            _require(len(self.samples) == len(seeds) == len(keys), where, "needs a key a seed")
+            # They become parts of paths.
+            _require(all(map(_KEY.fullmatch, keys)), where, "has what is no key of a stage")
+        if self.diversity:
+            where = f"diversity ({self.prompt_set})"
+            _require(len(seeds) > 1, where, "needs two image seeds or more")
+            _numbers(self.diversity, self.prompts, where, "values")
+            _require(min(self.diversity) >= 0, where, "has a negative distance")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +165,12 @@ class CellResult(_CellIdentity):
     provenance: Mapping[str, Any]
     """Versions and device, for the record."""
     evaluations: tuple[PromptSetScores, ...]
+    weight_distance: float | None = None
+    """How far training moved the weights: L2 distance to the base's, over the base's L2 norm;
+    None where it is not known."""
+    curve: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Column of `StepReport` ("step", "loss", ...) -> its values over training, at `MOST_POINTS`
+    steps at most; {} where nothing was trained."""
 
     def __post_init__(self) -> None:
         """Raise `BenchError` where the record contradicts itself."""
@@ -160,6 +190,22 @@ class CellResult(_CellIdentity):
             others = sorted(part.scores.keys() - self.evaluation.scorers.keys())
             problem = f"has scores of {', '.join(others)}, not in evaluation.scorers"
             _require(not others, where, problem)
+        self._check_training()
+
+    def _check_training(self) -> None:
+        distance = self.weight_distance
+        if distance is not None:
+            _require(not self.base, "weight_distance", "must be null for the base")
+            fine = math.isfinite(distance) and distance >= 0
+            _require(fine, "weight_distance", "must be finite and not negative")
+        if self.curve:
+            _require(self.training is not None, "curve", "must be empty without training")
+            steps = self.curve.get("step", ())
+            _require(0 < len(steps) <= MOST_POINTS, "curve.step", f"needs 1 to {MOST_POINTS} steps")
+            for column, values in self.curve.items():
+                _numbers(values, len(steps), f"curve.{column}", "values")
+            ascending = all(before < after for before, after in pairwise(steps))
+            _require(ascending, "curve.step", "must ascend")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +219,8 @@ Cell: TypeAlias = CellResult | CellFailure
 Record: TypeAlias = Cell | PromptTable
 """What one file holds."""
 _Loaded = TypeVar("_Loaded")
+_KEY = re.compile(r"[0-9a-f]{1,64}")
+"""A stage's key: `bench.lib.files.content_key`."""
 _CELLS: dict[str, type[Cell]] = {"result": CellResult, "failure": CellFailure}
 _PROMPTS: dict[str, type[PromptTable]] = {"prompts": PromptTable}
 
@@ -259,9 +307,18 @@ def _files(folder: Path) -> list[Path]:
     return paths
 
 
-def _require(holds: bool, field: str, problem: str) -> None:
+def _numbers(values: Sequence[float], expected: int, where: str, what: str) -> None:
+    """Check that there are so many values, all finite."""
+    _require(len(values) == expected, where, f"has {len(values)}, not {expected} {what}")
+    # The sum of finite numbers may be infinite; the exact count is asked where something is wrong.
+    if not math.isfinite(sum(values)):
+        wrong = sum(not math.isfinite(value) for value in values)
+        _require(not wrong, where, f"has {wrong} {what} that are not finite")
+
+
+def _require(holds: bool, where: str, problem: str) -> None:
     if not holds:
-        raise BenchError(f"{field} {problem}")
+        raise BenchError(f"{where} {problem}")
 
 
 def _load(path: Path, kinds: Mapping[str, type[_Loaded]]) -> _Loaded:
@@ -275,8 +332,8 @@ def _load(path: Path, kinds: Mapping[str, type[_Loaded]]) -> _Loaded:
         record = TypeAdapter(kinds[document["kind"]]).validate_json(compact(document["record"]))
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise BenchError(f"{path}: record.{field}: {first['msg']}") from error
+        place = ".".join(str(part) for part in first["loc"])
+        raise BenchError(f"{path}: record.{place}: {first['msg']}") from error
     except RecursionError as error:
         raise BenchError(f"{path}: record is nested too deeply") from error
     except BenchError as error:
@@ -299,6 +356,14 @@ def _document(path: Path) -> dict[str, Any]:
         raise BenchError(
             f"{path}: is no result file; it must hold exactly {', '.join(sorted(keys))}"
         )
-    if type(document["schema"]) is not int or document["schema"] != SCHEMA:
-        raise BenchError(f"{path}: schema is {document['schema']!r}, this version reads {SCHEMA}")
+    schema = document["schema"]
+    if type(schema) is int and schema > SCHEMA:
+        raise BenchError(
+            f"{path}: was made by a newer version (its schema is {schema}, this version reads up "
+            f"to {SCHEMA}); update with: pip install -U diffusion-preference-bench"
+        )
+    if type(schema) is not int or schema not in READ:
+        raise BenchError(
+            f"{path}: schema is {schema!r}, this version reads {' and '.join(map(str, READ))}"
+        )
     return document

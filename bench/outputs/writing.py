@@ -20,30 +20,23 @@ from bench.leaderboard.run_folder import RunFolder, card
 from bench.leaderboard.standings import Row, Tables
 from bench.lib import contact_sheet, provenance
 from bench.lib.escaping import printable
-from bench.outputs import cards
+from bench.outputs import cards, curves
 from bench.outputs.checkpoint_folders import is_adapter, write_checkpoint
+from bench.outputs.score_table import parquet, score_table
 from bench.recipe.prompt_table import PromptTable
 from bench.run.plan import Cell, Plan
 from bench.run.walk import RunOutcome
-from bench.stages.sample import PREPARING
+from bench.stages.describe import read_diversity, read_facts
+from bench.stages.sample import PREPARING, image_in
 from bench.stages.score import read_scores
+from bench.stages.train import read_curve
 from bench.store.store import Artefact, Store
 
 SHEET_ROWS = 8
-_STAGES = ("rewards", "encode", "train", "sample", "score")
+_STAGES = ("rewards", "encode", "train", "sample", "describe", "score")
 """Names of those that a cell is made by."""
-
-_SCORE_COLUMNS = (
-    "method",
-    "seed",
-    "prompt_set",
-    "image_seed",
-    "scorer",
-    "prompt",
-    "score",
-    "protocol",
-    "cell",
-)
+_TOLD = frozenset(_STAGES) - {"describe"}
+"""Those whose versions and devices its record has: the others change no figure of its ranking."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +81,7 @@ def write(
         kept = folder.replace(
             {
                 **{str(path.relative_to(out)): text.encode() for path, text in files.items()},
-                "scores.parquet": _scores_table(cells, prompts),
+                "scores.parquet": parquet(score_table(cells, prompts)),
                 "recipe.yaml": plan.recipe.to_yaml().encode(),
                 "contact_sheet.png": _sheet(plan, store, outcome.failures),
                 **{name: text.encode() for name, text in tables.render(built).items()},
@@ -163,7 +156,10 @@ def _record(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -
         return results.CellFailure(**identity, reason=printable(reasons[0]))
     trained = next(iter(made["train"].values()), None)
     info = trained.info if trained else {}
-    origins = (artefact.manifest.made_with for some in made.values() for artefact in some.values())
+    curve = read_curve(trained.path) if trained else {}
+    origins = (
+        artefact.manifest.made_with for name in sorted(_TOLD) for artefact in made[name].values()
+    )
     return results.CellResult(
         **identity,
         in_loop=tuple(sorted(cell.in_loop)),
@@ -171,27 +167,39 @@ def _record(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -
         budget=results.Budget(**{of.name: info.get(of.name, 0) for of in fields(results.Budget)}),
         cost=_cost(made),
         provenance=provenance.joined(origins),
-        evaluations=tuple(_evaluation(plan, cell, table, made["score"]) for table in plan.prompts),
+        evaluations=tuple(_evaluation(plan, cell, table, made) for table in plan.prompts),
+        weight_distance=curves.weight_distance(curve),
+        curve=curves.thinned(curve, results.MOST_POINTS),
     )
 
 
 def _evaluation(
-    plan: Plan, cell: Cell, table: PromptTable, made: Mapping[str, Artefact]
+    plan: Plan, cell: Cell, table: PromptTable, made: Mapping[str, Mapping[str, Artefact]]
 ) -> results.PromptSetScores:
-    """The cell's scores of one prompt set, by scorers that have scored all of its images."""
+    """The cell's scores of one prompt set, by scorers that have scored all of its images.
+
+    With it what else is known of the images, as far as it is finished.
+    """
     seeds = tuple(sorted(plan.recipe.sampling.image_seeds))
     scores = {}
     for scorer in plan.scorers:
         keys = [cell.scores[table.name, seed, scorer].key for seed in seeds]
-        if all(key in made for key in keys):
-            columns = [read_scores(made[key].path) for key in keys]
+        if all(key in made["score"] for key in keys):
+            columns = [read_scores(made["score"][key].path) for key in keys]
             scores[scorer] = tuple(np.stack(columns, axis=1).ravel().tolist())
+    samples = tuple(cell.samples[table.name, seed].key for seed in seeds)
+    described = made["describe"].get(cell.descriptions[table.name].key)
+    facts = read_facts(described.path) if described else {}
+    diversity = read_diversity(described.path) if described else np.zeros(0)
     return results.PromptSetScores(
         prompt_set=table.name,
         prompts_sha256=table.sha256,
         prompts=len(table.texts),
         image_seeds=seeds,
         scores=scores,
+        samples=samples if all(key in made["sample"] for key in samples) else (),
+        facts={name: tuple(values.tolist()) for name, values in facts.items()},
+        diversity=tuple(diversity.tolist()),
     )
 
 
@@ -256,34 +264,6 @@ def _cost(made: Mapping[str, Mapping[str, Artefact]]) -> results.Cost:
     )
 
 
-def _scores_table(cells: Mapping[Path, results.Cell], prompts: Mapping[str, PromptTable]) -> bytes:
-    """Every score of the board's result files as Parquet, a row an image and scorer."""
-    import pandas as pd
-
-    blocks = []
-    for _, cell in sorted(cells.items()):
-        for part in cell.evaluations if isinstance(cell, results.CellResult) else ():
-            texts = prompts[part.prompts_sha256].texts
-            for scorer, values in sorted(part.scores.items()):
-                row = (
-                    cell.method,
-                    cell.seed if cell.training else None,
-                    part.prompt_set,
-                    np.tile(part.image_seeds, len(texts)),
-                    scorer,
-                    np.repeat(np.array(texts, dtype=object), len(part.image_seeds)),
-                    values,
-                    cell.protocol.digest[:12],
-                    cell.identity[:12],
-                )
-                block = pd.DataFrame(dict(zip(_SCORE_COLUMNS, row, strict=True)))
-                blocks.append(block.astype({"seed": "Int64"}))
-    frame = pd.concat(blocks) if blocks else pd.DataFrame(columns=[*_SCORE_COLUMNS])
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    return buffer.getvalue()
-
-
 def _checkpoints(
     plan: Plan, store: Store, records: Sequence[results.Cell], built: Tables
 ) -> list[_Checkpoint]:
@@ -332,7 +312,7 @@ def _sheet(plan: Plan, store: Store, failures: Mapping[str, str]) -> bytes:
         stage = cell.samples[table, image_seed]
         if stage.key in failures:
             return None
-        return store.path("sample", stage.key) / "images" / f"{row:05d}.png"
+        return image_in(store.path("sample", stage.key), row)
 
     rows = [
         (table.texts[row], [image(cell, table.name, row) for cell in first.values()])

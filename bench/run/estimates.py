@@ -79,7 +79,7 @@ class Estimate:
             table.add_column(column, justify="right")
         for g in self.groups:
             table.add_row(
-                g.name, str(g.stages), str(g.cached), f"{g.nfe:,}", _time(g.seconds, g.measured)
+                g.name, str(g.stages), str(g.cached), f"{g.nfe:,}", duration(g.seconds, g.measured)
             )
         table.add_section()
         table.add_row(
@@ -87,7 +87,7 @@ class Estimate:
             str(sum(g.stages for g in self.groups)),
             str(sum(g.cached for g in self.groups)),
             f"{sum(g.nfe for g in self.groups):,}",
-            _time(sum(g.seconds for g in self.groups), all(g.measured for g in self.groups)),
+            duration(sum(g.seconds for g in self.groups), all(g.measured for g in self.groups)),
         )
         if not self.cells:
             return table
@@ -102,13 +102,11 @@ class Estimate:
 
 def estimate(plan: Plan, store: Store, finished: frozenset[str], *, processes: int = 1) -> Estimate:
     """Estimate a plan's remaining cost, where so many processes share every stage."""
-    names = list(dict.fromkeys(stage.name for stage in plan.stages))
     groups = []
-    for name in names:
+    for name, rate in measured_rates(plan, store, finished).items():
         stages = [s for s in plan.stages if s.name == name]
         todo = [s for s in stages if s.key not in finished]
-        rate = _measured_rate(store, [s for s in stages if s.key in finished])
-        seconds = sum(s.load * (s.seconds_per_load if rate is None else rate) for s in todo)
+        seconds = sum(seconds_of(stage, rate) for stage in todo)
         groups.append(
             StageGroup(
                 name=name,
@@ -120,6 +118,18 @@ def estimate(plan: Plan, store: Store, finished: frozenset[str], *, processes: i
             )
         )
     return Estimate(groups=tuple(groups), cells=tuple(_cells(plan, finished)))
+
+
+def measured_rates(plan: Plan, store: Store, finished: frozenset[str]) -> dict[str, float | None]:
+    """Seconds of one process a unit of load, by name of stage; None where none is finished."""
+    names = dict.fromkeys(stage.name for stage in plan.stages)
+    done = [stage for stage in plan.stages if stage.key in finished]
+    return {name: _measured_rate(store, [s for s in done if s.name == name]) for name in names}
+
+
+def seconds_of(stage: Stage, rate: float | None) -> float:
+    """Estimated seconds of one process, by a measured rate or else the stated one."""
+    return stage.load * (stage.seconds_per_load if rate is None else rate)
 
 
 def facts_table(plan: Plan, processes: int) -> Any:
@@ -257,6 +267,7 @@ def _cells(plan: Plan, finished: frozenset[str]) -> Iterable[CellTodo]:
         kinds: dict[str, list[Stage]] = {
             "train": [cell.train] if cell.train else [],
             "sample": list(cell.samples.values()),
+            "describe": list(cell.descriptions.values()),
             "score": list(cell.scores.values()),
         }
         for name, stages in kinds.items():
@@ -268,7 +279,8 @@ def _cells(plan: Plan, finished: frozenset[str]) -> Iterable[CellTodo]:
         yield CellTodo(label=cell.label, todo=", ".join(todo) or "cached", nfe=nfe)
 
 
-def _time(seconds: float, measured: bool) -> str:
+def duration(seconds: float, measured: bool) -> str:
+    """A time for people, "about" where it is by stated rates."""
     for limit, unit, size in ((100, "s", 1), (100 * 60, "min", 60), (48 * 3600, "h", 3600)):
         if seconds < limit:
             text = f"{seconds / size:.{0 if size == 1 else 1}f} {unit}"

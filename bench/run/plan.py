@@ -10,6 +10,7 @@ from typing import Any
 from bench.api.kinds import Backbone, Method, Scorer, is_baseline
 from bench.recipe.prompt_table import PromptTable
 from bench.recipe.recipe import Recipe
+from bench.stages.describe import DescribeStage
 from bench.stages.sample import SampleStage
 from bench.stages.score import ScoreStage
 from bench.stages.stage import Stage
@@ -33,6 +34,8 @@ class Cell:
     """(prompt set, image seed) -> its sampling."""
     scores: Mapping[tuple[str, int, str], ScoreStage]
     """(prompt set, image seed, scorer) -> its scoring."""
+    descriptions: Mapping[str, DescribeStage]
+    """Prompt set -> the description of its images."""
 
     @property
     def baseline(self) -> bool:
@@ -48,7 +51,8 @@ class Cell:
     def stages(self) -> tuple[Stage, ...]:
         """Those that are the cell's own."""
         trained = (self.train,) if self.train else ()
-        return (*trained, *self.samples.values(), *self.scores.values())
+        evaluated = (*self.descriptions.values(), *self.scores.values())
+        return (*trained, *self.samples.values(), *evaluated)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,7 @@ from bench.registry.registry import (
     spec_text,
 )
 from bench.run.plan import Cell, Plan
+from bench.stages.describe import DescribeStage
 from bench.stages.encode import EncodeStage
 from bench.stages.generated import GeneratedPairs
 from bench.stages.inspect import InspectStage
@@ -58,6 +59,7 @@ STAGES: Mapping[str, type[Stage]] = {
         RewardsStage,
         TrainStage,
         SampleStage,
+        DescribeStage,
         ScoreStage,
     )
 }
@@ -186,7 +188,8 @@ class _Builder:
         if not known:
             known |= self.registry.describe(plugin)
             if isinstance(plugin, Scorer):
-                contracts.fact(plugin, "seconds_per_image", self.registry.called(plugin))
+                for name in ("seconds_per_image", "tower"):
+                    contracts.fact(plugin, name, self.registry.called(plugin))
         return known
 
     def _key_data(self, plugin: Plugin) -> dict[str, Any]:
@@ -403,6 +406,7 @@ class _Builder:
             for table in self.tables
             for image_seed in self.recipe.sampling.image_seeds
         }
+        descriptions = {table.name: self._describe_images(samples, table) for table in self.tables}
         return Cell(
             method=name,
             resolved=method,
@@ -415,6 +419,7 @@ class _Builder:
             train=train,
             samples=samples,
             scores=scores,
+            descriptions=descriptions,
         )
 
     def _refuse_held_out(
@@ -556,6 +561,14 @@ class _Builder:
             reads=reads,
         )
 
+    def _describe_images(
+        self, samples: Mapping[tuple[str, int], SampleStage], table: PromptTable
+    ) -> DescribeStage:
+        seeds = sorted(self.recipe.sampling.image_seeds)
+        of_table = tuple(samples[table.name, seed] for seed in seeds)
+        who = of_table[0].label.removeprefix("sample ").partition(", image seed ")[0]
+        return DescribeStage(label=f"describe images of {who}", samples=of_table)
+
     def _score(self, sample: SampleStage, name: str, scorer: Scorer) -> ScoreStage:
         return ScoreStage(
             label=sample.label.replace("sample ", f"score with {name}: ", 1),
@@ -577,12 +590,16 @@ def _baseline_first(named: tuple[str, Method]) -> tuple[bool, list[str | float],
 
 
 def _ordered(cells: Sequence[Cell], labelling: Mapping[str, Stage]) -> tuple[Stage, ...]:
-    """Labelling, then each cell's training and sampling, then all scoring by scorer."""
+    """Labelling, then each cell's training and sampling, then what is said of the images.
+
+    That is their descriptions, then all scoring by scorer.
+    """
     stages: dict[str, Stage] = dict(labelling)
     for cell in cells:
         if cell.train:
             stages[cell.train.key] = cell.train
         stages |= {s.key: s for s in cell.samples.values()}
+    stages |= {s.key: s for cell in cells for s in cell.descriptions.values()}
     by_scorer = sorted(
         (s for cell in cells for s in cell.scores.values()), key=lambda s: s.scorer.name
     )

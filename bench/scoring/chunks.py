@@ -63,7 +63,7 @@ def score_in_chunks(
     files = {chunk: work / f"scores-{chunk.start:07d}.npy" for chunk in chunks}
     with world.all_or_none():
         mine = turns(chunks, world)
-        missing = [chunk for chunk, _ in mine if _read(files[chunk], len(chunk)) is None]
+        missing = [chunk for chunk, _ in mine if kept_chunk(files[chunk], (len(chunk),)) is None]
         stream = images([i for chunk in missing for i in chunk])
         parts: Iterator[np.ndarray] = iter(())
         if missing:
@@ -71,12 +71,10 @@ def score_in_chunks(
             parts = rated(checked, name, stream, prompts, missing, called)
         for chunk, done in mine:
             if chunk in missing:
-                buffer = io.BytesIO()
-                np.save(buffer, next(parts), allow_pickle=False)
-                write_atomic(files[chunk], checksums.add_checksum(buffer.getvalue()))
+                keep_chunk(files[chunk], next(parts))
             # The other processes are at their chunk of the same turn.
             advance(done)
-    scores = [_read(files[chunk], len(chunk)) for chunk in chunks]
+    scores = [kept_chunk(files[chunk], (len(chunk),)) for chunk in chunks]
     return np.concatenate([np.zeros(0), *(part for part in scores if part is not None)])
 
 
@@ -114,10 +112,17 @@ def rated(
         yield part
 
 
-def _read(file: Path, rows: int) -> np.ndarray | None:
-    """A finished chunk; None if it is absent or damaged, so that it is scored again."""
+def keep_chunk(file: Path, part: np.ndarray) -> None:
+    """Save what a chunk gave, so that an interrupted run need not make it again."""
+    buffer = io.BytesIO()
+    np.save(buffer, part, allow_pickle=False)
+    write_atomic(file, checksums.add_checksum(buffer.getvalue()))
+
+
+def kept_chunk(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """What was saved of a chunk; None if it is absent or damaged, so that it is made again."""
     try:
         part: np.ndarray = np.load(io.BytesIO(checksums.read_checked(file)), allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return part if part.shape == (rows,) else None
+    return part if part.shape == shape else None

@@ -176,6 +176,11 @@ class _Spent:
         write_atomic(work / f"evaluations-{first:05d}.json", json.dumps(asdict(self)).encode())
 
 
+def image_in(folder: Path, row: int) -> Path:
+    """Where a sampling that left `folder` has the image of a prompt's row."""
+    return folder / "images" / f"{row:05d}.png"
+
+
 def _is_image(file: Path) -> bool:
     try:
         image_files.decode(file.read_bytes())

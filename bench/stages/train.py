@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from bench.api import contracts, scorer_loads
 from bench.api.kinds import Backbone, Method, PairRewards
 from bench.api.pair_method import PairMethod
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from bench.lib.progress import Task
     from bench.stages.context import Context
     from bench.store.store import Partial
+
+
+CURVE = "curve.csv"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,7 +125,7 @@ class TrainStage(Stage):
             if world.is_main:
                 with contracts.asking(self.backbone), clear_io_errors():
                     policy.save_checkpoint(partial.out)
-                _write_csv(partial.out / "curve.csv", [asdict(step) for step in outcome.steps])
+                _write_csv(partial.out / CURVE, [asdict(step) for step in outcome.steps])
         info = {
             "steps": len(outcome.steps),
             "pairs_seen": outcome.pairs_seen,
@@ -161,3 +166,15 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writeheader()
         writer.writerows(rows)
     write_atomic(path, buffer.getvalue().encode())
+
+
+def read_curve(folder: Path) -> dict[str, np.ndarray]:
+    """Column of `StepReport` -> float64 [steps] that a finished stage left; {} without a step.
+
+    What is no number, such as the margin of a method that has none, is NaN.
+    """
+    with (folder / CURVE).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        name: np.array([float(row[name]) for row in rows]) for name in (rows[0] if rows else ())
+    }

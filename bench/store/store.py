@@ -215,6 +215,11 @@ class Partial:
         write_atomic(self.folder / "seconds", checksums.seal({"seconds": round(seconds, 3)}))
 
 
+def place(stage: str, key: str) -> Path:
+    """Where below a store's folder the artefact of a stage lies or will lie."""
+    return Path("artefacts", stage, key)
+
+
 class Store:
     """A folder of artefacts that any number of runs may share."""
 
@@ -227,7 +232,7 @@ class Store:
 
     def path(self, stage: str, key: str) -> Path:
         """Where the artefact of a stage lies or will lie."""
-        return self.root / "artefacts" / stage / key
+        return self.root / place(stage, key)
 
     def find(self, stage: str, key: str) -> Artefact | None:
         """The finished artefact, its files verified; None where there is none.

@@ -67,6 +67,7 @@ ROOTS: Mapping[str, tuple[str, ...]] = {
         "bench.diffusion.checkpoints",
         *_MODEL,
     ),
+    "describe": ("bench.stages.describe", "bench.scoring.image_facts", "bench.lib.images"),
     "score": ("bench.stages.score", *_SCORING),
 }
 """Stage -> a module (all of it), a definition of it, or a method of a class."""

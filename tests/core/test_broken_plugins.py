@@ -290,6 +290,10 @@ class Lively(toy.Channel):
     def seconds_per_image(self) -> float:
         return _answer(self.answers, "seconds_per_image", 0.1)
 
+    @property
+    def tower(self) -> str:
+        return _answer(self.answers, "tower", "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LivelyBackbone(toy.ToyBackbone):
@@ -368,6 +372,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "fast",
             "gave 'fast' .str. as .*; expected is seconds",
         ),
+        ("tower", ZeroDivisionError("deep"), "ZeroDivisionError: deep"),
+        ("tower", None, "gave None .NoneType. as `tower`; expected is text"),
         ("__post_init__", ValueError("no"), "building it failed in .*: ValueError: no"),
     ],
 )

@@ -400,7 +400,7 @@ def _after(folder: Path, alone: Store, tmp_path: Path, before: str, **changes: A
             shutil.copytree(alone.path(stage.name, stage.key), store.path(stage.name, stage.key))
     outcome = _run(plan, store)
     dpo = [stage for stage in own.stages if "dpo" in stage.label]
-    assert [stage.name for stage in dpo] == ["train", "sample", "score"]
+    assert [stage.name for stage in dpo] == ["train", "sample", "describe", "score"]
     theirs, ours = toy.artefacts(store), toy.artefacts(alone)
     for stage in dpo:
         assert stage.key not in outcome.failures

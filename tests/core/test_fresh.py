@@ -63,18 +63,19 @@ def _train(plan: Plan, method: str) -> Any:
 def test_a_kind_of_stage_and_all_that_follows(folder: Path) -> None:
     plan = _plan(folder)
     names = {plan.stage(key).name for key in chosen(plan, ["train"])}
-    assert names == {"train", "sample", "score"}
+    assert names == {"train", "sample", "describe", "score"}
     assert not any("base" in label for label in _labels(plan, chosen(plan, ["train"])))
     assert {plan.stage(key).name for key in chosen(plan, ["score"])} == {"score"}
     assert chosen(plan, ["inspect"]) >= chosen(plan, ["encode"]) >= chosen(plan, ["train"])
 
 
-def test_a_method_is_its_training_sampling_and_scoring(folder: Path) -> None:
+def test_a_method_is_its_training_sampling_and_what_is_said_of_images(folder: Path) -> None:
     plan = _plan(folder)
     labels = _labels(plan, chosen(plan, ["dpo"]))
     assert labels == {
         "train: train dpo, seed 0",
         "sample: sample prompts.tsv from dpo, seed 0",
+        "describe: describe images of prompts.tsv from dpo, seed 0",
         "score: score with channel: prompts.tsv from dpo, seed 0",
         "score: score with truth[index=1]: prompts.tsv from dpo, seed 0",
     }

@@ -158,7 +158,7 @@ def test_board_and_scores_hold_the_same_cells(folder: Path, store: Store, tmp_pa
         assert isinstance(cell, CellResult)
         mine = frame[(frame["cell"] == path.stem[-12:]) & (frame["scorer"] == "channel")]
         assert tuple(mine["score"]) == cell.evaluations[0].scores["channel"]
-    assert frame[frame["method"] == "base"]["seed"].isna().all()
+    assert frame[frame["method"] == "base"]["train_seed"].isna().all()
 
 
 def test_a_failure_gives_way_to_a_result_and_never_the_other_way(

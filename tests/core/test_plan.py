@@ -30,7 +30,15 @@ def _keys(plan: Plan) -> set[str]:
 def test_stages_come_in_order_and_once(folder: Path) -> None:
     plan = _plan(folder)
     names = Counter(stage.name for stage in plan.stages)
-    assert names == {"inspect": 1, "encode": 1, "rewards": 2, "train": 2, "sample": 3, "score": 6}
+    assert names == {
+        "inspect": 1,
+        "encode": 1,
+        "rewards": 2,
+        "train": 2,
+        "sample": 3,
+        "describe": 3,
+        "score": 6,
+    }
     seen: set[str] = set()
     for stage in plan.stages:
         assert {source.key for source in stage.inputs} <= seen, stage.label
@@ -53,7 +61,7 @@ def test_where_nothing_is_trained_neither_pairs_nor_training_are_needed(folder: 
     assert again == bare
     same, plan = (planning.make(r, toy.registry()) for r in (recipe, again))
     assert _keys(plan) == _keys(same)
-    assert {stage.name for stage in plan.stages} == {"sample", "score"}
+    assert {stage.name for stage in plan.stages} == {"sample", "describe", "score"}
 
 
 def test_pairs_are_generated_only_for_what_is_trained_on_them(folder: Path) -> None:
@@ -82,7 +90,11 @@ def test_a_method_that_is_trained_says_what_the_recipe_lacks(folder: Path, block
     ],
 )
 def test_adding_adds_only_what_is_new(folder: Path, changes: dict[str, object]) -> None:
-    assert _keys(_plan(folder)) < _keys(_plan(folder, **changes))
+    before, after = _plan(folder), _plan(folder, **changes)
+    # The images of a prompt are described together, so anew with another image seed.
+    together = {s.key for s in before.stages if s.name == "describe" and "sampling" in changes}
+    assert _keys(before) - together < _keys(after)
+    assert not together & _keys(after)
 
 
 def test_order_changes_nothing(folder: Path) -> None:
@@ -116,7 +128,7 @@ def test_what_changes_bytes_changes_keys(
 ) -> None:
     plan, other = _plan(folder), _plan(folder, **changes)
     for stage in other.stages:
-        untrained = stage.name in ("sample", "score") and "base" in stage.label
+        untrained = stage.name in ("sample", "describe", "score") and "base" in stage.label
         if stage.name in same or (untrained and "sampling" not in changes):
             assert stage.key in _keys(plan)
         else:

@@ -81,12 +81,15 @@ def test_a_new_method_runs_only_its_own_stages(
     assert {s.label.split(" ")[0] for s in plan.stages if s.key in ran} == {
         "train",
         "sample",
+        "describe",
         "score",
     }
     assert all("sft" in s.label for s in plan.stages if s.key in ran)
 
 
-@pytest.mark.parametrize("stage", ["inspect", "encode", "rewards", "train", "sample", "score"])
+@pytest.mark.parametrize(
+    "stage", ["inspect", "encode", "rewards", "train", "sample", "describe", "score"]
+)
 @pytest.mark.parametrize("harm", ["truncate", "flip"])
 def test_a_damaged_artefact_is_named_and_made_again(
     folder: Path, finished: Store, tmp_path: Path, stage: str, harm: str
@@ -150,7 +153,7 @@ def test_a_diverging_cell_fails_alone(folder: Path, tmp_path: Path) -> None:
     assert bad.train is not None
     assert set(outcome.failures) == {
         bad.train.key,
-        *(s.key for s in (*bad.samples.values(), *bad.scores.values())),
+        *(s.key for s in bad.stages),
     }
     assert len([text for text in said if text.startswith("failed: ")]) == 1
     out = tmp_path / "out"

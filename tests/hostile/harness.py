@@ -177,7 +177,7 @@ def results(folder: Path, *, store: str | Path = STORE) -> dict[str, str]:
 def scores_on(board: Path) -> frozenset[tuple[object, ...]]:
     """The score of each image on a board."""
     frame = pd.read_parquet(board / "scores.parquet")
-    columns = ["method", "seed", "prompt_set", "image_seed", "scorer", "prompt", "score"]
+    columns = ["method", "train_seed", "prompt_set", "image_seed", "scorer", "prompt", "score"]
     rows = frame[columns].astype(object).where(frame[columns].notna(), None)
     return frozenset(rows.itertuples(index=False, name=None))
 

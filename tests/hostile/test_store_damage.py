@@ -15,7 +15,7 @@ import pytest
 
 from tests.hostile.harness import RUN, STORE, Case, Prepare, World, judge, sample
 
-STAGES = ("inspect", "encode", "train", "sample", "score")
+STAGES = ("inspect", "encode", "train", "sample", "describe", "score")
 Harm = Callable[[Path], None]
 
 

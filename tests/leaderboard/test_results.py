@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 
 from bench.api.kinds import Prompt
-from bench.leaderboard import results
+from bench.leaderboard import comparing, results, tables
 from bench.lib.errors import BenchError
 from bench.recipe.prompt_table import PromptTable
 from tests.leaderboard import small_board
+
+OLD = Path(__file__).with_name("old")
+"""Boards as earlier versions wrote them."""
 
 
 def edit(path: Path, change: Any, *, sign: bool = True) -> None:
@@ -28,6 +31,81 @@ def edit(path: Path, change: Any, *, sign: bool = True) -> None:
         text = json.dumps(document["record"], sort_keys=True, separators=(",", ":"))
         document["sha256"] = hashlib.sha256(text.encode()).hexdigest()
     path.write_text(json.dumps(document), encoding="utf-8")
+
+
+def _in_first(**fields: Any) -> Any:
+    """Change the record's first evaluation."""
+    return lambda record: record["evaluations"][0].update(fields)
+
+
+def _known(cell: results.CellResult) -> results.CellResult:
+    """The cell with all that may be known of its images and training."""
+    evaluations = tuple(
+        dataclasses.replace(
+            part,
+            samples=("0" * 20, "1" * 20),
+            facts={"saturation": tuple(i / 100 for i in range(2 * part.prompts))},
+            diversity=tuple(i / 10 for i in range(part.prompts)),
+        )
+        for part in cell.evaluations
+    )
+    curve = {"step": (1.0, 5.0, 10.0), "loss": (0.7, 0.6, 0.5)}
+    return dataclasses.replace(cell, evaluations=evaluations, weight_distance=0.01, curve=curve)
+
+
+def test_what_is_known_of_images_and_training_survives_the_round_trip(tmp_path: Path) -> None:
+    cell = _known(small_board.cell("dpo"))
+    path = results.save_record(tmp_path, cell)
+    assert results.load_cell(path) == cell
+    # The cell is the same one, of which more is known.
+    assert cell.identity == small_board.cell("dpo").identity
+    assert path == results.record_path(tmp_path, small_board.cell("dpo"))
+
+
+def test_the_base_has_no_training_to_tell_of() -> None:
+    base = small_board.cell("base")
+    with pytest.raises(BenchError, match="weight_distance must be null for the base"):
+        dataclasses.replace(base, weight_distance=0.0)
+    with pytest.raises(BenchError, match="curve must be empty without training"):
+        dataclasses.replace(base, curve={"step": (1.0,)})
+
+
+def _scores_in(path: Path) -> list[dict[str, list[float]]]:
+    record = json.loads(path.read_text(encoding="utf-8"))["record"]
+    return [part["scores"] for part in record.get("evaluations", ())]
+
+
+@pytest.mark.parametrize("folder", sorted(OLD.iterdir()), ids=lambda folder: folder.name)
+def test_old_files_load_and_give_the_same_figures(tmp_path: Path, folder: Path) -> None:
+    cells, prompts = results.load_cells(folder), results.load_prompts(folder)
+    for path, cell in cells.items():
+        if isinstance(cell, results.CellResult):
+            loaded = [{k: list(v) for k, v in p.scores.items()} for p in cell.evaluations]
+            assert loaded == _scores_in(path)
+        # Written anew they are the same cells, of which no more is known.
+        results.save_record(tmp_path, cell)
+    for table in prompts.values():
+        results.save_record(tmp_path, table)
+    anew = results.load_cells(tmp_path)
+    assert list(anew.values()) == list(cells.values())
+    figures = tables.render(comparing.compare(cells, prompts))
+    assert figures == tables.render(comparing.compare(anew, results.load_prompts(tmp_path)))
+    assert "dpo" in figures["leaderboard.csv"]
+
+
+def test_cells_of_the_second_schema_keep_their_identity() -> None:
+    """It names files and is referred to: new fields must not change it."""
+    for path, cell in results.load_cells(OLD / "schema2").items():
+        assert results.record_path(OLD / "schema2", cell) == path
+
+
+def test_a_change_of_an_old_file_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    old = next((OLD / "schema2" / "results").glob("dpo*"))
+    text = old.read_text(encoding="utf-8")
+    path.write_text(text.replace('"label": "Diffusion-DPO"', '"label": "DPO"'), encoding="utf-8")
+    with pytest.raises(BenchError, match="sha256 does not match"):
+        results.load_cell(path)
 
 
 def test_records_survive_the_round_trip_and_files_are_stable(tmp_path: Path) -> None:
@@ -97,6 +175,27 @@ def test_different_specs_never_share_a_file(tmp_path: Path) -> None:
         ),
         (lambda r: r.update(base=True), "training must be null for the base"),
         (lambda r: r.update(training=None), "pairs must be '' without training"),
+        (_in_first(samples=["a" * 20]), r"samples \(parti\) needs a key a seed"),
+        (_in_first(samples=["a" * 20, "a" * 20]), r"samples \(parti\) needs a key a seed"),
+        (_in_first(samples=["a" * 20, "../../home"]), r"samples \(parti\) has what is no key"),
+        (
+            _in_first(facts={"saturation": [0.5] * 79}),
+            r"facts\.saturation \(parti\) has 79, not 80",
+        ),
+        (_in_first(facts={"saturation": [0.5, "x"] * 40}), r"facts\.saturation\.1: .*number"),
+        (_in_first(diversity=[0.5] * 39), r"diversity \(parti\) has 39, not 40 values"),
+        (_in_first(diversity=[-0.5] * 40), r"diversity \(parti\) has a negative distance"),
+        (lambda r: r.update(weight_distance=-1.0), "weight_distance must be finite and not neg"),
+        (lambda r: r.update(curve={"loss": [1.0]}), r"curve\.step needs 1 to 200 steps"),
+        (
+            lambda r: r.update(curve={"step": [float(i) for i in range(201)]}),
+            r"curve\.step needs 1 to 200 steps",
+        ),
+        (lambda r: r.update(curve={"step": [2.0, 1.0]}), r"curve\.step must ascend"),
+        (
+            lambda r: r.update(curve={"step": [1.0, 2.0], "loss": [1.0]}),
+            r"curve\.loss has 1, not 2 values",
+        ),
     ],
 )
 def test_a_bad_field_is_named_with_its_file(tmp_path: Path, change: Any, message: str) -> None:
@@ -119,7 +218,8 @@ def test_a_score_changed_by_hand_is_noticed(tmp_path: Path) -> None:
     [
         ("{", "cannot be read as JSON"),
         ("[]", "is no result file"),
-        ('{"schema": 99, "kind": "result", "record": {}, "sha256": ""}', "schema is 99"),
+        ('{"schema": 99, "kind": "result", "record": {}, "sha256": ""}', "made by a newer version"),
+        ('{"schema": 0, "kind": "result", "record": {}, "sha256": ""}', "schema is 0, .* reads"),
         ('{"schema": 2, "kind": "prompts", "record": {}, "sha256": ""}', "kind is 'prompts'"),
         ('{"schema": true, "kind": "result", "record": {}, "sha256": ""}', "schema is True"),
         ('{"schema": 2, "schema": 2}', "the key 'schema' is there twice"),
@@ -183,6 +283,9 @@ def test_a_board_holds_its_own_files(tmp_path: Path, name: str) -> None:
         ({"image_seeds": (0, 0)}, "image_seeds must be distinct"),
         ({"prompts": 0}, "prompts must be positive"),
         ({"scores": {"gold": (math.nan,) * 80}}, "80 scores that are not finite"),
+        ({"facts": {"clipping": (math.inf, -math.inf) * 40}}, "80 values that are not finite"),
+        ({"diversity": (math.nan,) * 40}, "40 values that are not finite"),
+        ({"diversity": (0.5,) * 40, "image_seeds": (0,), "scores": {}}, "two image seeds or more"),
     ],
 )
 def test_a_record_that_contradicts_itself_cannot_be_made(

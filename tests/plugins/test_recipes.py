@@ -285,7 +285,7 @@ def test_evaluation_is_the_regime_that_readers_compare_with() -> None:
 @pytest.mark.usefixtures("_no_network")
 @pytest.mark.parametrize("name", ["eval-sd15", "eval-sdxl"])
 def test_an_evaluation_trains_nothing(name: str) -> None:
-    assert {stage.name for stage in _plan(name).stages} == {"sample", "score"}
+    assert {stage.name for stage in _plan(name).stages} == {"sample", "describe", "score"}
 
 
 def test_generated_pairs_come_from_other_prompts_than_the_evaluation() -> None:
@@ -313,7 +313,7 @@ def test_the_dry_run_of_sd15_shows_what_it_takes(
         cli.main()
     out = capsys.readouterr().out
     assert ended.value.code == 0
-    assert "Plan of recipe 'sd15': 4 cells, 81 stages, 0 of them cached." in out
+    assert "Plan of recipe 'sd15': 4 cells, 93 stages, 0 of them cached." in out
     for text in (
         "959,040*",
         "parti 1,632*, hpdv2 3,200*, pickapic-test 500*",

@@ -10,7 +10,7 @@ from bench_plugins.shapes.plugin import ShapesBackbone
 from diffusers import StableDiffusionPipeline
 
 from bench.diffusion import lora
-from bench.leaderboard import standings
+from bench.leaderboard import comparing
 from bench.outputs.cards import model_card
 from bench.outputs.checkpoint_folders import is_adapter, write_checkpoint
 from bench.store.store import Cost, Store
@@ -46,7 +46,7 @@ def test_the_code_of_a_shapes_card_loads_the_checkpoint(
 
     record = small_board.cell("dpo", lift=0.3)
     small_board.save(tmp_path / "board", [small_board.cell("base"), record])
-    (section,) = standings.build(tmp_path / "board").sections
+    (section,) = comparing.build(tmp_path / "board").sections
     row = next(row for row in section.seed_rows if row.method == "dpo")
     card = model_card(record, row, backbone.start_model, "unknown", adapter=is_adapter(artefact))
     assert str(Path.home()) not in card

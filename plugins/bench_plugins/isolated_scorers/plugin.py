@@ -9,7 +9,15 @@ from typing import Any, ClassVar, Literal
 
 from bench import EnvironmentSpec, IsolatedScorer, Scorer, hookimpl, option
 from bench_plugins.reward_models.assets import Asset, revision_option, source_option
-from bench_plugins.reward_models.plugin import BERT_VOCABULARY, HPS_V2, HPS_V2_1, IMAGE_REWARD
+from bench_plugins.reward_models.plugin import (
+    BERT_VOCABULARY,
+    BLIP,
+    HPS_V2,
+    HPS_V2_1,
+    IMAGE_REWARD,
+    LAION_CLIP_H,
+    OPENAI_CLIP_L,
+)
 
 _ADAPTERS = Path(__file__).parent / "adapters"
 
@@ -63,6 +71,11 @@ class HPSv2Official(_Published):
     original: ClassVar[Asset] = HPS_V2
     weights: str = source_option(HPS_V2)
     revision: str = revision_option(HPS_V2)
+
+    @property
+    def tower(self) -> str:
+        """LAION's CLIP, which both versions were tuned from."""
+        return LAION_CLIP_H.source
 
     def assets(self) -> Mapping[str, Asset]:
         """The checkpoint; LAION's base is not needed."""
@@ -118,6 +131,11 @@ class ImageRewardOfficial(_Published):
     vocabulary: str = source_option(BERT_VOCABULARY)
     vocabulary_revision: str = revision_option(BERT_VOCABULARY)
 
+    @property
+    def tower(self) -> str:
+        """BLIP, which it was tuned from."""
+        return BLIP
+
     def assets(self) -> Mapping[str, Asset]:
         """The network, its configuration, and BERT's vocabulary."""
         return {
@@ -157,6 +175,7 @@ _HPSV3_WEIGHTS = Asset(
     filename="HPSv3.safetensors",
     revision="4f81e3e09edd82fe3c5f636444c721b592a735ca",
 )
+_QWEN = "Qwen/Qwen2-VL-7B-Instruct"
 _QWEN_REVISION = "eed13092ef92e448dd6875b2a00151bd3f7db0ac"
 _ALL_BUT_WEIGHTS = ("*.json", "*.txt", "*.model")
 
@@ -174,13 +193,18 @@ class HPSv3(_Published):
     weights: str = source_option(_HPSV3_WEIGHTS)
     revision: str = revision_option(_HPSV3_WEIGHTS)
     base: str = option(
-        "Qwen/Qwen2-VL-7B-Instruct",
+        _QWEN,
         "Hub id or folder: configuration, tokenizer, preprocessing (no weights)",
         affects_results=False,
     )
     base_revision: str = option(
         _QWEN_REVISION, "commit, branch or tag of Qwen/Qwen2-VL-7B-Instruct", affects_results=False
     )
+
+    @property
+    def tower(self) -> str:
+        """The Qwen2-VL that it was tuned from."""
+        return _QWEN
 
     def assets(self) -> Mapping[str, Asset]:
         """The checkpoint, and the base's small files."""
@@ -252,6 +276,11 @@ class VQAScore(_Published):
         "of the vision tower's Hub id",
         affects_results=False,
     )
+
+    @property
+    def tower(self) -> str:
+        """OpenAI's CLIP: its vision tower is that one, tuned on pictures of 336 pixels."""
+        return OPENAI_CLIP_L.source
 
     def assets(self) -> Mapping[str, Asset]:
         """The network, its tokenizer and its vision tower."""

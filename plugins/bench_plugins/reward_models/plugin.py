@@ -80,6 +80,11 @@ AESTHETIC_HEAD = Asset(
     sha256="21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
 )
 
+_TOWERS = {CLIP_H: LAION_CLIP_H.source, CLIP_L: OPENAI_CLIP_L.source}
+"""Architecture -> the CLIP whose weights scorers of it have, or were tuned from."""
+BLIP = "salesforce/BLIP/model_large"
+"""What ImageReward was tuned from."""
+
 _PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -120,6 +125,11 @@ class _ClipScorer(_RewardScorer):
     scaled: ClassVar[bool] = False
     weights: str
     revision: str
+
+    @property
+    def tower(self) -> str:
+        """CLIP as it was published."""
+        return _TOWERS.get(self.architecture, "")
 
     def assets(self) -> tuple[Asset, ...]:
         """The weights; the vocabulary comes with open_clip."""
@@ -278,6 +288,11 @@ class ImageReward(_RewardScorer):
     revision: str = revision_option(IMAGE_REWARD)
     vocabulary: str = source_option(BERT_VOCABULARY)
     vocabulary_revision: str = revision_option(BERT_VOCABULARY)
+
+    @property
+    def tower(self) -> str:
+        """BLIP as it was published."""
+        return BLIP
 
     def assets(self) -> tuple[Asset, ...]:
         """The network and BERT's vocabulary; no med_config.json, no BERT weights."""

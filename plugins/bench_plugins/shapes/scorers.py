@@ -23,6 +23,11 @@ ENCODER = "shapes_clip"
 
 @dataclass(frozen=True, kw_only=True)
 class _Learned(Scorer):
+    @property
+    def tower(self) -> str:
+        """The dual encoder, which all heads stand on."""
+        return ENCODER
+
     def fingerprint(self) -> str:
         """SHA-256 of the weight files."""
         from bench_plugins.shapes import files

@@ -1,0 +1,339 @@
+"""What a study can show and what it takes: differences of win rates, passes and hours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from bench.leaderboard.names import shortened
+from bench.leaderboard.results import CellResult, Cost, load_cells, load_prompts
+from bench.lib.errors import BenchError
+from bench.recipe.prompt_table import PromptTable
+from bench.statistics import model
+from bench.statistics.model import Components, Design, Floats
+from bench.statistics.power import (
+    Spread,
+    Study,
+    effective_prompts,
+    half_width,
+    head_to_head,
+    measured,
+)
+
+_SEEDS = (1, 2, 3, 5)
+"""Shown beside those that are planned."""
+_MORE_PROMPTS = 4
+"""So many times the prompts would halve a difference that prompts alone decide."""
+_MOST_TRAIN_SEEDS = 30
+"""Among these the cheapest number is sought."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """Work."""
+
+    nfe: float = 0.0
+    """Denoiser evaluations."""
+    seconds: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        """Both."""
+        return Spent(nfe=self.nfe + other.nfe, seconds=self.seconds + other.seconds)
+
+    def times(self, factor: float) -> Spent:
+        """So much of it."""
+        return Spent(nfe=factor * self.nfe, seconds=factor * self.seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What parts of a study take."""
+
+    once: Spent
+    """Whatever the number of prompts and train seeds."""
+    images: Spent
+    """The images of the base, and of what is not trained, on all prompts."""
+    training: Spent
+    """One train seed of every method."""
+    sampling: Spent
+    """Its images, on all prompts."""
+    rough: bool
+    """By stated rates, at least in part, rather than by measured ones."""
+
+    def of(self, prompts: float, seeds: int) -> Spent:
+        """Of so many times the prompts, and train seeds."""
+        by_seed = self.training + self.sampling.times(prompts)
+        return self.once + self.images.times(prompts) + by_seed.times(seeds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """Prompts and train seeds that one could take."""
+
+    train_seeds: int
+    prompts: int | None
+    """None: without end."""
+    against_base: float | None
+    """Smallest difference of win rates that is found with 80% power; None where none is."""
+    two_methods: float | None
+    planned: bool
+    spent: Spent | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halved:
+    """What finding half of the difference against the base takes."""
+
+    difference: float
+    """The half."""
+    cheapest: Option | None
+    """Of all prompts and train seeds that find it; None where no sensible number does."""
+    by_prompts: Option | None
+    """With no more train seeds; None where no number of prompts does."""
+    by_train_seeds: Option | None
+    """With no more prompts; None where no sensible number does."""
+    prompts_floor: float
+    """What no number of prompts goes below, with the train seeds of now."""
+    train_seeds_floor: float
+    """What no number of train seeds goes below, with the prompts of now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """A study before its scores, or what one like a board could show."""
+
+    title: str
+    methods: int
+    """Trained ones."""
+    prompts: int
+    """Distinct texts."""
+    effective: float
+    """Equally weighted prompts that tell as much."""
+    seeds: int
+    """Train seeds of each method."""
+    against_base: Spread
+    two_methods: Spread
+    measured: bool
+    """Whether the spreads are."""
+    costs: Costs
+
+    @cached_property
+    def base(self) -> Study | None:
+        """All methods against the base; None where nothing is trained."""
+        return Study(spread=self.against_base, methods=self.methods) if self.methods else None
+
+    @cached_property
+    def pairs(self) -> Study | None:
+        """All pairs of methods; None where there is none."""
+        if self.methods < 2:
+            return None
+        return Study(spread=self.two_methods, methods=self.methods, pairs=True)
+
+    @property
+    def checkpoint(self) -> float:
+        """Half of the interval of one checkpoint's win rate."""
+        return half_width(self.against_base, self.effective)
+
+    def found(self, study: Study | None, times: float, seeds: int) -> float | None:
+        """The smallest difference, with so many times the prompts; None where there is none."""
+        if study is None or seeds < 2:
+            return None
+        difference = study.detectable(times * self.effective, seeds)
+        return difference if difference < 0.5 else None
+
+    def option(self, times: float, seeds: int) -> Option:
+        """What so many times the prompts, which may be infinite, and train seeds show."""
+        endless = math.isinf(times)
+        return Option(
+            train_seeds=seeds,
+            prompts=None if endless else math.ceil(round(times * self.prompts, 6)),
+            against_base=self.found(self.base, times, seeds),
+            two_methods=self.found(self.pairs, times, seeds),
+            planned=times == 1 and seeds == self.seeds,
+            spent=None if endless else self.costs.of(times, seeds),
+        )
+
+    def options(self) -> list[Option]:
+        """Some that are worth a thought, by prompts, then train seeds."""
+        seeds = sorted({*_SEEDS, self.seeds})
+        few = [self.option(1, n) for n in seeds]
+        more = [
+            self.option(times, n) for times in (_MORE_PROMPTS, math.inf) for n in seeds if n > 1
+        ]
+        return few + more
+
+    def halved(self) -> Halved | None:
+        """What half of the difference against the base takes; None where none is found now."""
+        now = self.found(self.base, 1, self.seeds)
+        if now is None or self.base is None:
+            return None
+        half = now / 2
+        ways = [way for n in range(2, _MOST_TRAIN_SEEDS + 1) if (way := self._finding(half, n))]
+        seeds = self.base.seeds_needed(half, self.effective)
+        return Halved(
+            difference=half,
+            cheapest=min(ways, key=_cost, default=None),
+            by_prompts=self._finding(half, self.seeds),
+            by_train_seeds=None if seeds is None else self.option(1, seeds),
+            prompts_floor=self.base.detectable(math.inf, self.seeds),
+            train_seeds_floor=self.base.floor(self.effective),
+        )
+
+    def _finding(self, difference: float, seeds: int) -> Option | None:
+        """As many prompts as find a difference with so many train seeds."""
+        assert self.base is not None
+        prompts = self.base.prompts_needed(difference, seeds)
+        return None if prompts is None else self.option(prompts / self.effective, seeds)
+
+
+def _cost(option: Option) -> tuple[float, float]:
+    assert option.spent is not None
+    return option.spent.seconds, option.spent.nfe
+
+
+def of_board(board: Path, assumed: Spread) -> list[Outlook]:
+    """What each section of a board could show, by the spreads and costs that it has measured.
+
+    Outcomes are those of the scorers that no method of the section reads, averaged over an image;
+    all scorers where there is none such.
+
+    Args:
+        board: its folder.
+        assumed: the spread against the base where no method has two train seeds.
+
+    Raises:
+        BenchError: a file is not valid, a base is missing, or nothing was trained.
+    """
+    cells = [cell for cell in load_cells(board).values() if isinstance(cell, CellResult)]
+    prompts = load_prompts(board)
+    sections: dict[str, list[CellResult]] = {}
+    for cell in cells:
+        if cell.training:
+            sections.setdefault(cell.protocol.digest, []).append(cell)
+    if not sections:
+        raise BenchError(
+            f"{board}: nothing on it was trained, and only a method of two train seeds or more "
+            f"can be told from others"
+        )
+    return [_of_section(board, mine, cells, prompts, assumed) for mine in sections.values()]
+
+
+def _of_section(
+    board: Path,
+    trained: Sequence[CellResult],
+    cells: Sequence[CellResult],
+    prompts: Mapping[str, PromptTable],
+    assumed: Spread,
+) -> Outlook:
+    first = trained[0]
+    base = next(
+        (c for c in cells if c.base and c.evaluation.digest == first.evaluation.digest), None
+    )
+    if base is None:
+        raise BenchError(
+            f"{board}: there is no result of the untouched backbone {first.backbone!r} that was "
+            f"evaluated as {first.method!r} was"
+        )
+    design = _design(board, base, prompts)
+    scorers = _scorers(trained, base)
+    methods: dict[tuple[str, str], dict[int, Floats]] = {}
+    for cell in sorted(trained, key=lambda cell: cell.seed):
+        scores = _scores(cell, scorers)
+        methods.setdefault((cell.method, cell.variant), {})[cell.seed] = scores
+    theirs = _scores(base, scorers)
+    compared = [
+        model.components(np.stack([model.outcomes(ours, theirs) for ours in mine.values()]), design)
+        for mine in methods.values()
+    ]
+    effective = effective_prompts(design)
+    known = any(one.seeds > 1 for one in compared)
+    pairs = list(_pairs(list(methods.values()), design))
+    against_base = measured(compared, effective) if known else assumed
+    several = any(one.seeds > 1 for one in pairs)
+    return Outlook(
+        title=f"{shortened([first.backbone])[first.backbone]}, pairs of {first.pairs}",
+        methods=len(methods),
+        prompts=design.distinct,
+        effective=effective,
+        seeds=min(len(mine) for mine in methods.values()),
+        against_base=against_base,
+        two_methods=measured(pairs, effective) if several else head_to_head(against_base),
+        measured=known,
+        costs=_costs(trained, base, len(methods)),
+    )
+
+
+def _design(board: Path, base: CellResult, prompts: Mapping[str, PromptTable]) -> Design:
+    texts: list[str] = []
+    names: list[str] = []
+    for part in sorted(base.evaluations, key=lambda part: part.prompt_set):
+        table = prompts.get(part.prompts_sha256)
+        if table is None or len(table.texts) != part.prompts:
+            raise BenchError(
+                f"{board}: no file in prompts/ holds the {part.prompts} prompts of "
+                f"{part.prompt_set!r} with hash {part.prompts_sha256[:12]}"
+            )
+        texts += table.texts
+        names += [part.prompt_set] * part.prompts
+    return model.design(texts, names)
+
+
+def _scorers(trained: Sequence[CellResult], base: CellResult) -> list[str]:
+    """Those that every cell has, and of these the ones that are held out for all, if any."""
+    parts = [part for cell in (base, *trained) for part in cell.evaluations]
+    everywhere = sorted(set.intersection(*(set(part.scores) for part in parts)))
+    if not everywhere:
+        raise BenchError(f"{trained[0].method}: no scorer rated every method and the base")
+    read = {scorer for cell in trained for scorer in cell.in_loop}
+    return [scorer for scorer in everywhere if scorer not in read] or everywhere
+
+
+def _scores(cell: CellResult, scorers: Sequence[str]) -> Floats:
+    """[prompts of all sets, images x scorers]."""
+    parts = sorted(cell.evaluations, key=lambda part: part.prompt_set)
+    return np.concatenate(
+        [
+            np.concatenate(
+                [np.array(part.scores[s]).reshape(part.prompts, -1) for s in scorers], axis=1
+            )
+            for part in parts
+        ]
+    )
+
+
+def _pairs(methods: Sequence[Mapping[int, Floats]], design: Design) -> list[Components]:
+    """Each two methods head to head, over the train seeds that both have."""
+    compared = []
+    for one, other in combinations(methods, 2):
+        common = sorted(one.keys() & other.keys())
+        if common:
+            outcomes = np.stack([model.outcomes(one[seed], other[seed]) for seed in common])
+            compared.append(model.components(outcomes, design))
+    return compared
+
+
+def _costs(trained: Sequence[CellResult], base: CellResult, methods: int) -> Costs:
+    """By cell, averaged over the train seeds, times the methods."""
+
+    def images(cost: Cost) -> Spent:
+        return Spent(nfe=cost.sample_nfe, seconds=cost.sample_seconds + cost.score_seconds)
+
+    training, sampling = Spent(), Spent()
+    for cell in trained:
+        cost = cell.cost
+        training += Spent(nfe=cost.train_nfe, seconds=cost.label_seconds + cost.train_seconds)
+        sampling += images(cost)
+    share = methods / len(trained)
+    return Costs(
+        once=Spent(),
+        images=images(base.cost),
+        training=training.times(share),
+        sampling=sampling.times(share),
+        rough=False,
+    )

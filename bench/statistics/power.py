@@ -1,0 +1,242 @@
+"""Which difference so many prompts and train seeds can find, and what finding less takes.
+
+The variance of a win rate has the three parts of `bench.statistics.model`: between prompts, which
+more prompts make small; between trainings, which only more train seeds do; and of a training at a
+prompt, which both do. Power is that of the very test that the model will do, at the level that
+`bench.statistics.ranking` gives each test of a family: averaged over the variance between
+trainings that so few of them may show (as the noncentral t distribution is; Cohen 1988,
+"Statistical Power Analysis", chapter 2), with Satterthwaite's degrees of freedom for each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+import numpy as np
+from scipy import optimize, special
+
+from bench.lib.errors import BenchError
+from bench.statistics.model import OWN_SEEDS, Components, Design
+from bench.statistics.ranking import adjust, against_one, all_pairs
+
+POWER = 0.8
+"""Probability with which a difference shall be found."""
+SEED_SD = 0.02
+"""Assumed standard deviation between trainings of one method, of its win rate against the base."""
+MOST_SEEDS = 100
+"""So many trainings of one method are as good as out of reach."""
+MOST_PROMPTS = 10**7
+
+_QUANTILES = (np.arange(500) + 0.5) / 500
+"""Of the variance between trainings that may show."""
+_NORMAL = 1e10
+"""Degrees of freedom from which Student's t is normal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """How outcomes of one comparison differ: standard deviations, in win rate (0 to 1)."""
+
+    prompt: float
+    """Between prompts, alike in all trainings: 0.5 at most."""
+    residual: float
+    """Of one training at one prompt."""
+    seed: float
+    """Between trainings, over all prompts."""
+
+
+def widest(tie_share: float = 0.0, seed_sd: float = SEED_SD) -> Spread:
+    """The worst case before anything is measured: every prompt wins or loses in all trainings.
+
+    Args:
+        tie_share: share of comparisons that tie, in [0, 1).
+        seed_sd: standard deviation between trainings.
+
+    Raises:
+        BenchError: out of range.
+    """
+    if not 0 <= tie_share < 1:
+        raise BenchError(f"a tie share of {tie_share:g} is not from 0 to below 1")
+    if not 0 <= seed_sd <= 0.5:
+        raise BenchError(
+            f"a deviation between trainings of {100 * seed_sd:g} points is not from 0 to 50"
+        )
+    return Spread(prompt=math.sqrt(0.25 * (1 - tie_share)), residual=0.0, seed=seed_sd)
+
+
+def head_to_head(against_base: Spread) -> Spread:
+    """The spread between two methods that each have this one against the base.
+
+    Their trainings differ independently. Prompts stay as they are: a win or a loss each.
+    """
+    return replace(against_base, seed=math.sqrt(2) * against_base.seed)
+
+
+def measured(compared: Sequence[Components], prompts: float) -> Spread:
+    """The spread that comparisons show, on average.
+
+    Args:
+        compared: of two train seeds or more each, all over the same prompts.
+        prompts: their number, see `effective_prompts`.
+
+    Raises:
+        BenchError: there is none with two train seeds.
+    """
+    several = [one for one in compared if one.seeds > 1]
+    if not several:
+        raise BenchError("no method has two train seeds or more, so that its spread is not known")
+    seeds = np.array([one.seeds for one in several])
+    residual = np.array([one.residual for one in several])
+    # Between prompts is what is left when the part of the single trainings is taken out.
+    prompt = np.array([one.prompt for one in several]) - residual / seeds
+    between = np.array([one.between for one in several]) - residual
+    share = (seeds - 1) / (seeds - 1).sum()
+
+    def deviation(variances: np.ndarray, times: float) -> float:
+        return math.sqrt(max(0.0, float(share @ variances)) * times)
+
+    return Spread(
+        prompt=deviation(prompt, prompts),
+        residual=deviation(residual, prompts),
+        seed=deviation(between, 1.0),
+    )
+
+
+def effective_prompts(design: Design) -> float:
+    """How many equally weighted, distinct prompts tell as much as these.
+
+    Prompt sets weigh the same, so that a small one limits the whole; equal texts count once.
+    """
+    size = np.bincount(design.stratum)
+    weight = np.bincount(design.cluster, 1 / (len(size) * size[design.stratum]))
+    return float(1 / (weight**2).sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Comparisons of one kind that are tested together: against the base, or of all pairs."""
+
+    spread: Spread
+    methods: int
+    """The base does not count."""
+    pairs: bool = False
+    """Each with each, rather than each with the base."""
+
+    def __post_init__(self) -> None:
+        """Raise `BenchError` where there is nothing to compare."""
+        if self.methods < 1 + self.pairs:
+            raise BenchError(f"{self.methods} methods give nothing to compare")
+
+    @cached_property
+    def alpha(self) -> float:
+        """Level of each single test, so that the family has 5%."""
+        return _alpha(self.methods, self.pairs)
+
+    def standard_error(self, prompts: float, seeds: int) -> float:
+        """Of a win rate over so many prompts, which may be infinite, and train seeds."""
+        return math.sqrt(sum(self._parts(prompts, seeds)))
+
+    def trainings(self, seeds: int) -> int:
+        """Degrees of freedom of the variance between trainings.
+
+        Up to four train seeds it is pooled over the methods, as the model does it.
+        """
+        if seeds >= OWN_SEEDS:
+            return seeds - 1
+        # Pairs of methods share them: as many are free as there are methods less one.
+        return (seeds - 1) * (self.methods - self.pairs)
+
+    def power(self, effect: float, prompts: float, seeds: int) -> float:
+        """Probability of finding a true difference of win rates, in (0, 1].
+
+        Args:
+            effect: the difference.
+            prompts: effective number, which may be infinite.
+            seeds: train seeds of each method, 2 or more: one says nothing of a method.
+        """
+        if seeds < 2:
+            raise BenchError("one train seed cannot separate methods; two or more can")
+        by_prompt, by_seed = self._parts(prompts, seeds)
+        error = math.sqrt(by_prompt + by_seed)
+        if not error:
+            return 1.0
+        free = self.trainings(seeds)
+        residual = self.spread.residual**2 / prompts / seeds
+        seen = (by_seed + residual) * special.chdtri(free, _QUANTILES) / free
+        # Where trainings seem to differ no more than chance has it, prompts alone count.
+        variance = by_prompt + np.maximum(0.0, seen - residual)
+        terms = by_prompt**2 / prompts + seen**2 / free + residual**2 / (prompts * free)
+        df = np.where(seen > residual, variance**2 / terms, min(prompts, _NORMAL))
+        reach = -special.stdtrit(df, self.alpha / 2) * np.sqrt(variance)
+        above, below = ((sign * effect - reach) / error for sign in (1, -1))
+        return float((special.ndtr(above) + special.ndtr(below)).mean())
+
+    def _parts(self, prompts: float, seeds: int) -> tuple[float, float]:
+        """Variance by prompts, with that of single trainings at them, and by trainings."""
+        spread = self.spread
+        by_prompt = (spread.prompt**2 + spread.residual**2 / seeds) / prompts
+        return by_prompt, spread.seed**2 / seeds
+
+    def detectable(self, prompts: float, seeds: int) -> float:
+        """The smallest true difference that is found with a probability of `POWER`.
+
+        Args:
+            prompts: effective number; infinity gives what no number of prompts goes below.
+            seeds: train seeds of each method, 2 or more.
+
+        Returns:
+            A difference of win rates; above 0.5 nothing can be found.
+        """
+        if self.power(0.0, prompts, seeds) >= POWER:
+            return 0.0
+        enough = 0.01
+        while self.power(enough, prompts, seeds) < POWER:
+            enough *= 2
+        return float(
+            optimize.brentq(lambda x: self.power(x, prompts, seeds) - POWER, 0, enough, xtol=1e-6)
+        )
+
+    def prompts_needed(self, effect: float, seeds: int) -> int | None:
+        """Effective prompts that find a difference; None where no number does.
+
+        Seeds cannot be replaced by prompts: see `detectable` at infinity.
+        """
+        enough = 2
+        while self.power(effect, enough, seeds) < POWER:
+            enough *= 2
+            if enough > MOST_PROMPTS:
+                return None
+        few = enough // 2
+        while enough - few > 1:
+            middle = (few + enough) // 2
+            if self.power(effect, middle, seeds) < POWER:
+                few = middle
+            else:
+                enough = middle
+        return enough
+
+    def seeds_needed(self, effect: float, prompts: float) -> int | None:
+        """Train seeds that find a difference; None where `MOST_SEEDS` do not."""
+        # One by one: at five each method's own spread counts, and less is found than at four.
+        enough = (n for n in range(2, MOST_SEEDS + 1) if self.power(effect, prompts, n) >= POWER)
+        return next(enough, None)
+
+    def floor(self, prompts: float) -> float:
+        """What no number of train seeds goes below: only what all trainings share is left."""
+        only_prompts = replace(self.spread, residual=0.0, seed=0.0)
+        return replace(self, spread=only_prompts).detectable(prompts, MOST_SEEDS)
+
+
+def half_width(spread: Spread, prompts: float) -> float:
+    """Half of a checkpoint's 95% interval: over prompts alone, of the weights at hand."""
+    error = math.sqrt((spread.prompt**2 + spread.residual**2) / prompts)
+    return error * float(special.stdtrit(prompts, 0.975))
+
+
+@lru_cache(maxsize=64)
+def _alpha(methods: int, pairs: bool) -> float:
+    correlation = all_pairs(methods) if pairs else against_one(methods)
+    return adjust(np.ones(len(correlation)), correlation)[1]
