@@ -163,7 +163,9 @@ def share(happened: npt.ArrayLike) -> Share:
     return Share(float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each))))
 
 
-def components(world: World, count: int, seed: int = SEED) -> Iterator[tuple[Board, list[Components]]]:
+def components(
+    world: World, count: int, seed: int = SEED
+) -> Iterator[tuple[Board, list[Components]]]:
     """Boards, and what the model makes of each method against the base."""
     design = model.design(*world.texts())
     for board in boards(world, count, seed):
@@ -178,7 +180,10 @@ def truth(board: Board) -> Floats:
 def covered(world: World, count: int, seed: int = SEED) -> npt.NDArray[np.bool_]:
     """[boards, methods]: whether the model's interval holds the truth that it speaks of."""
     return np.array(
-        [_within(model.win_rates(parts), truth(board)) for board, parts in components(world, count, seed)]
+        [
+            _within(model.win_rates(parts), truth(board))
+            for board, parts in components(world, count, seed)
+        ]
     )
 
 
