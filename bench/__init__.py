@@ -57,10 +57,15 @@ if TYPE_CHECKING:
     from bench.api.schedule import DdimSettings, NoiseSchedule
     from bench.api.training import StepReport, TrainingBudget, TrainingOutcome
     from bench.lib.evaluations import carry as carry_evaluations
+    from bench.notebook.calls import compare, load, run
+    from bench.notebook.records import Board, Comparison, RunResult
     from bench.registry.registry import build
     from bench.scoring.isolation.environments import EnvironmentSpec
     from bench.scoring.isolation.scorer import IsolatedScorer, load_in_worker
 else:
+    # `bench.run` is a room and a call: see its first lines.
+    import bench.run as run
+
     # These need torch, pydantic, or NumPy and much of the standard library.
     __getattr__ = lazy(
         __name__,
@@ -71,6 +76,8 @@ else:
             "bench.api.schedule": "DdimSettings, NoiseSchedule",
             "bench.api.training": "StepReport, TrainingBudget, TrainingOutcome",
             "bench.lib.evaluations": "carry as carry_evaluations",
+            "bench.notebook.calls": "compare, load",
+            "bench.notebook.records": "Board, Comparison, RunResult",
             "bench.registry.registry": "build",
             "bench.scoring.isolation.environments": "EnvironmentSpec",
             "bench.scoring.isolation.scorer": "IsolatedScorer, load_in_worker",
@@ -81,7 +88,9 @@ __all__ = [
     "Aggregation",
     "Backbone",
     "BenchError",
+    "Board",
     "Command",
+    "Comparison",
     "Condition",
     "DdimSettings",
     "DifferentiableScorer",
@@ -113,6 +122,7 @@ __all__ = [
     "PromptSet",
     "RecipePreset",
     "Reference",
+    "RunResult",
     "Scorer",
     "StartModel",
     "StepReport",
@@ -125,12 +135,15 @@ __all__ = [
     "beta_to_sum_convention",
     "build",
     "carry_evaluations",
+    "compare",
     "derive_seed",
     "generator",
     "hookimpl",
     "implicit_logit",
+    "load",
     "load_in_worker",
     "option",
+    "run",
     "score",
     "uses",
 ]

@@ -68,6 +68,10 @@ class Channel(Scorer):
     name: ClassVar[str] = "channel"
     index: int = option(0, "which", ge=0, le=2)
 
+    @property
+    def tower(self) -> str:
+        return "an eye"
+
     def load(self, device: str) -> Channel:
         return self
 

@@ -10,12 +10,17 @@ from typing import Any, NoReturn
 import typer
 
 from bench.cli import output
+from bench.cli.audit import audit_app
+from bench.cli.compare import compare
 from bench.cli.data import data_app
 from bench.cli.env import env_app
+from bench.cli.images import images
 from bench.cli.leaderboard import leaderboard_app
 from bench.cli.plugins import plugins
+from bench.cli.power import power
 from bench.cli.run import run
 from bench.cli.score import score
+from bench.cli.show import export, show
 from bench.cli.store import store_app
 from bench.lib import interrupts
 from bench.lib.distributed import World
@@ -29,12 +34,18 @@ app = typer.Typer(
     help="Compare the ways to align text-to-image diffusion models with human preferences.",
 )
 app.command()(run)
+app.command()(power)
 app.command()(plugins)
 app.add_typer(leaderboard_app, name="leaderboard")
 app.add_typer(data_app, name="data")
 app.command()(score)
+app.command()(compare)
+app.command()(show)
+app.command()(export)
+app.command()(images)
 app.add_typer(env_app, name="env")
 app.add_typer(store_app, name="store")
+app.add_typer(audit_app, name="audit")
 
 MISUSED = 2
 """The exit code after a command line that cannot be parsed, as shells have it."""

@@ -20,27 +20,30 @@ if TYPE_CHECKING:
     from bench.run.plan import Plan
     from bench.run.walk import RunOutcome, Status
 
+DEFAULT_RECIPE = "shapes"
 Methods = Annotated[
     str | None,
     typer.Option(help="Comma-separated methods, e.g. 'smpo,balanced[reference=frozen]'."),
+]
+RecipeName = Annotated[str, typer.Option(help="A preset's name or a YAML file.")]
+Seeds = Annotated[str | None, typer.Option(help="Train seeds, e.g. '0,1,2'.")]
+Scorers = Annotated[str | None, typer.Option(help="Comma-separated scorers.")]
+PromptSets = Annotated[str | None, typer.Option(help="Comma-separated prompt sets or their files.")]
+Limit = Annotated[int | None, typer.Option(help="Prompts a set, a stratified sample by category.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any recipe key, e.g. --set training.steps=50."),
 ]
 
 
 def run(
     methods: Methods = None,
-    recipe: Annotated[str, typer.Option(help="A preset's name or a YAML file.")] = "shapes",
-    seeds: Annotated[str | None, typer.Option(help="Train seeds, e.g. '0,1,2'.")] = None,
-    scorers: Annotated[str | None, typer.Option(help="Comma-separated scorers.")] = None,
-    prompts: Annotated[
-        str | None, typer.Option(help="Comma-separated prompt sets or their files.")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Prompts a set, a stratified sample by category.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any recipe key, e.g. --set training.steps=50."),
-    ] = None,
+    recipe: RecipeName = DEFAULT_RECIPE,
+    seeds: Seeds = None,
+    scorers: Scorers = None,
+    prompts: PromptSets = None,
+    limit: Limit = None,
+    settings: Settings = None,
     device: Device = "auto",
     store: StoreFolder = STORE,
     out: Annotated[
@@ -67,18 +70,7 @@ def run(
     from bench.run.fresh import chosen as chosen_anew
 
     registry = default_registry()
-    overrides: dict[str, object] = {
-        key: value
-        for key, value in (
-            ("methods", methods),
-            ("scorers", scorers),
-            ("prompts", prompts),
-            ("seeds", _integers("--seeds", seeds)),
-            ("limit", limit),
-        )
-        if value is not None
-    }
-    overrides |= dict(_setting(text) for text in settings or [])
+    overrides = overridden(methods, scorers, prompts, seeds, limit, settings)
     chosen = recipes.load(registry, recipe, overrides)
     plan = planning.make(chosen, registry, download=not dry_run)
     folder = RunFolder(out or default_place(chosen.name, RUNS))
@@ -91,6 +83,7 @@ def run(
         _print_plan(frame, plan, here, max(num_processes, world.size))
         missing = planning.unavailable_reasons(plan.stages, here.finished)
         if dry_run:
+            print_power(frame, plan, here, max(num_processes, world.size))
             for reason in missing:
                 frame.say(f"not ready: {reason}")
             try:
@@ -107,6 +100,26 @@ def run(
             _write(frame, plan, folder.path, outcome)
     if outcome.failures:
         sys.exit(1)
+
+
+def overridden(
+    methods: str | None,
+    scorers: str | None,
+    prompts: str | None,
+    seeds: str | None,
+    limit: int | None,
+    settings: list[str] | None,
+) -> dict[str, object]:
+    """The recipe keys that options give."""
+    given = {
+        "methods": methods,
+        "scorers": scorers,
+        "prompts": prompts,
+        "seeds": _integers("--seeds", seeds),
+        "limit": limit,
+    }
+    overrides: dict[str, object] = {key: value for key, value in given.items() if value is not None}
+    return overrides | dict(setting(text) for text in settings or [])
 
 
 def _write(frame: Frame, plan: Plan, out: Path, outcome: RunOutcome) -> None:
@@ -156,6 +169,17 @@ def _print_plan(frame: Frame, plan: Plan, here: Status, processes: int) -> None:
     frame.print_costs(plan, here, processes)
 
 
+def print_power(frame: Frame, plan: Plan, here: Status, processes: int) -> None:
+    """Which differences the plan can find, in two lines."""
+    from bench.run import outlook
+    from bench.statistics.power import widest
+
+    for line in outlook.sentences(
+        outlook.of_plan(plan, frame.store, here.finished, widest(), processes)
+    ):
+        frame.say(line)
+
+
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
@@ -169,7 +193,8 @@ def _integers(flag: str, text: str | None) -> list[int] | None:
     return [int(part) for part in parts]
 
 
-def _setting(text: str) -> tuple[str, object]:
+def setting(text: str) -> tuple[str, object]:
+    """The key and value of a `--set`."""
     from bench.lib import plain_yaml
 
     key, equals, value = text.partition("=")

@@ -12,7 +12,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from bench.leaderboard import compared as compared_with
+from bench.leaderboard import panels
 from bench.leaderboard.answer import answer
+from bench.leaderboard.compared import Compared
 from bench.leaderboard.names import shortened
 from bench.leaderboard.protocol import Protocol, differences, headings
 from bench.leaderboard.ranking import Player, Ranking, rank
@@ -21,7 +24,6 @@ from bench.leaderboard.results import (
     CellFailure,
     CellResult,
     Cost,
-    PromptSetScores,
     load_cells,
     load_prompts,
 )
@@ -39,32 +41,6 @@ class _Name:
     method: str
     variant: str
     shown: str
-
-
-@dataclass(frozen=True)
-class _Compared:
-    """The cells of one method, in order of train seed, and their scores beside the base's."""
-
-    cells: tuple[CellResult, ...]
-    failures: tuple[CellFailure, ...]
-    scores: Mapping[str, Floats]
-    """scorer -> [train seeds, prompts, images]."""
-    outcomes: Mapping[str, Floats]
-    """scorer -> outcomes against the base, as `scores`."""
-
-    @property
-    def in_loop(self) -> tuple[str, ...]:
-        return tuple(sorted({scorer for cell in self.cells for scorer in cell.in_loop}))
-
-    @property
-    def held_out_scorers(self) -> tuple[str, ...]:
-        return tuple(scorer for scorer in self.outcomes if scorer not in self.in_loop)
-
-    def mean(self, scorers: Sequence[str]) -> Floats | None:
-        """Outcomes of scorers side by side, like further images of a prompt; None of none."""
-        if not scorers or not self.cells:
-            return None
-        return np.concatenate([self.outcomes[scorer] for scorer in scorers], axis=2)
 
 
 def build(board: Path) -> Tables:
@@ -141,9 +117,10 @@ def _section(
     design = model.design(texts, [name for name, t in tables.items() for _ in t.texts])
     short = shortened(cell.method for cell in cells.values())
     methods = _methods(cells, short)
-    compared = {name: _compare(mine, base) for name, mine in sorted(methods.items())}
+    untouched = compared_with.untouched(base)
+    compared = {name: compared_with.compare(mine, base) for name, mine in sorted(methods.items())}
     by_seed = [
-        (name, _compare({path: cell}, base))
+        (name, compared_with.compare({path: cell}, base))
         for name, mine in sorted(methods.items())
         for path, cell in sorted(mine.items(), key=lambda item: item[1].seed)
     ]
@@ -161,8 +138,11 @@ def _section(
     scorers = {s for cell in shown for part in cell.evaluations for s in part.scores}
     held = [set(entry.held_out_scorers) for entry in compared.values() if entry.cells]
     ranked_by = tuple(sorted(set.intersection(*held))) if held else ()
-    ranking = rank(*_players(compared, base, ranked_by), design)
+    done = {name: entry for name, entry in compared.items() if entry.cells}
+    ranking = rank(*_players(done, untouched, ranked_by), design)
     rows = _standing(first, list(_rows(list(compared.items()), design)), ranking)
+    by_name = {(name.method, name.variant): entry for name, entry in done.items()}
+    strengths, discriminations = panels.strengths(by_name, untouched, design)
     heading, differs = names
     section = Section(
         heading=heading,
@@ -178,8 +158,16 @@ def _section(
         unranked_because=ranking.unranked_because,
         answer="",
         head_to_head=ranking.pairs,
+        strengths=strengths,
+        discriminations=discriminations,
+        agreement=panels.agreement(list(done.values()), untouched, base.evaluation.scorers),
         best_of_many=ranking.best_of_many,
-        rows=rows,
+        rows=tuple(
+            replace(row, panel=panels.panel(one, untouched, row.scores, ranked_by, design))
+            if (one := by_name.get((row.method, row.variant)))
+            else row
+            for row in rows
+        ),
         seed_rows=(first, *_rows(by_seed, design)),
         groups=tuple(_group_rows(compared, tables, design)),
         prompt_sets={name: len(table.texts) for name, table in tables.items()},
@@ -191,13 +179,13 @@ def _section(
 
 
 def _players(
-    compared: Mapping[_Name, _Compared], base: CellResult, ranked_by: Sequence[str]
+    compared: Mapping[_Name, Compared], base: Compared, ranked_by: Sequence[str]
 ) -> tuple[list[Player], Floats]:
     """The methods, and the base's scores, by the scorers that all have held out."""
     if not ranked_by:
         return [], np.zeros((0, 0))
 
-    def of(entry: _Compared, number: int) -> Floats:
+    def of(entry: Compared, number: int) -> Floats:
         return np.concatenate([entry.scores[s][number] for s in ranked_by], axis=1)
 
     players = [
@@ -207,9 +195,8 @@ def _players(
             {cell.seed: of(entry, number) for number, cell in enumerate(entry.cells)},
         )
         for name, entry in compared.items()
-        if entry.cells
     ]
-    return players, np.concatenate([_scores(base, s) for s in ranked_by], axis=1)
+    return players, of(base, 0)
 
 
 def _standing(first: Row, rows: Sequence[Row], ranking: Ranking) -> tuple[Row, ...]:
@@ -267,17 +254,12 @@ def _base(cells: _Cells, board: _Cells) -> tuple[Path, CellResult]:
     )
 
 
-def _parts(cell: CellResult) -> list[PromptSetScores]:
-    """The cell's evaluations in the order of prompt-set names, whatever the file's order."""
-    return sorted(cell.evaluations, key=lambda part: part.prompt_set)
-
-
 def _prompt_tables(
     path: Path, base: CellResult, prompts: Mapping[str, PromptTable]
 ) -> dict[str, PromptTable]:
     """Prompt set -> its prompts, in the order of names."""
     tables = {}
-    for part in _parts(base):
+    for part in compared_with.parts(base):
         table = prompts.get(part.prompts_sha256)
         if table is None or len(table.texts) != part.prompts:
             raise BenchError(
@@ -288,42 +270,7 @@ def _prompt_tables(
     return tables
 
 
-def _compare(cells: _Cells, base: CellResult) -> _Compared:
-    """Outcomes of one method's cells.
-
-    A scorer is compared only where every cell and the base have it for every prompt set.
-    """
-    ordered = sorted(cells.items(), key=lambda item: item[1].seed)
-    finished = [(path, cell) for path, cell in ordered if isinstance(cell, CellResult)]
-    for path, cell in finished:
-        first, budget = finished[0][1].budget, cell.budget
-        if (budget.steps, budget.pairs_seen) != (first.steps, first.pairs_seen):
-            raise BenchError(
-                f"{finished[0][0]} and {path} are seeds of one method but differ in budget"
-            )
-    results = tuple(cell for _, cell in finished)
-    everywhere = set.intersection(
-        *(set(part.scores) for cell in (base, *results) for part in cell.evaluations)
-    )
-    scores = {
-        scorer: np.stack([_scores(cell, scorer) for cell in results])
-        for scorer in sorted(everywhere if results else ())
-    }
-    outcomes = {
-        scorer: np.stack([model.outcomes(one, _scores(base, scorer)) for one in values])
-        for scorer, values in scores.items()
-    }
-    failures = tuple(cell for _, cell in ordered if isinstance(cell, CellFailure))
-    return _Compared(results, failures, scores, outcomes)
-
-
-def _scores(cell: CellResult, scorer: str) -> Floats:
-    """[prompts of all sets, images]."""
-    parts = [np.array(p.scores[scorer]).reshape(p.prompts, -1) for p in _parts(cell)]
-    return np.concatenate(parts)
-
-
-def _rows(compared: Sequence[tuple[_Name, _Compared]], design: Design) -> Iterator[Row]:
+def _rows(compared: Sequence[tuple[_Name, Compared]], design: Design) -> Iterator[Row]:
     """A row for each method (or for each of its train seeds), not yet ranked."""
     entries = [entry for _, entry in compared]
     scorers = sorted({scorer for entry in entries for scorer in entry.outcomes})
@@ -351,9 +298,9 @@ def _rows(compared: Sequence[tuple[_Name, _Compared]], design: Design) -> Iterat
 
 
 def _column(
-    entries: Sequence[_Compared],
+    entries: Sequence[Compared],
     design: Design,
-    outcomes: Callable[[_Compared], Floats | None],
+    outcomes: Callable[[Compared], Floats | None],
     rows: Sequence[int] | None = None,
 ) -> list[WinRate | None]:
     """Win rates of the entries that have such outcomes; their spreads between trainings pool.
@@ -369,14 +316,14 @@ def _column(
     return [placed.get(number) for number in range(len(entries))]
 
 
-def _of(scorer: str) -> Callable[[_Compared], Floats | None]:
+def _of(scorer: str) -> Callable[[Compared], Floats | None]:
     return lambda entry: entry.outcomes.get(scorer)
 
 
-def _mean_of(scorers: tuple[str, ...]) -> Callable[[_Compared], Floats | None]:
+def _mean_of(scorers: tuple[str, ...]) -> Callable[[Compared], Floats | None]:
     """The mean over scorers, of entries for which just these are held out."""
 
-    def mean(entry: _Compared) -> Floats | None:
+    def mean(entry: Compared) -> Floats | None:
         return entry.mean(scorers) if scorers == entry.held_out_scorers else None
 
     return mean
@@ -410,7 +357,7 @@ def _ordered(rows: Iterable[Row]) -> tuple[Row, ...]:
 
 
 def _group_rows(
-    compared: Mapping[_Name, _Compared], tables: Mapping[str, PromptTable], design: Design
+    compared: Mapping[_Name, Compared], tables: Mapping[str, PromptTable], design: Design
 ) -> Iterator[GroupRow]:
     names, entries = list(compared), list(compared.values())
     scorers = sorted({scorer for entry in entries for scorer in entry.outcomes})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -26,12 +27,17 @@ from bench.statistics.power import (
     measured,
 )
 
-_SEEDS = (1, 2, 3, 5)
+_SEEDS = (1, 2, 3, 5, 10)
 """Shown beside those that are planned."""
+_ENOUGH_SEEDS = 3
+"""From so many on, more prompts always help; also what halving starts from where one is planned."""
 _MORE_PROMPTS = 4
 """So many times the prompts would halve a difference that prompts alone decide."""
 _MOST_TRAIN_SEEDS = 30
 """Among these the cheapest number is sought."""
+
+_Trained: TypeAlias = Mapping[int, CellResult]
+"""The cells of one method, by train seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +96,8 @@ class Option:
 class Halved:
     """What finding half of the difference against the base takes."""
 
+    train_seeds: int
+    """Those of now; three where one is planned, which finds nothing."""
     difference: float
     """The half."""
     cheapest: Option | None
@@ -119,8 +127,8 @@ class Outlook:
     """Train seeds of each method."""
     against_base: Spread
     two_methods: Spread
-    measured: bool
-    """Whether the spreads are."""
+    basis: str
+    """Where the spreads are from, a sentence."""
     costs: Costs
 
     @cached_property
@@ -170,19 +178,30 @@ class Outlook:
 
     def halved(self) -> Halved | None:
         """What half of the difference against the base takes; None where none is found now."""
-        now = self.found(self.base, 1, self.seeds)
-        if now is None or self.base is None:
+        now = self.seeds if self.seeds > 1 else _ENOUGH_SEEDS
+        found = self.found(self.base, 1, now)
+        if found is None or self.base is None:
             return None
-        half = now / 2
+        half = found / 2
         ways = [way for n in range(2, _MOST_TRAIN_SEEDS + 1) if (way := self._finding(half, n))]
         seeds = self.base.seeds_needed(half, self.effective)
         return Halved(
+            train_seeds=now,
             difference=half,
             cheapest=min(ways, key=_cost, default=None),
-            by_prompts=self._finding(half, self.seeds),
+            by_prompts=self._finding(half, now),
             by_train_seeds=None if seeds is None else self.option(1, seeds),
-            prompts_floor=self.base.detectable(math.inf, self.seeds),
+            prompts_floor=self.base.detectable(math.inf, now),
             train_seeds_floor=self.base.floor(self.effective),
+        )
+
+    def with_spreads(self, other: Outlook) -> Outlook:
+        """The same study with spreads that another has measured."""
+        return replace(
+            self,
+            against_base=other.against_base,
+            two_methods=other.two_methods,
+            basis=f"{other.basis} ({other.title})",
         )
 
     def _finding(self, difference: float, seeds: int) -> Option | None:
@@ -200,8 +219,8 @@ def _cost(option: Option) -> tuple[float, float]:
 def of_board(board: Path, assumed: Spread) -> list[Outlook]:
     """What each section of a board could show, by the spreads and costs that it has measured.
 
-    Outcomes are those of the scorers that no method of the section reads, averaged over an image;
-    all scorers where there is none such.
+    Outcomes are those of the scorers that are held out for every method of the section, as its
+    ranking has them.
 
     Args:
         board: its folder.
@@ -241,31 +260,39 @@ def _of_section(
             f"evaluated as {first.method!r} was"
         )
     design = _design(board, base, prompts)
-    scorers = _scorers(trained, base)
-    methods: dict[tuple[str, str], dict[int, Floats]] = {}
-    for cell in sorted(trained, key=lambda cell: cell.seed):
-        scores = _scores(cell, scorers)
-        methods.setdefault((cell.method, cell.variant), {})[cell.seed] = scores
-    theirs = _scores(base, scorers)
-    compared = [
-        model.components(np.stack([model.outcomes(ours, theirs) for ours in mine.values()]), design)
-        for mine in methods.values()
-    ]
     effective = effective_prompts(design)
-    known = any(one.seeds > 1 for one in compared)
-    pairs = list(_pairs(list(methods.values()), design))
-    against_base = measured(compared, effective) if known else assumed
-    several = any(one.seeds > 1 for one in pairs)
+    methods: dict[tuple[str, str], dict[int, CellResult]] = {}
+    for cell in sorted(trained, key=lambda cell: cell.seed):
+        methods.setdefault((cell.method, cell.variant), {})[cell.seed] = cell
+    seeds = min(len(mine) for mine in methods.values())
+    scorers = _held_out(trained, base)
+    parts = _against(base, methods.values(), scorers, design) if scorers else []
+    if not scorers:
+        basis = f"no scorer is held out for every method; {assumption(assumed)}"
+    elif not any(part.seeds > 1 for part in parts):
+        basis = f"no method has two train seeds; {assumption(assumed)}"
+    else:
+        basis, assumed = f"measured by {', '.join(scorers)}", measured(parts, effective)
+    pairs = _head_to_head(methods.values(), scorers, design) if scorers else []
+    several = any(part.seeds > 1 for part in pairs)
     return Outlook(
-        title=f"{shortened([first.backbone])[first.backbone]}, pairs of {first.pairs}",
+        title=f"{board}: {shortened([first.backbone])[first.backbone]}, pairs of {first.pairs}",
         methods=len(methods),
         prompts=design.distinct,
         effective=effective,
-        seeds=min(len(mine) for mine in methods.values()),
-        against_base=against_base,
-        two_methods=measured(pairs, effective) if several else head_to_head(against_base),
-        measured=known,
+        seeds=seeds,
+        against_base=assumed,
+        two_methods=measured(pairs, effective) if several else head_to_head(assumed),
+        basis=basis,
         costs=_costs(trained, base, len(methods)),
+    )
+
+
+def assumption(spread: Spread) -> str:
+    """What is assumed where nothing is measured, a clause."""
+    return (
+        f"assumed: at worst {100 * spread.prompt:.3g} points between prompts, and "
+        f"{100 * spread.seed:.3g} between trainings of a method"
     )
 
 
@@ -284,14 +311,11 @@ def _design(board: Path, base: CellResult, prompts: Mapping[str, PromptTable]) -
     return model.design(texts, names)
 
 
-def _scorers(trained: Sequence[CellResult], base: CellResult) -> list[str]:
-    """Those that every cell has, and of these the ones that are held out for all, if any."""
+def _held_out(trained: Sequence[CellResult], base: CellResult) -> list[str]:
+    """Scorers that every cell has, and no method reads."""
     parts = [part for cell in (base, *trained) for part in cell.evaluations]
-    everywhere = sorted(set.intersection(*(set(part.scores) for part in parts)))
-    if not everywhere:
-        raise BenchError(f"{trained[0].method}: no scorer rated every method and the base")
-    read = {scorer for cell in trained for scorer in cell.in_loop}
-    return [scorer for scorer in everywhere if scorer not in read] or everywhere
+    everywhere = set.intersection(*(set(part.scores) for part in parts))
+    return sorted(everywhere - {scorer for cell in trained for scorer in cell.in_loop})
 
 
 def _scores(cell: CellResult, scorers: Sequence[str]) -> Floats:
@@ -307,15 +331,31 @@ def _scores(cell: CellResult, scorers: Sequence[str]) -> Floats:
     )
 
 
-def _pairs(methods: Sequence[Mapping[int, Floats]], design: Design) -> list[Components]:
-    """Each two methods head to head, over the train seeds that both have."""
-    compared = []
-    for one, other in combinations(methods, 2):
-        common = sorted(one.keys() & other.keys())
-        if common:
-            outcomes = np.stack([model.outcomes(one[seed], other[seed]) for seed in common])
-            compared.append(model.components(outcomes, design))
-    return compared
+def _against(
+    base: CellResult, methods: Iterable[_Trained], scorers: Sequence[str], design: Design
+) -> list[Components]:
+    theirs = _scores(base, scorers)
+    return [
+        _compared([(_scores(cell, scorers), theirs) for cell in mine.values()], design)
+        for mine in methods
+    ]
+
+
+def _head_to_head(
+    methods: Iterable[_Trained], scorers: Sequence[str], design: Design
+) -> list[Components]:
+    """Each two methods, over the train seeds that both have."""
+    scores = [{seed: _scores(c, scorers) for seed, c in mine.items()} for mine in methods]
+    return [
+        _compared([(one[seed], other[seed]) for seed in common], design)
+        for one, other in combinations(scores, 2)
+        if (common := sorted(one.keys() & other.keys()))
+    ]
+
+
+def _compared(scores: Sequence[tuple[Floats, Floats]], design: Design) -> Components:
+    outcomes = np.stack([model.outcomes(one, other) for one, other in scores])
+    return model.components(outcomes, design)
 
 
 def _costs(trained: Sequence[CellResult], base: CellResult, methods: int) -> Costs:

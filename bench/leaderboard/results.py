@@ -171,6 +171,9 @@ class CellResult(_CellIdentity):
     curve: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Column of `StepReport` ("step", "loss", ...) -> its values over training, at `MOST_POINTS`
     steps at most; {} where nothing was trained."""
+    towers: Mapping[str, str] = field(default_factory=dict)
+    """scorer -> `Scorer.tower`, the network that it says it stands on; those that say none are
+    missing."""
 
     def __post_init__(self) -> None:
         """Raise `BenchError` where the record contradicts itself."""
@@ -190,6 +193,9 @@ class CellResult(_CellIdentity):
             others = sorted(part.scores.keys() - self.evaluation.scorers.keys())
             problem = f"has scores of {', '.join(others)}, not in evaluation.scorers"
             _require(not others, where, problem)
+        unknown = sorted(self.towers.keys() - self.evaluation.scorers.keys())
+        problem = f"names {', '.join(unknown)}, not in evaluation.scorers"
+        _require(not unknown, "towers", problem)
         self._check_training()
 
     def _check_training(self) -> None:

@@ -6,10 +6,57 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bench.leaderboard.results import Budget, Cost
+from bench.statistics.adjustment import Adjusted
+from bench.statistics.correlation import ScorerCorrelation
+from bench.statistics.effects import Effect
+from bench.statistics.joint import Diversity, Joint
 from bench.statistics.model import Estimand, WinRate
 
 HELD_OUT = "held-out"
 """Stands for the held-out mean where a scorer's name is expected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """What lies beside a method's win rates."""
+
+    effects: Mapping[str, Effect]
+    """scorer -> size of the difference."""
+    worst_scorer: str | None
+    """The scorer with the lowest mean difference."""
+    joint: Joint | None
+    """How often it dominates the base by all its scorers, and is dominated; None with one."""
+    diversity: Diversity | None
+    """Of a prompt's images, over the base's; None with one image seed."""
+    drift: Mapping[str, Effect]
+    """fact of an image ("saturation", ...) -> size of its difference from the base's."""
+    adjusted: Adjusted | None
+    """`Row.common` at equal looks; None where looks or common scorers are not known."""
+    weight_distance: float | None
+    """Of the weights from the start's, over theirs; mean over seeds, None where not known."""
+    marks: tuple[str, ...]
+    """Where what it was trained on rose while something held out fell, a clause each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strength:
+    """A method's Bradley-Terry strength, under scorers of which each discriminates as it does."""
+
+    method: str
+    variant: str
+    log_odds: float
+    """Against the base, under an average scorer."""
+    standard_error: float | None
+    """None: too few prompts to tell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How alike a section's scorers see what methods change."""
+
+    correlation: ScorerCorrelation
+    warnings: tuple[str, ...]
+    """Pairs that are no two judges, a clause each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +88,8 @@ class Row:
     """Best and worst rank that the comparisons of all pairs leave; None: not ranked."""
     letters: str = ""
     """Rows that share one are not separated."""
+    panel: Panel | None = None
+    """None for the base and where nothing finished."""
     budget: Budget | None
     """Steps and pairs of one seed (kept and dropped: of the lowest seed)."""
     cost: Cost | None
@@ -126,6 +175,11 @@ class Section:
     """Which method is better, in a sentence or two."""
     head_to_head: tuple[HeadToHead, ...]
     """Every pair of rows that share train seeds, the base's aside."""
+    strengths: tuple[Strength, ...]
+    """A second view: over all scorers that a method has held out, judged by how each judges."""
+    discriminations: Mapping[str, float]
+    """scorer -> how well it tells methods apart, 1 on average."""
+    agreement: Agreement | None
     best_of_many: float | None
     """Win rate that the best of as many methods shows by chance if all equal the base; None where
     fewer than two are compared."""

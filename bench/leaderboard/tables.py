@@ -74,24 +74,37 @@ def write(board: Path) -> Tables:
         BenchError: as `build`, or a README.md is there that is none of a board.
     """
     tables = build(board)
-    files = render(tables)
+    write_files(board, render(tables))
+    return tables
+
+
+def write_files(board: Path, files: Mapping[str, str]) -> None:
+    """Put what `render` gave into a board's folder.
+
+    Raises:
+        BenchError: a README.md is there that is none of a board.
+    """
     if (board / MARK).exists():
         with RunFolder(board).held() as folder:
             folder.replace({name: text.encode("utf-8") for name, text in files.items()})
-        return tables
+        return
     readme = board / "README.md"
     if readme.exists() and _WRITTEN_BY not in readme.read_text("utf-8", errors="replace"):
         raise BenchError(f"{readme} was not written by `bench leaderboard build`; move it away")
     for name, text in files.items():
         write_text(board / name, text)
-    return tables
 
 
 def check(board: Path) -> None:
     """Raise `BenchError` if a committed table is not what the result files give, to the byte."""
+    check_files(board, render(build(board)))
+
+
+def check_files(board: Path, files: Mapping[str, str]) -> None:
+    """Raise `BenchError` if a board's folder does not hold these files, to the byte."""
     stale = [
         name
-        for name, text in render(build(board)).items()
+        for name, text in files.items()
         if not (board / name).is_file() or (board / name).read_bytes() != text.encode("utf-8")
     ]
     if stale:
@@ -101,10 +114,19 @@ def check(board: Path) -> None:
         )
 
 
-def render(tables: Tables) -> dict[str, str]:
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What a board says of itself, as lines of Markdown."""
+
+    title: str = "Leaderboard"
+    opening: tuple[str, ...] = ()
+    closing: tuple[str, ...] = ()
+
+
+def render(tables: Tables, about: About = About()) -> dict[str, str]:
     """The text of every file of a board that follows from its results."""
     return {
-        "README.md": render_markdown(tables),
+        "README.md": render_markdown(tables, about),
         "leaderboard.csv": render_csv(tables),
         "leaderboard.json": render_json(tables),
         "by_group.csv": render_groups_csv(tables),
@@ -112,12 +134,13 @@ def render(tables: Tables) -> dict[str, str]:
     }
 
 
-def render_markdown(tables: Tables) -> str:
+def render_markdown(tables: Tables, about: About = About()) -> str:
     """The board's README: a table for each protocol, then what it means."""
-    lines = ["# Leaderboard", ""]
-    lines += [f"{_WRITTEN_BY} from `results/`; do not edit by hand.", ""]
+    lines = [f"# {about.title}", ""]
+    lines += [f"{_WRITTEN_BY} from `results/`; do not edit by hand.", "", *about.opening]
     for section in tables.sections:
         lines += _markdown_section(section)
+    lines += about.closing
     lines += ["## How to read this", "", *(f"- {note}" for note in _GENERAL_NOTES), ""]
     return "\n".join(lines)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.lib.errors import BenchError, UnknownNameError
+from bench.lib.wording import quoted
 
 # Bounds here are all that a field has: pydantic takes the last of two. Nothing is infinite.
 Count: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=10**9)]
@@ -18,3 +22,56 @@ class StrictModel(BaseModel):
     """A frozen record that refuses keys which it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+_Model = TypeVar("_Model", bound=StrictModel)
+
+
+def validated(model: type[_Model], data: object, where: str) -> _Model:
+    """The record that plain data describes.
+
+    Args:
+        model: its class.
+        data: as read from a file.
+        where: opens every message: the file.
+
+    Raises:
+        BenchError: names the key and what is wrong with it; of an unknown key, what is close.
+    """
+    if not isinstance(data, dict):
+        raise BenchError(f"{where}: expected a mapping of keys at the top, not {quoted(data)}")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        # A misspelt key also leaves the right one missing; the misspelling is the cause.
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        location = [str(part) for part in first["loc"]]
+        place = ".".join(location)
+        if first["type"] == "extra_forbidden":
+            unknown = UnknownNameError("key", location[-1], _keys(model, location[:-1]))
+            raise BenchError(f"{where}: {place}: {unknown}") from error
+        message = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
+        text = str(message)
+        said = f"{text[:1].lower()}{text[1:]}"
+        raise BenchError(f"{where}: {place}: {said}" if place else f"{where}: {said}") from error
+
+
+def _keys(model: type[BaseModel], location: Iterable[str]) -> list[str]:
+    """The keys of a record, or of one that lies in it."""
+    for part in location:
+        names = {field.alias or name: field for name, field in model.model_fields.items()}
+        if part not in names:
+            # An index of a list or a free key of a mapping; what lies behind is of the same field.
+            continue
+        inner = list(_models(names[part].annotation))
+        if inner:
+            model = inner[0]
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The records in a type such as `tuple[Row, ...] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from bench.api import contracts
-from bench.api.kinds import is_held_out
+from bench.api.kinds import Scorer, is_held_out
 from bench.leaderboard import results, tables
 from bench.leaderboard.comparing import compare
 from bench.leaderboard.names import shortened
-from bench.leaderboard.protocol import EvaluationProtocol, TrainingProtocol
+from bench.leaderboard.protocol import EvaluationProtocol, Protocol, TrainingProtocol
 from bench.leaderboard.run_folder import RunFolder, card
 from bench.leaderboard.standings import Row, Tables
 from bench.lib import contact_sheet, provenance
@@ -164,6 +164,7 @@ def _record(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -
         **identity,
         in_loop=tuple(sorted(cell.in_loop)),
         held_out=tuple(sorted(name for name, s in plan.scorers.items() if is_held_out(type(s)))),
+        towers=_towers(plan.scorers),
         budget=results.Budget(**{of.name: info.get(of.name, 0) for of in fields(results.Budget)}),
         cost=_cost(made),
         provenance=provenance.joined(origins),
@@ -171,6 +172,16 @@ def _record(plan: Plan, cell: Cell, store: Store, failures: Mapping[str, str]) -
         weight_distance=curves.weight_distance(curve),
         curve=curves.thinned(curve, results.MOST_POINTS),
     )
+
+
+def _towers(scorers: Mapping[str, Scorer]) -> dict[str, str]:
+    """scorer -> the network that it declares to stand on."""
+    declared = {}
+    for name, scorer in scorers.items():
+        with contracts.asking(scorer, "`tower`"):
+            if tower := scorer.tower:
+                declared[name] = tower
+    return declared
 
 
 def _evaluation(
@@ -201,6 +212,13 @@ def _evaluation(
         facts={name: tuple(values.tolist()) for name, values in facts.items()},
         diversity=tuple(diversity.tolist()),
     )
+
+
+def protocol_of(plan: Plan) -> Protocol:
+    """What the results of a plan will share, known before anything has run."""
+    cell = next((cell for cell in plan.cells if cell.train), plan.cells[0])
+    identity = _identity(plan, cell)
+    return Protocol(identity["evaluation"], identity["training"])
 
 
 def _identity(plan: Plan, cell: Cell) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.lib.errors import BenchError
-from bench.statistics.crossed import Interval, crossed_spread, shares, t_interval
+from bench.statistics.crossed import Interval, crossed_spread, sets, shares, t_interval
 from bench.statistics.effects import base_sd, differences
 from bench.statistics.model import Design, Floats
 
@@ -34,11 +34,12 @@ class Adjusted:
     """A win rate at equal looks."""
 
     rate: Interval
-    """Expected outcome in [0, 1] where all facts are the base's; ends are cut at 0 and 1."""
+    """Expected outcome where all facts are the base's; it and its ends are cut at 0 and 1. Ends are
+    None where there are not more distinct prompts than prompt sets and facts."""
     raw: float
     """The win rate without adjustment."""
     parts: Mapping[str, float]
-    """fact -> what of `raw - rate` goes with its mean difference; they sum to it."""
+    """fact -> what of `raw - rate` goes with its mean difference; they sum to it, uncut."""
     slopes: Mapping[str, float]
     """fact -> change of the win rate by one base standard deviation more of it."""
     left_out: tuple[str, ...]
@@ -95,13 +96,16 @@ def adjusted_rate(
     leverage = weighted @ inverse[:, 0]
     scale = np.sqrt((len(y) - 1) / max(1, len(y) - x.shape[1]))
     influence = (scale * leverage * (y - x @ coefficients)).reshape(seeds, prompts, images)
-    interval = t_interval(float(coefficients[0]), crossed_spread(influence.sum(axis=2), design))
+    spread = crossed_spread(influence.sum(axis=2), design)
+    if design.distinct - sets(design) < x.shape[1]:
+        spread = None
+    interval = t_interval(float(coefficients[0]), spread)
     means = weight @ x
     return Adjusted(
         rate=Interval(
-            estimate=interval.estimate,
-            low=None if interval.low is None else max(0.0, interval.low),
-            high=None if interval.high is None else min(1.0, interval.high),
+            estimate=_cut(interval.estimate),
+            low=None if interval.low is None else _cut(interval.low),
+            high=None if interval.high is None else _cut(interval.high),
         ),
         raw=float(weight @ y),
         parts={n: float(b * m) for n, b, m in zip(kept, coefficients[1:], means[1:], strict=True)},
@@ -111,6 +115,10 @@ def adjusted_rate(
         # The hull of regressors by leverage: Montgomery, Peck & Vining 2012, section 3.8.
         outside=bool(inverse[0, 0] > ((x @ inverse) * x).sum(axis=1).max()),
     )
+
+
+def _cut(rate: float) -> float:
+    return min(1.0, max(0.0, rate))
 
 
 def _new(column: Floats, columns: list[Floats], weight: Floats) -> bool:

@@ -120,8 +120,6 @@ def _warning(pair: Dependence) -> str:
     both = f"{pair.first} and {pair.second}"
     rho = "" if pair.spearman is None else f"rank correlation {pair.spearman:.2f}"
     if pair.tower:
-        return (
-            f"{both} stand on one network ({pair.tower}{'; ' if rho else ''}{rho}): "
-            f"not two independent judges"
-        )
-    return f"{both} see nearly the same differences ({rho}): not two independent judges"
+        known = f"{pair.tower}; {rho}" if rho else pair.tower
+        return f"{both} stand on one network ({known}): what it cannot see counts twice"
+    return f"{both} see nearly the same differences ({rho}): together hardly more than one judge"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from bench.statistics.model import LEVEL, Design, Floats
+from bench.statistics.model import LEVEL, Design, Floats, degrees_of_freedom
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Spread:
     variance: Floats
     """[...], over the sampling of prompts and train seeds."""
     df: Floats
-    """[...], degrees of freedom of the variance (Satterthwaite 1946)."""
+    """[...], degrees of freedom of Student's t (see `model.degrees_of_freedom`)."""
 
 
 def sets(design: Design) -> int:
@@ -57,10 +57,11 @@ def cluster_sums(values: Floats, design: Design) -> Floats:
 
 
 def crossed_spread(influence: Floats, design: Design) -> Spread | None:
-    """The variance over distinct prompts crossed with train seeds.
+    """The variance over distinct prompts crossed with train seeds, each of which speaks for itself.
 
-    Var = V_prompt + V_seed - V_residual, no less than V_prompt, each the mean square of its factor
-    divided by the cells. With one train seed it is V_prompt: over prompts, of this training alone.
+    Var = (V_prompt - V_residual) + V_seed, each the mean square of its factor divided by the
+    cells, the first at least 0. With one train seed it is V_prompt: over prompts, of this training
+    alone.
 
     Args:
         influence: [..., train seeds, prompts], which sums to 0 over the last two.
@@ -83,14 +84,13 @@ def crossed_spread(influence: Floats, design: Design) -> Spread | None:
         return Spread(variance=prompt, df=df)
     of_seeds = seeds / (seeds - 1)
     by_seed = cells.sum(axis=-1)
-    seed = of_seeds * (by_seed**2).sum(axis=-1)
+    seed = np.asarray(of_seeds * (by_seed**2).sum(axis=-1))
     rest = cells - by_prompt[..., None, :] / seeds - by_seed[..., :, None] * weight
     residual = of_prompts * of_seeds * (rest**2).sum(axis=(-2, -1))
-    total = np.asarray(prompt + seed - residual)
-    above = total > prompt
-    parts = prompt**2 / prompt_df + (seed**2 + residual**2 / prompt_df) / (seeds - 1)
-    np.divide(total**2, parts, out=df, where=above)
-    return Spread(variance=np.where(above, total, prompt), df=df)
+    prompts = np.maximum(0.0, prompt - residual)
+    some = prompts + seed > 0
+    df[some] = degrees_of_freedom(prompts[some], prompt_df, seed[some], seeds - 1)
+    return Spread(variance=prompts + seed, df=df)
 
 
 def t_interval(estimate: float, spread: Spread | None) -> Interval:

@@ -434,8 +434,9 @@ def degrees_of_freedom(
     first, second = np.asarray(prompts, np.float64), np.asarray(trainings, np.float64)
     df = np.asarray(trainings_df, np.float64)
     share = second / (first + second)
+    many = np.asarray(prompts_df, np.float64)
     power = (1 if family else 2) * df / (df + 2)
-    found: Floats = 1 / (share**power / df + (1 - share) ** 2 / prompts_df)
+    found: Floats = 1 / (share**power / df + (1 - share) ** 2 / many)
     return found
 
 

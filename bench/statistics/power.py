@@ -13,14 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 from scipy import optimize, special
 
 from bench.lib.errors import BenchError
 from bench.statistics.model import OWN_SEEDS, Components, Design
-from bench.statistics.ranking import adjust, against_one, all_pairs
+from bench.statistics.ranking import adjust, all_pairs
 
 POWER = 0.8
 """Probability with which a difference shall be found."""
@@ -117,7 +117,10 @@ def effective_prompts(design: Design) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Comparisons of one kind that are tested together: against the base, or of all pairs."""
+    """Comparisons of one kind: of methods against the base, or head to head.
+
+    Both are tested in one family: all pairs, the base's among them.
+    """
 
     spread: Spread
     methods: int
@@ -130,10 +133,10 @@ class Study:
         if self.methods < 1 + self.pairs:
             raise BenchError(f"{self.methods} methods give nothing to compare")
 
-    @cached_property
+    @property
     def alpha(self) -> float:
         """Level of each single test, so that the family has 5%."""
-        return _alpha(self.methods, self.pairs)
+        return _alpha(self.methods + 1)
 
     def standard_error(self, prompts: float, seeds: int) -> float:
         """Of a win rate over so many prompts, which may be infinite, and train seeds."""
@@ -237,6 +240,6 @@ def half_width(spread: Spread, prompts: float) -> float:
 
 
 @lru_cache(maxsize=64)
-def _alpha(methods: int, pairs: bool) -> float:
-    correlation = all_pairs(methods) if pairs else against_one(methods)
+def _alpha(players: int) -> float:
+    correlation = all_pairs(players)
     return adjust(np.ones(len(correlation)), correlation)[1]

@@ -202,11 +202,6 @@ def all_pairs(methods: int) -> Floats:
     return contrast @ contrast.T / 2
 
 
-def against_one(methods: int) -> Floats:
-    """[methods, methods]: correlation of differences to one base: Dunnett's (1955) case."""
-    return 0.5 + 0.5 * np.eye(methods)
-
-
 def rank_sets(
     methods: Sequence[Method], separated: Iterable[tuple[Method, Method]]
 ) -> list[tuple[int, int]]:

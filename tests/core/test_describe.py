@@ -179,6 +179,7 @@ def test_results_hold_what_is_known_and_costs_do_not_count_it(
         assert part.samples == tuple(planned.samples[part.prompt_set, s].key for s in (0, 3))
         assert set(part.facts) == set(image_facts.FACTS)
         assert len(part.diversity) == part.prompts
+        assert cell.towers == dict.fromkeys(plan.scorers, "an eye")
     assert (base.weight_distance, base.curve) == (None, {})
     assert sft.weight_distance == pytest.approx(sft.curve["relative_weight_change"][-1], rel=1e-5)
     assert sft.curve["step"] == tuple(range(1, sft.budget.steps + 1))

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from bench.leaderboard import adding, freezing, results
 from tests.hostile.harness import OUT, RUN, Case, Prepare, World, judge, sample
+from tests.leaderboard.frozen_board import forge
 
 BUILD, CHECK = f"leaderboard build {OUT}", f"leaderboard check {OUT}"
 Data = dict[str, Any]
@@ -134,6 +136,158 @@ def other_protocol(here: Path) -> None:
     shutil.copytree(here / OUT, here / "second")
 
 
+MINE = Path("mine")
+ADD, SHOW = f"leaderboard add {OUT} {MINE}", f"leaderboard show {MINE}"
+
+
+def frozen(then: Prepare | None = None, *, filled: bool = False) -> Prepare:
+    """A board beside the run, with the protocol of its results, and what was done then."""
+
+    def make(here: Path) -> None:
+        cells = results.load_cells(here / OUT)
+        freezing.freeze(
+            here / MINE, *freezing.of_results(here / OUT, cells), title="Mine", results_then=1
+        )
+        if filled:
+            adding.add(here / OUT, here / MINE)
+        if then:
+            then(here)
+
+    return make
+
+
+def board_file(here: Path) -> Path:
+    return here / MINE / "board.yaml"
+
+
+def ledger(here: Path) -> Path:
+    return here / MINE / "ledger.json"
+
+
+def added(here: Path) -> Path:
+    return sorted((here / MINE / "results").iterdir())[0]
+
+
+def papers(text: str) -> Prepare:
+    def make(here: Path) -> None:
+        (here / MINE).mkdir()
+        (here / MINE / "published.yaml").write_text(text)
+
+    return make
+
+
+FROZEN = [
+    Case(id="freeze", command=f"leaderboard freeze {OUT} {MINE}", ends="well"),
+    Case(
+        id="freeze-where-a-file-is",
+        command=f"leaderboard freeze {OUT} notes.txt",
+        ends="refused",
+        says=("notes.txt",),
+    ),
+    Case(id="freeze-of-nothing", command=f"leaderboard freeze gone {MINE}", ends="refused"),
+    Case(
+        id="freeze-twice",
+        command=f"leaderboard freeze {OUT} {MINE}",
+        prepare=frozen(),
+        ends="refused",
+        says=("board.yaml", "stays so"),
+    ),
+    Case(
+        id="freeze-the-run-itself",
+        command=f"leaderboard freeze {OUT}",
+        ends="refused",
+        says=("folder that a run writes to",),
+    ),
+    Case(
+        id="freeze-a-recipe",
+        command=f"leaderboard freeze --recipe recipe.yaml {MINE}",
+        ends="well",
+    ),
+    Case(id="add", command=ADD, prepare=frozen(), ends="well", own=(f"{MINE}/",)),
+    Case(id="add-again", command=ADD, prepare=frozen(filled=True), ends="well"),
+    Case(id="add-to-nothing", command=ADD, ends="refused", says=("mine",)),
+    Case(
+        id="add-a-stranger",
+        command=f"{ADD} --method dpp",
+        prepare=frozen(),
+        ends="refused",
+        says=("Did you mean 'dpo'",),
+    ),
+    *(
+        Case(
+            id=f"add-signed-{name}",
+            command=ADD,
+            prepare=frozen(forged(change)),
+            ends="refused",
+            says=("results/dpo--seed0",),
+        )
+        for name, change in FORGERIES.items()
+        # What a start model is called decides nothing.
+        if name != "backbone-other"
+    ),
+    *(
+        refused(f"add-result-{name}", frozen(written(result, text)), "dpo--seed0", command=ADD)
+        for name, text in TEXTS.items()
+    ),
+    *(
+        refused(
+            f"{file.__name__}-{name}",
+            frozen(written(file, text), filled=True),
+            file(Path()).name,
+            command=command,
+        )
+        for file, command in ((board_file, ADD), (ledger, f"leaderboard check {MINE}"))
+        for name, text in TEXTS.items()
+    ),
+    *(
+        refused(
+            f"added-{harm.__name__}",
+            frozen(lambda here, harm=harm: harm(added(here)) and None, filled=True),
+            "results/",
+            command=f"leaderboard check {MINE}",
+        )
+        for harm in (Path.unlink, to_pipe, to_folder, to_dead_link)
+    ),
+    refused(
+        "added-score-changed-everywhere-but-in-the-ledger",
+        frozen(
+            lambda here: forge(added(here), lambda r: r.update(label="better")) and None,
+            filled=True,
+        ),
+        "was changed after it was added",
+        command=SHOW,
+    ),
+    Case(id="show", command=SHOW, prepare=frozen(filled=True), ends="well", says=("dpo",)),
+    Case(
+        id="compare",
+        command=f"leaderboard compare {OUT} {MINE}",
+        prepare=frozen(filled=True),
+        ends="well",
+        says=("no difference",),
+    ),
+    Case(
+        id="compare-with-papers-that-are-not-there",
+        command=f"leaderboard compare --published {OUT}",
+        ends="refused",
+        says=("published.yaml",),
+    ),
+    *(
+        refused(
+            f"papers-{name}",
+            papers(text),
+            "published.yaml",
+            command=f"leaderboard build {MINE}",
+        )
+        for name, text in {
+            "empty": "",
+            "a-list": "- 1",
+            "no-tables": "papers: {}",
+            "a-tag": "papers: !!python/object:os.system {}",
+            "anchors": "papers: &a {}\ntables: *a",
+        }.items()
+    ),
+]
+
 CASES = [
     Case(id="build-as-it-is", command=BUILD, ends="well"),
     Case(id="check-as-it-is", command=CHECK, ends="well"),
@@ -234,6 +388,8 @@ CASES = [
         before=lambda: _small_files(600),
     ),
 ]
+
+CASES += FROZEN
 
 
 def _there(path: Path) -> None:

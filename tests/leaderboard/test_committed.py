@@ -6,16 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from bench.leaderboard import tables
+from bench.leaderboard import board as boards
+from bench.leaderboard import published, tables
 
-BOARDS = sorted(
-    path.parent for path in (Path(__file__).parents[2] / "leaderboards").glob("*/results")
-)
+LEADERBOARDS = Path(__file__).parents[2] / "leaderboards"
+BOARDS = sorted(path.parent for path in LEADERBOARDS.glob("*/results"))
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda path: path.name)
 def test_committed_tables_are_regenerated_byte_for_byte(board: Path) -> None:
-    tables.check(board)
+    boards.check(board)
+
+
+def test_committed_boards_hold_their_results_to_a_protocol() -> None:
+    assert all((board / "board.yaml").is_file() for board in BOARDS)
+
+
+def test_what_papers_report_is_rendered_as_it_is_written() -> None:
+    published.check(LEADERBOARDS / "published")
 
 
 def test_the_shapes_board_has_every_method_with_three_seeds() -> None:

@@ -196,6 +196,8 @@ def test_different_specs_never_share_a_file(tmp_path: Path) -> None:
             lambda r: r.update(curve={"step": [1.0, 2.0], "loss": [1.0]}),
             r"curve\.loss has 1, not 2 values",
         ),
+        (lambda r: r.update(towers={"bliss": "clip"}), r"towers names bliss, not in evaluation"),
+        (lambda r: r.update(towers={"gold": 7}), r"towers\.gold: .*string"),
     ],
 )
 def test_a_bad_field_is_named_with_its_file(tmp_path: Path, change: Any, message: str) -> None:

@@ -157,9 +157,19 @@ def test_equal_looks_may_lie_outside_of_all_pairs_together() -> None:
     assert not found.supported
 
 
-def test_one_prompt_has_no_interval() -> None:
+def test_too_few_prompts_have_no_interval() -> None:
     found = regressed(np.array([1.0]), distinct(1), s=np.array([0.3]))
     assert (found.rate.estimate, found.rate.low, found.rate.high) == (1.0, None, None)
+    # Two lines through three points fit them all, here with less than no wins at equal looks.
+    steep = regressed(np.array([0.0, 1.0, 0.5]), distinct(3), s=np.array([1.0, 2.0, 1.5]))
+    assert (steep.rate.estimate, steep.rate.low) == (0.0, 0.0)
+    full = regressed(
+        np.array([0.0, 1.0, 1.0]),
+        distinct(3),
+        s=np.array([1.0, 2.0, 1.5]),
+        t=np.array([1.0, 0.0, 2.0]),
+    )
+    assert (full.rate.low, full.rate.high) == (None, None)
 
 
 def test_bad_facts_are_refused() -> None:

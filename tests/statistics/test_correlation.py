@@ -86,4 +86,4 @@ def test_pairs_that_are_no_two_judges() -> None:
         f"a and near see nearly the same differences (rank correlation {rho:.2f})"
     )
     assert "a and far stand on one network (clip; rank correlation" in shared
-    assert unknown == "far and blind stand on one network (blip): not two independent judges"
+    assert unknown == "far and blind stand on one network (blip): what it cannot see counts twice"

@@ -13,7 +13,7 @@ from bench.statistics.crossed import (
     share_interval,
     shares,
 )
-from bench.statistics.model import Design, design
+from bench.statistics.model import Design, degrees_of_freedom, design
 
 
 def distinct(n: int) -> Design:
@@ -28,7 +28,8 @@ def test_two_seeds_by_hand() -> None:
     assert mean == 4.0
     assert spread is not None
     assert float(spread.variance) == pytest.approx((36 + 16 - 4) / 4)
-    assert float(spread.df) == pytest.approx(48**2 / (36**2 + 16**2 + 4**2))
+    # One degree of freedom each; exponent 2/3 for the trainings, whose share is a third.
+    assert float(spread.df) == pytest.approx(1 / ((1 / 3) ** (2 / 3) + (2 / 3) ** 2))
 
 
 def test_one_seed_is_students_interval() -> None:
@@ -50,11 +51,11 @@ def test_variance_is_that_of_mean_squares(seeds: int) -> None:
     rest = values - of_prompts - of_seeds[:, None] + mean
     residual = (rest**2).sum() / (n - 1) / (seeds - 1)
     total = prompt + seed - residual
-    parts = prompt**2 / (n - 1) + seed**2 / (seeds - 1) + residual**2 / (n - 1) / (seeds - 1)
     spread = crossed_spread(mean_influence(values, distinct(n))[1], distinct(n))
     assert spread is not None
     assert float(spread.variance) == pytest.approx(total / (n * seeds), rel=1e-12)
-    assert float(spread.df) == pytest.approx(total**2 / parts, rel=1e-12)
+    df = degrees_of_freedom(prompt - residual, n - 1, seed, seeds - 1)
+    assert float(spread.df) == pytest.approx(float(df), rel=1e-12)
 
 
 def test_seeds_that_agree_add_nothing() -> None:
@@ -62,6 +63,8 @@ def test_seeds_that_agree_add_nothing() -> None:
     alike = mean_interval(np.repeat(one, 3, axis=0), distinct(30))
     alone = mean_interval(one, distinct(30))
     assert (alike.low, alike.high) == pytest.approx((alone.low, alone.high), rel=1e-12)
+    flat = mean_interval(np.full((3, 30), 0.25), distinct(30))
+    assert (flat.low, flat.high) == (0.25, 0.25)
 
 
 def test_equal_texts_are_one_draw() -> None:

@@ -190,7 +190,6 @@ def test_spreads_that_differ_are_not_pooled() -> None:
 def test_the_test_of_spreads_is_bartletts() -> None:
     rng = np.random.RandomState(4)
     design = model.design(distinct(400), ["set"] * 400)
-    found = []
     for scale in (0.01, 0.05, 0.2):
         shifts = [rng.normal(0.5, 0.02, 4), rng.normal(0.5, 0.02 + scale, 4)]
         parts = [

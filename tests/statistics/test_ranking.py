@@ -14,7 +14,6 @@ from bench.lib.errors import BenchError
 from bench.statistics.ranking import (
     FAMILY,
     adjust,
-    against_one,
     all_pairs,
     best_of_many,
     holm,
@@ -28,6 +27,11 @@ def random_correlation(rng: np.random.RandomState, size: int, rank: int) -> np.n
     factor = rng.standard_normal((size, rank))
     factor /= np.linalg.norm(factor, axis=1, keepdims=True)
     return factor @ factor.T
+
+
+def against_one(methods: int) -> np.ndarray:
+    """Differences to one base: Dunnett's case."""
+    return 0.5 + 0.5 * np.eye(methods)
 
 
 def one_pair(difference: float) -> np.ndarray:

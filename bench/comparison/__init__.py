@@ -1,0 +1,1 @@
+"""Comparing anything: images, rows of runs and boards, and checkpoints, over the same prompts."""

@@ -1,0 +1,92 @@
+"""One method's cells beside the base's: what all comparisons of a section are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from bench.leaderboard.results import Cell, CellFailure, CellResult, PromptSetScores
+from bench.lib.errors import BenchError
+from bench.statistics import model
+from bench.statistics.model import Floats
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The cells of one method, in order of train seed, and their scores beside the base's."""
+
+    cells: tuple[CellResult, ...]
+    scores: Mapping[str, Floats]
+    """scorer -> [train seeds, prompts, images], where every cell and the base have it for every
+    prompt set."""
+    outcomes: Mapping[str, Floats] = field(default_factory=dict)
+    """scorer -> outcomes against the base, as `scores`; none for the base itself."""
+    failures: tuple[CellFailure, ...] = ()
+
+    @property
+    def in_loop(self) -> tuple[str, ...]:
+        """Scorers that the training of a cell read."""
+        return tuple(sorted({scorer for cell in self.cells for scorer in cell.in_loop}))
+
+    @property
+    def held_out_scorers(self) -> tuple[str, ...]:
+        """The others."""
+        return tuple(scorer for scorer in self.scores if scorer not in self.in_loop)
+
+    def mean(self, scorers: Sequence[str]) -> Floats | None:
+        """Outcomes of scorers side by side, like further images of a prompt; None of none."""
+        if not scorers or not self.cells:
+            return None
+        return np.concatenate([self.outcomes[scorer] for scorer in scorers], axis=2)
+
+
+def untouched(base: CellResult) -> Compared:
+    """The base, as one training."""
+    return Compared(cells=(base,), scores={s: _scores(base, s)[None] for s in _scorers([base])})
+
+
+def compare(cells: Mapping[Path, Cell], base: CellResult) -> Compared:
+    """One method's cells against the base.
+
+    Raises:
+        BenchError: two were trained on different budgets.
+    """
+    ordered = sorted(cells.items(), key=lambda item: item[1].seed)
+    finished = [(path, cell) for path, cell in ordered if isinstance(cell, CellResult)]
+    for path, cell in finished:
+        first, budget = finished[0][1].budget, cell.budget
+        if (budget.steps, budget.pairs_seen) != (first.steps, first.pairs_seen):
+            raise BenchError(
+                f"{finished[0][0]} and {path} are seeds of one method but differ in budget"
+            )
+    results = tuple(cell for _, cell in finished)
+    scores = {
+        scorer: np.stack([_scores(cell, scorer) for cell in results])
+        for scorer in (_scorers([base, *results]) if results else ())
+    }
+    outcomes = {
+        scorer: np.stack([model.outcomes(one, _scores(base, scorer)) for one in values])
+        for scorer, values in scores.items()
+    }
+    failures = tuple(cell for _, cell in ordered if isinstance(cell, CellFailure))
+    return Compared(results, scores, outcomes, failures)
+
+
+def parts(cell: CellResult) -> list[PromptSetScores]:
+    """The cell's evaluations in the order of prompt-set names, whatever the file's order."""
+    return sorted(cell.evaluations, key=lambda part: part.prompt_set)
+
+
+def _scorers(cells: Sequence[CellResult]) -> list[str]:
+    """Those that have scored every image of all cells."""
+    return sorted(
+        set.intersection(*(set(part.scores) for cell in cells for part in cell.evaluations))
+    )
+
+
+def _scores(cell: CellResult, scorer: str) -> Floats:
+    """[prompts of all sets, images]."""
+    return np.concatenate([np.array(p.scores[scorer]).reshape(p.prompts, -1) for p in parts(cell)])

@@ -1,0 +1,1 @@
+"""Runs, comparisons and boards from Python: typed records with pandas frames."""
