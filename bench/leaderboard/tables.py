@@ -9,14 +9,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from bench.leaderboard.comparing import build
-from bench.leaderboard.names import LINE, wrapped
+from bench.leaderboard.fitted import Column, Fitted
+from bench.leaderboard.names import wrapped
 from bench.leaderboard.results import Budget, Cost, write_text
 from bench.leaderboard.run_folder import MARK, RunFolder
 from bench.leaderboard.standings import HELD_OUT, HeadToHead, Row, Section, Tables
@@ -27,8 +27,7 @@ from bench.statistics.model import LEVEL, WinRate
 from bench.statistics.ranking import FAMILY
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, Group
-    from rich.table import Table
+    from rich.console import Group
 
 COMMON = "common"
 """Stands for the mean over `Section.ranked_by` where a scorer's name is expected."""
@@ -168,7 +167,7 @@ def _head_to_head_note(section: Section) -> str:
     return f"how often the row's image beats the column's; {intervals}."
 
 
-def _head_to_head_columns(section: Section, style: _Style) -> Iterator[_Column]:
+def _head_to_head_columns(section: Section, style: _Style) -> Iterator[Column]:
     """A matrix: the row's win rate over the column's method."""
     pairs = {}
     for pair in section.head_to_head:
@@ -214,14 +213,10 @@ def _duel(pair: HeadToHead | None) -> str:
     return f"**{text}**" if pair.separated else text
 
 
-def _markdown_table(columns: Iterable[_Column]) -> list[str]:
+def _markdown_table(columns: Iterable[Column]) -> list[str]:
     header, cells = zip(*columns, strict=True)
     rule = ["---", *["---:"] * (len(header) - 1)]
     return [f"| {' | '.join(line)} |" for line in (header, rule, *zip(*cells, strict=True))]
-
-
-_Column: TypeAlias = tuple[str, Sequence[str]]
-"""A heading, and what stands under it for each row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +231,7 @@ class _Style:
     """Whether the mean over a row's own held-out scorers stands beside the common ones."""
 
 
-def _columns(section: Section, style: _Style) -> Iterator[_Column]:
+def _columns(section: Section, style: _Style) -> Iterator[Column]:
     """The table of a section: methods, win rates and costs."""
     rows = section.rows
     yield "method", [_method_name(row, style) for row in rows]
@@ -257,7 +252,7 @@ def _columns(section: Section, style: _Style) -> Iterator[_Column]:
     yield from zip(headings, zip(*map(_costs, rows), strict=True), strict=True)
 
 
-def _prompt_set_columns(section: Section) -> Iterator[_Column]:
+def _prompt_set_columns(section: Section) -> Iterator[Column]:
     """The table of a section's held-out means by prompt set."""
     rates = {
         (row.method, row.variant, row.prompt_set): row.result
@@ -617,7 +612,7 @@ def console_table(tables: Tables) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    parts: list[_Fitted | Text] = []
+    parts: list[Fitted | Text] = []
     for section in tables.sections:
         if len(tables.sections) > 1:
             parts.append(Text(escaping.printable(section.heading), style="bold"))
@@ -626,58 +621,13 @@ def console_table(tables: Tables) -> Group:
         if not section.unranked_because and 0 < len(section.head_to_head) <= _SHOWN_PAIRS:
             parts.append(Text(f"Head to head: {_head_to_head_note(section)}"))
             names, *columns = _head_to_head_columns(section, PLAIN)
-            parts.append(_Fitted(names[1], columns))
+            parts.append(Fitted(names[1], columns))
         parts += [Text(f"- {note}") for note in _notes(section, PLAIN)]
     parts.append(Text(f"- {_KEY}"))
     return Group(*parts)
 
 
-def _console_section(section: Section) -> _Fitted:
+def _console_section(section: Section) -> Fitted:
     names = ["\n".join(wrapped(escaping.printable(row.label or row.shown))) for row in section.rows]
     _, *columns = _columns(section, PLAIN)
-    return _Fitted(names, columns)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Fitted:
-    """Columns beside the methods' names, in as many tables as the terminal's width asks for.
-
-    A figure that is cut off at the edge would be another figure.
-    """
-
-    names: Sequence[str]
-    columns: Sequence[_Column]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
-        unbounded = options.update(max_width=10_000)
-        columns = list(self.columns)
-
-        def fits(count: int) -> bool:
-            table = self._table(columns[:count])
-            return console.measure(table, options=unbounded).minimum <= options.max_width
-
-        while columns:
-            count = next((n for n in range(len(columns), 1, -1) if fits(n)), 1)
-            yield self._table(columns[:count])
-            del columns[:count]
-
-    def _table(self, columns: Sequence[_Column]) -> Table:
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
-
-        def widest(texts: Iterable[str]) -> int:
-            return max(len(line) for text in texts for line in text.split("\n"))
-
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("method", overflow="fold", min_width=min(widest(self.names), LINE))
-        for heading, cells in columns:
-            # They may break at underscores, so that win rates keep their line; broken here, as
-            # rich narrows a neighbour below its figures before it breaks a heading.
-            words = heading.replace("_", "_ ")
-            width = widest((*cells, *words.split()))
-            title = Text("\n".join(textwrap.wrap(words, width)))
-            table.add_column(title, justify="right", min_width=width, overflow="fold")
-        for line in zip(self.names, *(cells for _, cells in columns), strict=True):
-            table.add_row(*map(Text, line))
-        return table
+    return Fitted(names, columns)
