@@ -48,6 +48,17 @@ class Opened:
         """Names of the scorers that were to score any cell's images."""
         return tuple(sorted({name for c in self.cells.values() for name in c.evaluation.scorers}))
 
+    def of(self, methods: Sequence[str]) -> Opened:
+        """The base's cells and those of some methods.
+
+        Raises:
+            UnknownNameError: there is no such method; says what is close.
+        """
+        found = [cell for name in methods for cell in cells_of(self.cells, name, self.folder)]
+        kept = {cell.identity for cell in found}
+        cells = {p: c for p, c in self.cells.items() if c.base or c.identity in kept}
+        return dataclasses.replace(self, cells=cells)
+
     def only(self, *, prompt_set: str | None = None, scorers: Sequence[str] = ()) -> Opened:
         """The same cells, as if they had been evaluated on this prompt set by these scorers alone.
 
