@@ -12,6 +12,7 @@ from bench.leaderboard.data_files import (
     render_head_to_head_csv,
     render_json,
 )
+from bench.leaderboard.latex import render_latex
 from bench.leaderboard.markdown import PLAINLY, WRITTEN_BY, About, render_markdown
 from bench.leaderboard.results import write_text
 from bench.leaderboard.run_folder import MARK, RunFolder
@@ -74,4 +75,5 @@ def render(tables: Tables, about: About = PLAINLY) -> dict[str, str]:
         "leaderboard.json": render_json(tables),
         "by_group.csv": render_groups_csv(tables),
         "head_to_head.csv": render_head_to_head_csv(tables),
+        "leaderboard.tex": render_latex(tables),
     }
