@@ -1,4 +1,4 @@
-"""Measure what docs/statistics.md says of intervals and tests: `python -m tests.statistics.coverage`.
+"""Measure what docs/statistics.md says: `python -m tests.statistics.coverage`.
 
 It takes a quarter of an hour on one core; `python -m tests.statistics.coverage 100 null` measures
 one table with 100 boards a cell.
@@ -182,7 +182,7 @@ def naive_table(count: int) -> Iterator[str]:
 def held(
     world: World, interval: Callable[[Floats], tuple[float, float]], count: int, seed: int = SEED
 ) -> npt.NDArray[np.bool_]:
-    """[boards, methods]: whether an interval from [train seeds, prompts] holds the method's rate."""
+    """[boards, methods]: whether an interval of [train seeds, prompts] holds the method's rate."""
     held = []
     for board in boards(world, count, seed):
         ends = [interval(each) for each in board.outcomes]
