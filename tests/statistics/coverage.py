@@ -79,11 +79,13 @@ def edge_table(count: int) -> Iterator[str]:
     yield "| prompts | train seeds | " + " | ".join(f"{100 * r:g}%" for r in rates) + " |"
     yield "|---|---|---|---|---|"
     for prompts, seeds in product(PROMPTS, SEEDS):
-        found = [_percent(share(covered(_near(prompts, seeds, rate), count))) for rate in rates]
+        found = [
+            _percent(share(covered(near_certain(prompts, seeds, rate), count))) for rate in rates
+        ]
         yield f"| {prompts} | {seeds} | " + " | ".join(found) + " |"
 
 
-def _near(prompts: int, seeds: int, rate: float) -> World:
+def near_certain(prompts: int, seeds: int, rate: float) -> World:
     """Rates up to a quarter nearer to 100%, or farther, so that no grid of counts decides."""
     aside = (1 - rate) / 4
     return World(
@@ -107,7 +109,7 @@ def family_table(count: int) -> Iterator[str]:
         )
 
 
-def false_positives(world: World, count: int, seed: int = SEED) -> tuple[Share, Share]:
+def false_positives(world: World, count: int, seed: int | None = None) -> tuple[Share, Share]:
     """Where nothing differs: boards with anything separated, and unadjusted tests of pairs."""
     family, single = [], []
     for _, found in rankings(world, count, seed):
@@ -120,7 +122,7 @@ def false_positives(world: World, count: int, seed: int = SEED) -> tuple[Share, 
     return share(family), share(single)
 
 
-def simultaneous(world: World, count: int, seed: int = SEED) -> tuple[Share, Share]:
+def simultaneous(world: World, count: int, seed: int | None = None) -> tuple[Share, Share]:
     """Boards all of whose head-to-head intervals, and all of whose rank sets, hold the truth."""
     intervals, ranks = [], []
     for board, found in rankings(world, count, seed):
@@ -173,14 +175,17 @@ def naive_table(count: int) -> Iterator[str]:
         found = [
             _percent(share(held(world, z_interval, count))),
             _percent(share(held(world, bootstrap, count // 5))),
-            _percent(share([sign_test(board) for board in boards(null, count)])),
+            _percent(share([sign_tests(board) for board in boards(null, count)])),
             _percent(share(covered(world, count))) if seeds > 1 else "no claim",
         ]
         yield f"| {prompts} | {seeds} | {100 * sd:g} | " + " | ".join(found) + " |"
 
 
 def held(
-    world: World, interval: Callable[[Floats], tuple[float, float]], count: int, seed: int = SEED
+    world: World,
+    interval: Callable[[Floats], tuple[float, float]],
+    count: int,
+    seed: int | None = None,
 ) -> npt.NDArray[np.bool_]:
     """[boards, methods]: whether an interval of [train seeds, prompts] holds the method's rate."""
     held = []
@@ -208,7 +213,7 @@ def bootstrap(outcomes: Floats, draws: int = 1000) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def sign_test(board: Board) -> list[bool]:
+def sign_tests(board: Board) -> list[bool]:
     """Whether wins against losses over prompts differ from a fair coin's at 5%, a method each."""
     lead = np.sign(board.outcomes.mean(axis=1) - 0.5)
     wins, losses = (lead > 0).sum(axis=1), (lead < 0).sum(axis=1)
