@@ -206,11 +206,15 @@ def z_interval(outcomes: Floats) -> tuple[float, float]:
 def bootstrap(outcomes: Floats, draws: int = 1000) -> tuple[float, float]:
     """Percentiles over resamples of prompts and of train seeds (Owen 2007)."""
     random = np.random.default_rng(SEED)
-    seeds, prompts = outcomes.shape
-    rows = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
-    columns = random.multinomial(prompts, np.full(prompts, 1 / prompts), size=draws) / prompts
+    rows, columns = (_resamples(n, draws, random) for n in outcomes.shape)
     low, high = np.quantile(((rows @ outcomes) * columns).sum(axis=1), [0.025, 0.975])
     return float(low), float(high)
+
+
+def _resamples(n: int, draws: int, random: np.random.Generator) -> Floats:
+    """[draws, n]: the weight of each of n units in each resample."""
+    cells = random.integers(n, size=(draws, n)) + n * np.arange(draws)[:, None]
+    return np.bincount(cells.ravel(), minlength=draws * n).reshape(draws, n) / n
 
 
 def sign_tests(board: Board) -> list[bool]:

@@ -56,7 +56,7 @@ QUICK = (
 
 @pytest.mark.parametrize("world", QUICK, ids=lambda w: f"{w.prompts} prompts, {w.seeds} seeds")
 def test_intervals_hold_the_truth_that_they_speak_of(world: World) -> None:
-    assert within(share(covered(world, 300)), bar(world.seeds))
+    assert within(share(covered(world, 200)), bar(world.seeds))
 
 
 def test_what_others_print_does_not_hold_the_rate_of_a_method() -> None:
