@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli import output
+from bench.cli.run import Limit, Methods, PromptSets, Scorers, Settings, overridden
 from bench.lib.errors import BenchError, UnknownNameError
 from bench.lib.wording import printable
 
@@ -92,13 +93,11 @@ def freeze(
         str | None,
         typer.Option(help="Freeze what this recipe plans, before there is any score."),
     ] = None,
-    methods: Annotated[
-        str | None, typer.Option(help="Comma-separated methods in place of the recipe's.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any recipe key, e.g. --set training.steps=50."),
-    ] = None,
+    methods: Methods = None,
+    scorers: Scorers = None,
+    prompts: PromptSets = None,
+    limit: Limit = None,
+    settings: Settings = None,
     protocol: Annotated[
         str, typer.Option(help="First digits of the protocol, where results have several.")
     ] = "",
@@ -116,17 +115,17 @@ def freeze(
     from bench.leaderboard.board import Admission
     from bench.leaderboard.protocol import Protocol as Section
 
+    overrides = overridden(methods, scorers, prompts, None, limit, settings)
     if recipe is None:
-        for name, given in (("--methods", methods), ("--set", settings)):
-            if given:
-                raise BenchError(f"{name}: only a recipe has it; name one with --recipe")
+        for key in overrides:
+            raise BenchError(f"{key}: only of a recipe; name one with --recipe")
         cells = results.load_cells(source)
         found, held_out = freezing.of_results(source, cells, protocol)
         folder, count = board or source, len(cells)
     else:
         if board is not None or protocol:
             raise BenchError("--recipe: takes the place of a run; name the new board alone")
-        found, held_out = _planned(recipe, methods, settings or [])
+        found, held_out = _planned(recipe, overrides)
         folder, count = source, 0
     made = freezing.freeze(
         folder,
@@ -145,7 +144,8 @@ def freeze(
 def show(board: Board) -> None:
     """Print the tables of a board."""
     from bench.leaderboard import board as boards
-    from bench.leaderboard import published, tables
+    from bench.leaderboard import published
+    from bench.leaderboard.console import console_table
 
     folder = _named(board)
     if published.is_published(folder):
@@ -155,7 +155,7 @@ def show(board: Board) -> None:
     console = output.console()
     if loaded.file:
         console.print(loaded.file.title, style="bold", markup=False, highlight=False)
-    console.print(tables.console_table(boards.standings_of(loaded)))
+    console.print(console_table(boards.standings_of(loaded)))
 
 
 @leaderboard_app.command("compare")
@@ -173,20 +173,15 @@ def compare(
         typer.echo(printable(line))
 
 
-def _planned(
-    recipe: str, methods: str | None, settings: list[str]
-) -> tuple[Protocol, tuple[str, ...]]:
+def _planned(recipe: str, overrides: Mapping[str, object]) -> tuple[Protocol, tuple[str, ...]]:
     """The protocol of a recipe's plan, and the scorers that it declares held out."""
     from bench.api.kinds import is_held_out
-    from bench.cli.run import setting
     from bench.outputs.writing import protocol_of
     from bench.recipe import recipe as recipes
     from bench.registry.registry import default_registry
     from bench.run import planning
 
     registry = default_registry()
-    overrides: dict[str, object] = {} if methods is None else {"methods": methods}
-    overrides |= dict(setting(text) for text in settings)
     plan = planning.make(recipes.load(registry, recipe, overrides), registry)
     held_out = (name for name, scorer in plan.scorers.items() if is_held_out(type(scorer)))
     return protocol_of(plan), tuple(sorted(held_out))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import unquote
@@ -53,6 +53,14 @@ class Signature:
     def n(self) -> int:
         """Prompts of all sets."""
         return sum(self.prompts.values())
+
+    def narrowed(self, scorers: Iterable[str], seeds: Iterable[int]) -> Signature:
+        """The signature of a number of the same section over fewer scorers and train seeds."""
+        return replace(
+            self,
+            scorers={name: self.scorers[name] for name in sorted(scorers)},
+            seeds=tuple(sorted(seeds)),
+        )
 
     def __str__(self) -> str:
         """The line."""

@@ -64,8 +64,8 @@ def test_what_is_marked_as_a_deviation_is_said(bench: Bench, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("freeze", "run", "--methods", "dpo"), "--methods: only a recipe has it"),
-        (("freeze", "run", "--set", "training.steps=3"), "--set: only a recipe has it"),
+        (("freeze", "run", "--methods", "dpo"), "methods: only of a recipe"),
+        (("freeze", "run", "--set", "training.steps=3"), "training.steps: only of a recipe"),
         (("freeze", "--recipe", "shapes", "run", "board"), "--recipe: takes the place of a run"),
         (("freeze", "run", "board", "--title", " " * 300), "board.yaml: title: string should"),
         (("show", "smal"), "unknown board 'smal'"),

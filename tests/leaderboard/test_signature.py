@@ -56,6 +56,12 @@ def test_it_reads_back(scorers: str | list[str]) -> None:
     assert list(found.scorers) == sorted([scorers] if isinstance(scorers, str) else scorers)
 
 
+def test_a_section_says_what_its_numbers_share() -> None:
+    section = Signature.parse(of(["shape", "gold", "colour"]))
+    assert str(section.narrowed(["gold"], (1, 0))) == of("gold")
+    assert section.narrowed([], ()).seeds == ()
+
+
 @pytest.mark.parametrize(
     ("sampling", "sampler"),
     [
