@@ -179,10 +179,11 @@ def components(results: Floats, design: Design) -> Components:
     for number in range(sets):
         rows = np.flatnonzero(design.stratum == number)
         count = len(rows)
-        # A draw that stands there k times weighs k times: its size as rows see it, and the
-        # effective number of draws (Carter, Schnepel & Steigerwald 2017).
-        size = float((np.bincount(design.cluster[rows]) ** 2).sum()) / count
-        draws = count / size + 2 * share
+        times = np.bincount(design.cluster[rows])
+        # Rows of an average draw; and how many draws count, where some weigh more than others
+        # (Carter, Schnepel & Steigerwald 2017).
+        size = count / np.count_nonzero(times)
+        draws = count**2 / float(times @ times) + 2 * share
         total = outcome[:, rows].sum(axis=1)
         weight = count + 2 * share * size
         centre = (total + share * size) / weight

@@ -15,6 +15,7 @@ known exactly, and no rate leaves [0, 1].
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -93,9 +94,10 @@ class Board:
         return 0.5 * (1.0 + np.sign(self.scores))
 
 
-def boards(world: World, count: int, seed: int = SEED) -> Iterator[Board]:
-    """Draw boards."""
-    random = np.random.Generator(np.random.SFC64(seed))
+def boards(world: World, count: int, seed: int | None = None) -> Iterator[Board]:
+    """Draw boards; without a seed, other ones for every world."""
+    seed = zlib.crc32(repr(world).encode()) if seed is None else seed
+    random = np.random.Generator(np.random.SFC64((SEED, seed)))
     at_once = max(1, _AT_ONCE // (world.methods * world.seeds * world.prompts))
     for start in range(0, count, at_once):
         yield from _draw(world, min(at_once, count - start), random)
@@ -164,7 +166,7 @@ def share(happened: npt.ArrayLike) -> Share:
 
 
 def components(
-    world: World, count: int, seed: int = SEED
+    world: World, count: int, seed: int | None = None
 ) -> Iterator[tuple[Board, list[Components]]]:
     """Boards, and what the model makes of each method against the base."""
     design = model.design(*world.texts())
@@ -177,7 +179,7 @@ def truth(board: Board) -> Floats:
     return board.methods if board.trainings.shape[1] > 1 else board.trainings[:, 0]
 
 
-def covered(world: World, count: int, seed: int = SEED) -> npt.NDArray[np.bool_]:
+def covered(world: World, count: int, seed: int | None = None) -> npt.NDArray[np.bool_]:
     """[boards, methods]: whether the model's interval holds the truth that it speaks of."""
     return np.array(
         [
@@ -191,7 +193,7 @@ def _within(rates: list[WinRate], true: Floats) -> list[bool]:
     return [rate.low <= value <= rate.high for rate, value in zip(rates, true, strict=True)]
 
 
-def rankings(world: World, count: int, seed: int = SEED) -> Iterator[tuple[Board, Ranking]]:
+def rankings(world: World, count: int, seed: int | None = None) -> Iterator[tuple[Board, Ranking]]:
     """Boards, and how they rank."""
     design = model.design(*world.texts())
     base = np.zeros((world.prompts, 1))
