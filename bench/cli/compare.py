@@ -105,11 +105,10 @@ def compare(
 
 def _report(frame: Frame, compared: Compared, folder: Path) -> None:
     from bench.comparison import writing
-    from bench.leaderboard.console import console_table
 
-    frame.console.print(console_table(compared.tables))
-    frame.say("")
-    frame.console.print(writing.head_to_head(compared))
+    frame.console.print(writing.against_base(compared))
+    if len(compared.subjects) > 2:
+        frame.console.print(writing.head_to_head(compared))
     for note in writing.notes(compared):
         frame.say(f"- {note}")
     for what, name in (
