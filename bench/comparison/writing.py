@@ -14,8 +14,8 @@ from bench.comparison.comparing import ESTIMAND, Compared
 from bench.comparison.scores import image_files
 from bench.comparison.subjects import Subject
 from bench.leaderboard import tables
+from bench.leaderboard.columns import GAP
 from bench.leaderboard.fitted import Column, Fitted
-from bench.leaderboard.latex import render_latex
 from bench.leaderboard.names import wrapped
 from bench.leaderboard.results import Record, record_path, record_text, safe_name
 from bench.leaderboard.views import matrix
@@ -86,7 +86,6 @@ def _texts(compared: Compared, out: Path) -> dict[str, str]:
     return {
         **{str(record_path(out, r).relative_to(out)): record_text(r) for r in records},
         **tables.render(compared.tables),
-        "leaderboard.tex": render_latex(compared.tables),
         "pairs.csv": _pairs_csv(compared),
     }
 
@@ -139,7 +138,7 @@ def against_base(compared: Compared) -> Fitted:
 
 def _stacked(rate: WinRate | None, star: str = "") -> str:
     if rate is None:
-        return tables.GAP
+        return GAP
     return f"{100 * rate.win_rate:.1f}%{star}\n[{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
 
 
