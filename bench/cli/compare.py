@@ -27,6 +27,9 @@ from bench.registry.spec_language import split_list
 if TYPE_CHECKING:
     from bench.comparison.comparing import Compared
 
+_SHOWN = 8
+"""Subjects of which every pair is printed; of more, `pairs.csv` has them."""
+
 
 def compare(
     context: typer.Context,
@@ -107,7 +110,7 @@ def _report(frame: Frame, compared: Compared, folder: Path) -> None:
     from bench.comparison import writing
 
     frame.console.print(writing.against_base(compared))
-    if len(compared.subjects) > 2:
+    if 2 < len(compared.subjects) <= _SHOWN:
         frame.console.print(writing.head_to_head(compared))
     for note in writing.notes(compared):
         frame.say(f"- {note}")

@@ -158,8 +158,8 @@ def notes(compared: Compared) -> Iterator[str]:
     )
     if len(compared.subjects) > 2:
         yield (
-            f"The row wins over the column in so many percent [95%, for all pairs at once], over "
-            f"{', '.join(compared.scorers)}."
+            f"Of each pair (here or in pairs.csv): the row wins over the column in so many percent "
+            f"[95%, for all pairs at once], over {', '.join(compared.scorers)}."
         )
     if any(subject.in_loop for subject in compared.subjects):
         yield "*: a scorer whose rewards took part in its training, or in the base's."

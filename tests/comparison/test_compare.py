@@ -254,6 +254,18 @@ def test_images_of_a_run_are_scored_by_a_scorer_that_it_did_not_have(
     assert "--store" in message
 
 
+def test_a_scorer_that_fails_leaves_the_others(bench: Bench, two: Path) -> None:
+    broken = [a.replace("channel", "channel,faulty") for a in FOLDERS]
+    code, out, err = bench(*broken)
+    assert code == 1
+    assert "score with faulty" in err
+    assert "75.0%" not in err
+    assert "79.2%" in out
+    assert "score with faulty" in _refused(
+        bench, *(a.replace("channel", "faulty") for a in FOLDERS)
+    )
+
+
 def test_scorers_are_asked_for_where_nothing_has_scores(bench: Bench, two: Path) -> None:
     message = _refused(bench, "compare", "a", "b", "--prompts=prompts.tsv")
     assert "--scorers" in message
