@@ -153,7 +153,7 @@ def _by_value(
 
 def _budget(row: Row) -> str:
     budget = row.budget
-    if budget is None:
+    if budget is None or not budget.steps:
         return "none"
     text = f"{budget.steps:,} steps, {budget.pairs_seen:,} pairs seen"
     return f"{text} of {budget.pairs_kept:,} kept and {budget.pairs_dropped:,} dropped"
