@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -62,21 +63,22 @@ class Compared:
         }
         return Pairing(tuple(map(int, seeds)), outcomes, held_out or scorers)
 
-    @property
+    @cached_property
     def rows(self) -> list[tuple[str, int]]:
         """Prompt set and row of every prompt, in the order of outcomes."""
         return [(name, row) for name, t in self.tables.items() for row in range(len(t.texts))]
 
-    @property
+    @cached_property
     def texts(self) -> list[str]:
         """Prompts, in the same order."""
         return [text for table in self.tables.values() for text in table.texts]
 
-    @property
+    @cached_property
     def design(self) -> Design:
         """Which prompts are one draw."""
         return design(self.texts, [name for name, _ in self.rows])
 
+    @cached_property
     def weights(self) -> Floats:
         """[prompts]: how much each counts, every prompt set alike; they sum to 1."""
         stratum = self.design.stratum

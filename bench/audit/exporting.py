@@ -203,7 +203,7 @@ def _drawn(
 
     Each distinct prompt first draws which of its images would be shown, then the prompts are drawn.
     """
-    cluster, weights = compared.design.cluster, compared.weights()
+    cluster, weights = compared.design.cluster, compared.weights
     chances = sampling.draws(3 * len(cluster), seed, number, "images").reshape(3, -1) / 2.0**64
     # Of the rows of one text, each in its weight: the highest u^(1/w) (Efraimidis & Spirakis 2006).
     luck = np.log(np.maximum(chances[0], 2.0**-64)) / weights

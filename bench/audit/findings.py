@@ -173,7 +173,7 @@ class _Asked:
         self.key, self.compared = key, compared
         self.place = {at: number for number, at in enumerate(compared.rows)}
         self.cluster = compared.design.cluster
-        self.weights = compared.weights()
+        self.weights = compared.weights
         self.seeds = [compared.image_seeds.index(seed) for seed in key.image_seeds]
         self.pairings = [compared.pair(pair.first, pair.second) for pair in key.pairs]
 

@@ -105,7 +105,7 @@ def compare(
 
 def _report(frame: Frame, compared: Compared, folder: Path) -> None:
     from bench.comparison import writing
-    from bench.leaderboard.tables import console_table
+    from bench.leaderboard.console import console_table
 
     frame.console.print(console_table(compared.tables))
     frame.say("")

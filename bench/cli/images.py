@@ -20,7 +20,7 @@ from bench.lib.errors import BenchError, UnknownNameError
 from bench.registry.spec_language import split_list
 
 if TYPE_CHECKING:
-    from bench.leaderboard.image_finding import Found, Order
+    from bench.outputs.image_finding import Found, Order
 
 _LIST = "images.csv"
 """Of an exported folder; a later export there replaces what it names."""
@@ -55,8 +55,8 @@ def images(
     store: StoreFolder = STORE,
 ) -> None:
     """List images with their scores and files; --export copies them with clear names."""
-    from bench.leaderboard.image_finding import Question, find, finished_methods
     from bench.leaderboard.opening import open_folder
+    from bench.outputs.image_finding import Question, find, finished_methods
 
     opened = open_folder(run, ROOTS)
     order = _order(sort)
@@ -85,7 +85,7 @@ def images(
 
 
 def _order(text: str | None) -> Order | None:
-    from bench.leaderboard.image_finding import Order
+    from bench.outputs.image_finding import Order
 
     if text is None:
         return None
@@ -95,7 +95,7 @@ def _order(text: str | None) -> Order | None:
 
 
 def _lines(image: Found, store: Path) -> list[str]:
-    from bench.leaderboard.image_finding import existing
+    from bench.outputs.image_finding import existing
 
     lead = "" if image.base else f" · {image.lead:+.2f} sd against the base"
     scores = ", ".join(
@@ -149,7 +149,7 @@ def _export(shown: Sequence[Found], folder: Path, store: Path, overwrite: bool) 
 
 
 def _copies(shown: Sequence[Found], store: Path) -> list[_Copy]:
-    from bench.leaderboard.image_finding import existing
+    from bench.outputs.image_finding import existing
 
     copies: dict[str, _Copy] = {}
     for image in shown:

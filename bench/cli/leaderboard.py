@@ -144,7 +144,8 @@ def freeze(
 def show(board: Board) -> None:
     """Print the tables of a board."""
     from bench.leaderboard import board as boards
-    from bench.leaderboard import published, tables
+    from bench.leaderboard import published
+    from bench.leaderboard.console import console_table
 
     folder = _named(board)
     if published.is_published(folder):
@@ -154,7 +155,7 @@ def show(board: Board) -> None:
     console = output.console()
     if loaded.file:
         console.print(loaded.file.title, style="bold", markup=False, highlight=False)
-    console.print(tables.console_table(boards.standings_of(loaded)))
+    console.print(console_table(boards.standings_of(loaded)))
 
 
 @leaderboard_app.command("compare")

@@ -136,7 +136,7 @@ def _table(outlook: Outlook) -> Any:
         before = option.prompts
         table.add_row(
             f"{option.train_seeds}{' *' if option.planned else '  '}",
-            "no end" if option.prompts is None else f"{option.prompts:,}",
+            "any" if option.prompts is None else f"{option.prompts:,}",
             _points(option.against_base),
             _points(option.two_methods),
             *_spent(option),
@@ -164,6 +164,11 @@ def _sentences(outlook: Outlook) -> Iterator[str]:
         f"of another."
     )
     yield f"Spreads: {outlook.basis}."
+    if _worse_with_more(outlook.options()):
+        yield (
+            "Few trainings: more prompts find less where the test then rests on the trainings, "
+            "which give it few degrees of freedom. Take more train seeds."
+        )
     halved = outlook.halved()
     if halved is None:
         return
@@ -183,6 +188,17 @@ def _sentences(outlook: Outlook) -> Iterator[str]:
             yield f"More {what} alone never find less than {_points(floor)} points."
         elif way != halved.cheapest:
             yield f"With more {what} alone it takes {_study(way)}."
+
+
+def _worse_with_more(options: Sequence[Option]) -> bool:
+    """Whether more prompts, with as many train seeds, find larger differences only."""
+    found = {(option.train_seeds, option.prompts): option.two_methods for option in options}
+    return any(
+        mine is None or mine > 1.02 * other
+        for (seeds, prompts), mine in found.items()
+        for (as_many, fewer), other in found.items()
+        if seeds == as_many and prompts and fewer and prompts > fewer and other
+    )
 
 
 def _study(option: Option) -> str:

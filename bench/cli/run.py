@@ -124,12 +124,12 @@ def overridden(
 
 def _write(frame: Frame, plan: Plan, out: Path, outcome: RunOutcome) -> None:
     """The outputs, and where they are."""
-    from bench.leaderboard import tables
     from bench.leaderboard.answer import ENOUGH_SEEDS
+    from bench.leaderboard.console import console_table
     from bench.outputs import writing
 
     built = writing.write(plan, frame.store, out, outcome, frame.say)
-    frame.console.print(tables.console_table(built))
+    frame.console.print(console_table(built))
     if any(section.unranked_because and section.head_to_head for section in built.sections):
         frame.say(f"To rank the methods: {_with_seeds(sys.argv[1:], ENOUGH_SEEDS)}")
     for what, name in (

@@ -59,7 +59,7 @@ def show(
 
     line(f"{opened.folder}{_narrowed(folder, method, prompt_set, scorer)}")
     if not (groups or head_to_head):
-        from bench.leaderboard.tables import console_table
+        from bench.leaderboard.console import console_table
 
         console.print(console_table(tables))
         return
@@ -167,8 +167,9 @@ def _print_matrix(
 
 
 def _renderers() -> dict[str, Callable[[Tables], str]]:
+    from bench.leaderboard.data_files import render_csv, render_json
     from bench.leaderboard.latex import render_latex
-    from bench.leaderboard.tables import render_csv, render_json, render_markdown
+    from bench.leaderboard.markdown import render_markdown
 
     return {
         "latex": render_latex,
@@ -179,17 +180,18 @@ def _renderers() -> dict[str, Callable[[Tables], str]]:
 
 
 def _export_scores(opened: Opened, method: str | None, out: Path | None, overwrite: bool) -> None:
-    from bench.leaderboard.score_frame import as_csv, score_frame
+    from bench.outputs.score_table import csv_text, parquet, score_table
 
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise BenchError(f"--out {out}: expected the name of a .csv or .parquet file")
-    frame = score_frame(opened, split_list(method or ""))
+    opened = opened.of(split_list(method)) if method else opened
+    frame = score_table(opened.cells, opened.prompts)
     if out is None:
-        sys.stdout.write(as_csv(frame))
+        sys.stdout.write(csv_text(frame))
     elif out.suffix == ".csv":
-        _save(out, as_csv(frame).encode("utf-8"), overwrite)
+        _save(out, csv_text(frame).encode("utf-8"), overwrite)
     else:
-        _save(out, frame.to_parquet(index=False), overwrite)
+        _save(out, parquet(frame), overwrite)
 
 
 def _save(out: Path, data: bytes, overwrite: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bench.api import contracts
-from bench.comparison.pairing import Pairing, pair
+from bench.comparison.pairing import Matched, Pairing, pair
 from bench.comparison.scores import Maker, Scores, score
 from bench.comparison.subjects import (
     Given,
@@ -227,7 +227,7 @@ def compared(subjects: Sequence[Subject], pairing: Pairing, scores: Scores) -> C
     evaluation, notes = _evaluation(subjects, pairing, scores)
     cells = {}
     for subject, own in zip(subjects, values, strict=True):
-        cell = _cell(subject, base, own, pairing, evaluation, scores)
+        cell = _cell(subject, subjects, own, pairing, evaluation, scores)
         cells[record_path(Path(), cell)] = cell
     prompts = {table.sha256: table for table in pairing.tables}
     read = {name for subject in subjects for name in subject.in_loop}
@@ -291,13 +291,16 @@ def _evaluation(
 
 def _cell(
     subject: Subject,
-    base: Subject,
+    subjects: Sequence[Subject],
     values: Mapping[str, Sequence[Floats]],
     pairing: Pairing,
     evaluation: EvaluationProtocol,
     scores: Scores,
 ) -> CellResult:
+    base = subjects[0]
     row, is_base = subject.row, subject is base
+    number = [other.name for other in subjects].index(subject.name)
+    matched, images = pairing.matched[number], pairing.images[number]
     # A scorer that the base was trained by speaks against all others.
     read = () if is_base else sorted({*subject.in_loop, *base.in_loop} & set(scores.scorers))
     return CellResult(
@@ -323,6 +326,7 @@ def _cell(
                 prompts=len(table.texts),
                 image_seeds=pairing.seeds,
                 scores={name: tuple(own[i].ravel().tolist()) for name, own in values.items()},
+                samples=_samples(subject, matched[i], images),
             )
             for i, table in enumerate(pairing.tables)
         ),
@@ -340,6 +344,20 @@ _NO_COST = Cost(
     peak_memory_mb=0.0,
 )
 """Of images whose making is not known."""
+
+
+def _samples(subject: Subject, matched: Matched, images: Sequence[int]) -> tuple[str, ...]:
+    """Keys of the samplings whose image of row i is that of prompt i; () if there are none."""
+    (part, *others) = dict.fromkeys(matched.parts)
+    if others or matched.rows != tuple(range(len(matched.rows))):
+        return ()
+    shown = subject.parts[part]
+    if subject.cell is not None:
+        return tuple(subject.cell.samples[shown.prompt_set, shown.seeds[i]].key for i in images)
+    if subject.row is None:
+        return ()
+    (own,) = (p for p in subject.row.evaluations if p.prompt_set == shown.prompt_set)
+    return tuple(own.samples[i] for i in images) if own.samples else ()
 
 
 def _origin(subject: Subject) -> str:

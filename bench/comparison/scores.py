@@ -14,10 +14,10 @@ import numpy as np
 from bench.api.kinds import is_held_out
 from bench.comparison.subjects import Integers, Subject
 from bench.leaderboard.protocol import differences
-from bench.leaderboard.score_frame import image_paths
 from bench.lib.canonical_json import plain
 from bench.lib.errors import BenchError
 from bench.lib.wording import listed
+from bench.outputs.score_table import image_paths
 from bench.registry.registry import Registry, spec_text
 from bench.run import image_scores, planning
 from bench.scoring.image_set import ImageSet

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import ConfigDict, Field, model_validator
 
 from bench.leaderboard import comparing, results, tables
+from bench.leaderboard.markdown import About
 from bench.leaderboard.protocol import (
     EvaluationProtocol,
     Protocol,
@@ -480,11 +481,11 @@ def check(folder: Path, more: Sequence[Renderer] = ()) -> None:
     tables.check_files(folder, render(load(folder), more=more))
 
 
-def about(board: Board) -> tables.About:
+def about(board: Board) -> About:
     """Title, description, protocol and deviations for the board's README."""
     file = board.file
     if file is None:
-        return tables.About()
+        return About()
     text = escaping.markdown
     opening = [text(part) for part in file.description.split("\n\n") if part.strip()]
     away = [
@@ -493,7 +494,7 @@ def about(board: Board) -> tables.About:
     ]
     if away:
         opening.append("\n".join(("**Not all results are as frozen:**", "", *away)))
-    return tables.About(
+    return About(
         title=text(file.title),
         opening=tuple(line for part in opening for line in (part, "")),
         closing=("## The protocol", "", *(f"- {line}" for line in _protocol_lines(file)), ""),

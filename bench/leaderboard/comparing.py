@@ -164,7 +164,7 @@ def _section(
         best_of_many=ranking.best_of_many,
         rows=tuple(
             replace(row, panel=panels.panel(one, untouched, row.scores, ranked_by, design))
-            if (one := by_name.get((row.method, row.variant)))
+            if (one := by_name.get(row.key))
             else row
             for row in rows
         ),

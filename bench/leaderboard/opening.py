@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from bench.leaderboard.answer import answer
 from bench.leaderboard.comparing import compare
 from bench.leaderboard.names import shortened
 from bench.leaderboard.results import Cell, CellResult, load_cells, load_prompts
@@ -46,6 +47,17 @@ class Opened:
     def scorers(self) -> tuple[str, ...]:
         """Names of the scorers that were to score any cell's images."""
         return tuple(sorted({name for c in self.cells.values() for name in c.evaluation.scorers}))
+
+    def of(self, methods: Sequence[str]) -> Opened:
+        """The base's cells and those of some methods.
+
+        Raises:
+            UnknownNameError: there is no such method; says what is close.
+        """
+        found = [cell for name in methods for cell in cells_of(self.cells, name, self.folder)]
+        kept = {cell.identity for cell in found}
+        cells = {p: c for p, c in self.cells.items() if c.base or c.identity in kept}
+        return dataclasses.replace(self, cells=cells)
 
     def only(self, *, prompt_set: str | None = None, scorers: Sequence[str] = ()) -> Opened:
         """The same cells, as if they had been evaluated on this prompt set by these scorers alone.
@@ -115,19 +127,18 @@ def of_methods(tables: Tables, wanted: Sequence[str]) -> Tables:
         rows = tuple(filter(kept, section.rows))
         if any(not row.base for row in rows):
             keys = {(row.method, row.variant) for row in rows}
-            sections.append(
-                dataclasses.replace(
-                    section,
-                    rows=rows,
-                    seed_rows=tuple(filter(kept, section.seed_rows)),
-                    groups=tuple(r for r in section.groups if (r.method, r.variant) in keys),
-                    head_to_head=tuple(
-                        pair
-                        for pair in section.head_to_head
-                        if {(pair.method, pair.variant), (pair.other, pair.other_variant)} <= keys
-                    ),
-                )
+            part = dataclasses.replace(
+                section,
+                rows=rows,
+                seed_rows=tuple(filter(kept, section.seed_rows)),
+                groups=tuple(r for r in section.groups if (r.method, r.variant) in keys),
+                head_to_head=tuple(
+                    pair
+                    for pair in section.head_to_head
+                    if {(pair.method, pair.variant), (pair.other, pair.other_variant)} <= keys
+                ),
             )
+            sections.append(dataclasses.replace(part, answer=answer(part)))
     return Tables(sections=tuple(sections))
 
 

@@ -33,7 +33,7 @@ _ENOUGH_SEEDS = 3
 """From so many on, more prompts always help; also what halving starts from where one is planned."""
 _MORE_PROMPTS = 4
 """So many times the prompts would halve a difference that prompts alone decide."""
-_MOST_TRAIN_SEEDS = 30
+_MOST_TRAIN_SEEDS = 20
 """Among these the cheapest number is sought."""
 
 _Trained: TypeAlias = Mapping[int, CellResult]
@@ -84,7 +84,7 @@ class Option:
 
     train_seeds: int
     prompts: int | None
-    """None: without end."""
+    """None: as many as serve best, which no number goes below."""
     against_base: float | None
     """Smallest difference of win rates that is found with 80% power; None where none is."""
     two_methods: float | None
@@ -148,38 +148,45 @@ class Outlook:
         """Half of the interval of one checkpoint's win rate."""
         return half_width(self.against_base, self.effective)
 
-    def found(self, study: Study | None, times: float, seeds: int) -> float | None:
-        """The smallest difference, with so many times the prompts; None where there is none."""
-        if study is None or seeds < 2:
-            return None
-        difference = study.detectable(times * self.effective, seeds)
-        return difference if difference < 0.5 else None
+    def option(self, prompts: float, seeds: int) -> Option:
+        """What so many times the prompts and train seeds show."""
+        effective = prompts * self.effective
 
-    def option(self, times: float, seeds: int) -> Option:
-        """What so many times the prompts, which may be infinite, and train seeds show."""
-        endless = math.isinf(times)
+        def found(study: Study | None) -> float | None:
+            return _sensible(study and seeds > 1 and study.detectable(effective, seeds))
+
         return Option(
             train_seeds=seeds,
-            prompts=None if endless else math.ceil(round(times * self.prompts, 6)),
-            against_base=self.found(self.base, times, seeds),
-            two_methods=self.found(self.pairs, times, seeds),
-            planned=times == 1 and seeds == self.seeds,
-            spent=None if endless else self.costs.of(times, seeds),
+            prompts=math.ceil(round(prompts * self.prompts, 6)),
+            against_base=found(self.base),
+            two_methods=found(self.pairs),
+            planned=prompts == 1 and seeds == self.seeds,
+            spent=self.costs.of(prompts, seeds),
+        )
+
+    def best(self, seeds: int) -> Option:
+        """What no number of prompts goes below."""
+        return Option(
+            train_seeds=seeds,
+            prompts=None,
+            against_base=_sensible(self.base and self.base.prompts_floor(seeds)),
+            two_methods=_sensible(self.pairs and self.pairs.prompts_floor(seeds)),
+            planned=False,
+            spent=None,
         )
 
     def options(self) -> list[Option]:
         """Some that are worth a thought, by prompts, then train seeds."""
         seeds = sorted({*_SEEDS, self.seeds})
+        many = [n for n in seeds if n >= _ENOUGH_SEEDS or 1 < n == self.seeds]
         few = [self.option(1, n) for n in seeds]
-        more = [
-            self.option(times, n) for times in (_MORE_PROMPTS, math.inf) for n in seeds if n > 1
-        ]
-        return few + more
+        more = [self.option(_MORE_PROMPTS, n) for n in many]
+        return [*few, *more, *(self.best(n) for n in many)]
 
     def halved(self) -> Halved | None:
         """What half of the difference against the base takes; None where none is found now."""
         now = self.seeds if self.seeds > 1 else _ENOUGH_SEEDS
-        found = self.found(self.base, 1, now)
+        found = self.option(1, now).against_base
         if found is None or self.base is None:
             return None
         half = found / 2
@@ -191,8 +198,8 @@ class Outlook:
             cheapest=min(ways, key=_cost, default=None),
             by_prompts=self._finding(half, now),
             by_train_seeds=None if seeds is None else self.option(1, seeds),
-            prompts_floor=self.base.detectable(math.inf, now),
-            train_seeds_floor=self.base.floor(self.effective),
+            prompts_floor=self.base.prompts_floor(now),
+            train_seeds_floor=self.base.seeds_floor(self.effective),
         )
 
     def with_spreads(self, other: Outlook) -> Outlook:
@@ -209,6 +216,11 @@ class Outlook:
         assert self.base is not None
         prompts = self.base.prompts_needed(difference, seeds)
         return None if prompts is None else self.option(prompts / self.effective, seeds)
+
+
+def _sensible(difference: float | Study | None) -> float | None:
+    """A difference that a win rate can have; None where there is none."""
+    return difference if isinstance(difference, float) and difference < 0.5 else None
 
 
 def _cost(option: Option) -> tuple[float, float]:

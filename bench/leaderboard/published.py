@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from bench.leaderboard import tables as board_tables
+from bench.leaderboard.columns import GAP
 from bench.lib import escaping, plain_yaml
 from bench.lib.errors import BenchError
 from bench.lib.reading import read_text
@@ -211,4 +212,4 @@ def _text(text: str) -> str:
 
 
 def _value(value: float | None) -> str:
-    return board_tables.GAP if value is None else f"{value:.10g}"
+    return GAP if value is None else f"{value:.10g}"

@@ -95,11 +95,16 @@ def rank(players: Sequence[Player], base: Floats, design: Design) -> Ranking:
     family = simultaneous(
         [pair.rate.centre - 0.5 for pair in tested],
         [pair.rate.standard_error for pair in tested],
-        [pair.rate.df for pair in tested],
+        [pair.rate.family_df if len(tested) > 1 else pair.rate.df for pair in tested],
         correlation,
     )
     adjusted = dict(zip(((p.one, p.other) for p in tested), family.adjusted, strict=True))
-    wider = [replace(p, rate=_within(p.rate, 1 - family.alpha)) if p.tested else p for p in pairs]
+    level = 1 - family.alpha
+    wider = (
+        [replace(p, rate=_within(p.rate, level)) if p.tested else p for p in pairs]
+        if len(tested) > 1
+        else pairs
+    )
     separated = [won for pair in wider if (won := _won(pair))]
     order = sorted([*ranked, BASE], key=lambda i: -(0.5 if i == BASE else commons[i].win_rate))
     sets = dict(zip(order, rank_sets(order, separated), strict=True))
@@ -178,7 +183,7 @@ def _correlation(pairs: Sequence[_Pair], players: Sequence[Player]) -> Floats:
 
 
 def _within(rate: WinRate, level: float) -> WinRate:
-    low, high = rate.ends(level)
+    low, high = rate.ends(level, family=True)
     return replace(rate, low=low, high=high)
 
 

@@ -6,7 +6,6 @@ are deterministic (sorted keys, floats by repr) and carry a checksum of their re
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
@@ -15,20 +14,25 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
+from bench.leaderboard.old_results import upgraded
 from bench.leaderboard.protocol import EvaluationProtocol, Protocol, TrainingProtocol
-from bench.lib.canonical_json import STRICT, compact, sha256, to_json
+from bench.lib.canonical_json import STRICT, compact, digest, sha256, to_json
 from bench.lib.errors import BenchError
 from bench.lib.files import write_atomic
 from bench.lib.reading import json_value, read_text
 from bench.recipe.prompt_table import PromptTable
 
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
 SCHEMA = 3
 """Version of the file format: what is written. Raise it when a file of it may hold what the
 version before would refuse."""
-READ = (2, 3)
-"""Versions that are read; 3 added what is known of the images and of training."""
+READ = (1, 2, 3)
+"""Versions that are read: 2 added protocols (`bench.leaderboard.old_results`), 3 what is known of
+the images and of training."""
 MOST_POINTS = 200
 """Points of a training's curve that a result holds at most."""
 
@@ -230,6 +234,7 @@ _KEY = re.compile(r"[0-9a-f]{1,64}")
 """A stage's key: `bench.lib.files.content_key`."""
 _CELLS: dict[str, type[Cell]] = {"result": CellResult, "failure": CellFailure}
 _PROMPTS: dict[str, type[PromptTable]] = {"prompts": PromptTable}
+_KINDS: dict[str, type[Record]] = {**_CELLS, **_PROMPTS}
 
 
 def record_path(board: Path, record: Record) -> Path:
@@ -242,7 +247,7 @@ def record_path(board: Path, record: Record) -> Path:
 
 def record_text(record: Record) -> str:
     """The record's file."""
-    kind = next(kind for kind, of in {**_CELLS, **_PROMPTS}.items() if isinstance(record, of))
+    kind = next(kind for kind, of in _KINDS.items() if isinstance(record, of))
     return to_json({"schema": SCHEMA, "kind": kind, "record": record, "sha256": sha256(record)})
 
 
@@ -328,14 +333,6 @@ def _require(holds: bool, where: str, problem: str) -> None:
         raise BenchError(f"{where} {problem}")
 
 
-@cache
-def _reader(kind: str) -> Any:
-    """What reads records of a kind; to make it takes longer than to read a file."""
-    from pydantic import TypeAdapter
-
-    return TypeAdapter({**_CELLS, **_PROMPTS}[kind])
-
-
 def _load(path: Path, kinds: Mapping[str, type[_Loaded]]) -> _Loaded:
     """The record of a file, which must be of one of the kinds."""
     from pydantic import ValidationError
@@ -345,7 +342,10 @@ def _load(path: Path, kinds: Mapping[str, type[_Loaded]]) -> _Loaded:
         raise BenchError(f"{path}: kind is {document['kind']!r}, not {' or '.join(kinds)}")
     try:
         text = compact(document["record"])
-        record: _Loaded = _reader(document["kind"]).validate_json(text)
+        today = text
+        if document["schema"] == 1:
+            today = compact(upgraded(document["kind"], document["record"]))
+        record: _Loaded = _reader(document["kind"]).validate_json(today)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -354,11 +354,19 @@ def _load(path: Path, kinds: Mapping[str, type[_Loaded]]) -> _Loaded:
         raise BenchError(f"{path}: record is nested too deeply") from error
     except BenchError as error:
         raise BenchError(f"{path}: {error}") from error
-    if document["sha256"] != hashlib.sha256(text.encode()).hexdigest():
+    if document["sha256"] != digest(text):
         raise BenchError(
             f"{path}: sha256 does not match the record; the file was changed after it was written"
         )
     return record
+
+
+@cache
+def _reader(kind: str) -> TypeAdapter[Any]:
+    """What reads records of a kind; made once, which takes as long as reading several."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(_KINDS[kind])
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -380,6 +388,6 @@ def _document(path: Path) -> dict[str, Any]:
         )
     if type(schema) is not int or schema not in READ:
         raise BenchError(
-            f"{path}: schema is {schema!r}, this version reads {' and '.join(map(str, READ))}"
+            f"{path}: schema is {schema!r}, this version reads {', '.join(map(str, READ))}"
         )
     return document

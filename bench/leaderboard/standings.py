@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bench.leaderboard.results import Budget, Cost
 from bench.statistics.adjustment import Adjusted
@@ -100,6 +100,11 @@ class Row:
     """Why seeds are missing."""
 
     @property
+    def key(self) -> tuple[str, str]:
+        """What tells the row from the others."""
+        return self.method, self.variant
+
+    @property
     def standing(self) -> float | None:
         """What unranked rows are ordered by: `common`; 0.5 for the base."""
         if self.base:
@@ -141,6 +146,29 @@ class HeadToHead:
     holds for all pairs of the section at once."""
     adjusted_p: float | None
     """Among all pairs of the section; None of checkpoints."""
+
+    @property
+    def turned(self) -> HeadToHead:
+        """The same pair, said of the other."""
+        rate = self.rate
+        turned = replace(
+            rate,
+            win_rate=1 - rate.win_rate,
+            low=1 - rate.high,
+            high=1 - rate.low,
+            centre=1 - rate.centre,
+            seed_rates=tuple(1 - value for value in rate.seed_rates),
+            wins=rate.losses,
+            losses=rate.wins,
+        )
+        return replace(
+            self,
+            method=self.other,
+            variant=self.other_variant,
+            other=self.method,
+            other_variant=self.variant,
+            rate=turned,
+        )
 
     @property
     def separated(self) -> bool:

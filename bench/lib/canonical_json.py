@@ -12,6 +12,9 @@ STRICT: dict[str, object] = {"extra": "forbid", "strict": True, "allow_inf_nan":
 """`__pydantic_config__` of a record that is read back; what it holds is read as strictly."""
 
 
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+
+
 def plain(value: Any) -> Any:
     """Dataclasses and mappings as dicts, sequences as lists."""
     # Most of a result are its scores, by the hundred thousand.
@@ -22,7 +25,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        # Of boards nearly everything is long lists of numbers.
+        scalars = _SCALARS.issuperset(map(type, value))
+        return list(value) if scalars else [plain(item) for item in value]
     return value
 
 
@@ -33,7 +38,12 @@ def compact(value: Any) -> str:
 
 def sha256(value: Any) -> str:
     """The digest of data: sha256 of its compact form, in hex."""
-    return hashlib.sha256(compact(value).encode("utf-8")).hexdigest()
+    return digest(compact(value))
+
+
+def digest(text: str) -> str:
+    """sha256 of a text that `compact` gave, in hex."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def to_json(value: Any) -> str:

@@ -211,7 +211,10 @@ def json_value(text: str, *, finite: bool = False) -> Any:
         json.JSONDecodeError, ValueError: as `decode_json`.
     """
     start = len(text) - len(text.lstrip(" \t\n\r"))
-    value, end = decode_json(text, start, _FINITE if finite else _DECODER)
+    decoder = _DECODER
+    if finite:
+        decoder = _FINITE if _may_overflow(text) else _NUMBERS
+    value, end = decode_json(text, start, decoder)
     if text[end:].strip(" \t\n\r"):
         raise json.JSONDecodeError("Extra data", text, end)
     return value
@@ -267,9 +270,22 @@ def _finite(text: str) -> float:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
+_NUMBERS = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number)
 _FINITE = json.JSONDecoder(
     object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite
 )
+_LONG_EXPONENT = re.compile(r"[eE]\+?[0-9]{3,}(?=[\s,\]}]|\Z)")
+
+
+def _may_overflow(text: str) -> bool:
+    """Whether a number in JSON may be too large for a float; False is certain.
+
+    What is above 1e308 has an exponent of three digits, or 200 digits before it, which fill one of
+    the blocks that are looked at. Looking at each number takes far longer.
+    """
+    return bool(_LONG_EXPONENT.search(text)) or any(
+        text[start : start + 100].isdigit() for start in range(0, len(text), 100)
+    )
 
 
 def is_half(text: str) -> bool:

@@ -117,9 +117,9 @@ class Board:
         in_loop, prompt, `group.<dimension>`, score, image (below the store; '' if not known),
         protocol, cell.
         """
-        from bench.leaderboard.score_frame import score_frame
+        from bench.outputs.score_table import score_table
 
-        return score_frame(self.opened)
+        return score_table(self.opened.cells, self.opened.prompts)
 
     @property
     def _sections(self) -> tuple[Section, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.leaderboard.results import Cell, CellResult, PromptSetScores
+from bench.lib import escaping
 from bench.recipe.prompt_table import PromptTable
 from bench.stages.sample import SampleStage, image_in
 from bench.store.store import place
@@ -67,7 +68,7 @@ def score_table(cells: Mapping[Path, Cell], prompts: Mapping[str, PromptTable]) 
                 "prompt_row": np.repeat(rows, seeds),
                 "image_seed": np.tile(part.image_seeds, part.prompts),
                 "prompt": np.repeat(np.array(table.texts, dtype=object), seeds),
-                "image": _images(part),
+                "image": image_paths(part),
             } | {
                 GROUP + dimension: np.repeat(values, seeds)
                 for dimension, values in groups[table.sha256].items()
@@ -109,7 +110,14 @@ def _groups(table: PromptTable) -> dict[str, np.ndarray]:
     }
 
 
-def _images(part: PromptSetScores) -> np.ndarray:
+def csv_text(frame: pd.DataFrame) -> str:
+    """The table as CSV with every digit, whose cells no spreadsheet takes for formulas."""
+    text = frame.map(escaping.csv_cell)
+    text.columns = [escaping.csv_cell(name) for name in frame.columns]
+    return text.to_csv(index=False, lineterminator="\n")
+
+
+def image_paths(part: PromptSetScores) -> np.ndarray:
     """object [prompts * image seeds]: each image's path below the store's folder, or ''."""
     if not part.samples:
         return np.full(part.prompts * len(part.image_seeds), "", dtype=object)

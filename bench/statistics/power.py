@@ -30,7 +30,7 @@ MOST_SEEDS = 100
 """So many trainings of one method are as good as out of reach."""
 MOST_PROMPTS = 10**7
 
-_QUANTILES = (np.arange(500) + 0.5) / 500
+_QUANTILES = (np.arange(100) + 0.5) / 100
 """Of the variance between trainings that may show."""
 _NORMAL = 1e10
 """Degrees of freedom from which Student's t is normal."""
@@ -138,10 +138,6 @@ class Study:
         """Level of each single test, so that the family has 5%."""
         return _alpha(self.methods + 1)
 
-    def standard_error(self, prompts: float, seeds: int) -> float:
-        """Of a win rate over so many prompts, which may be infinite, and train seeds."""
-        return math.sqrt(sum(self._parts(prompts, seeds)))
-
     def trainings(self, seeds: int) -> int:
         """Degrees of freedom of the variance between trainings.
 
@@ -162,32 +158,32 @@ class Study:
         """
         if seeds < 2:
             raise BenchError("one train seed cannot separate methods; two or more can")
-        by_prompt, by_seed = self._parts(prompts, seeds)
-        error = math.sqrt(by_prompt + by_seed)
+        spread = self.spread
+        # One win and one loss are added, which draws outcomes to the middle.
+        drawn = 1 / (1 + 2 / prompts)
+        outcome = spread.prompt**2 + spread.residual**2 / seeds
+        by_seed = drawn**2 * spread.seed**2 / seeds
+        residual = drawn**2 * spread.residual**2 / prompts / seeds
+        error = math.sqrt(drawn**2 * outcome / prompts + by_seed)
         if not error:
             return 1.0
+        # What the data will show of it: of prompts, there are many.
+        by_prompt = (outcome + 0.5 / prompts) / (prompts + 3)
         free = self.trainings(seeds)
-        residual = self.spread.residual**2 / prompts / seeds
         seen = (by_seed + residual) * special.chdtri(free, _QUANTILES) / free
         # Where trainings seem to differ no more than chance has it, prompts alone count.
         variance = by_prompt + np.maximum(0.0, seen - residual)
         terms = by_prompt**2 / prompts + seen**2 / free + residual**2 / (prompts * free)
         df = np.where(seen > residual, variance**2 / terms, min(prompts, _NORMAL))
         reach = -special.stdtrit(df, self.alpha / 2) * np.sqrt(variance)
-        above, below = ((sign * effect - reach) / error for sign in (1, -1))
+        above, below = ((sign * drawn * effect - reach) / error for sign in (1, -1))
         return float((special.ndtr(above) + special.ndtr(below)).mean())
-
-    def _parts(self, prompts: float, seeds: int) -> tuple[float, float]:
-        """Variance by prompts, with that of single trainings at them, and by trainings."""
-        spread = self.spread
-        by_prompt = (spread.prompt**2 + spread.residual**2 / seeds) / prompts
-        return by_prompt, spread.seed**2 / seeds
 
     def detectable(self, prompts: float, seeds: int) -> float:
         """The smallest true difference that is found with a probability of `POWER`.
 
         Args:
-            prompts: effective number; infinity gives what no number of prompts goes below.
+            prompts: effective number, which may be infinite.
             seeds: train seeds of each method, 2 or more.
 
         Returns:
@@ -199,21 +195,22 @@ class Study:
         while self.power(enough, prompts, seeds) < POWER:
             enough *= 2
         return float(
-            optimize.brentq(lambda x: self.power(x, prompts, seeds) - POWER, 0, enough, xtol=1e-6)
+            optimize.brentq(lambda x: self.power(x, prompts, seeds) - POWER, 0, enough, xtol=1e-5)
         )
 
     def prompts_needed(self, effect: float, seeds: int) -> int | None:
         """Effective prompts that find a difference; None where no number does.
 
-        Seeds cannot be replaced by prompts: see `detectable` at infinity.
+        Trainings cannot be replaced by prompts: see `prompts_floor`.
         """
-        enough = 2
+        enough = 16
         while self.power(effect, enough, seeds) < POWER:
             enough *= 2
             if enough > MOST_PROMPTS:
                 return None
         few = enough // 2
-        while enough - few > 1:
+        # To a hundredth: nobody chooses prompts more finely.
+        while enough - few > max(1, enough // 100):
             middle = (few + enough) // 2
             if self.power(effect, middle, seeds) < POWER:
                 few = middle
@@ -227,7 +224,16 @@ class Study:
         enough = (n for n in range(2, MOST_SEEDS + 1) if self.power(effect, prompts, n) >= POWER)
         return next(enough, None)
 
-    def floor(self, prompts: float) -> float:
+    def prompts_floor(self, seeds: int) -> float:
+        """What no number of prompts goes below, with so many train seeds.
+
+        With few train seeds that need not be the largest number: the more the variance between
+        trainings weighs, the fewer degrees of freedom the test has.
+        """
+        numbers = [2.0**power for power in range(5, 21)]
+        return min(self.detectable(number, seeds) for number in (*numbers, math.inf))
+
+    def seeds_floor(self, prompts: float) -> float:
         """What no number of train seeds goes below: only what all trainings share is left."""
         only_prompts = replace(self.spread, residual=0.0, seed=0.0)
         return replace(self, spread=only_prompts).detectable(prompts, MOST_SEEDS)

@@ -20,6 +20,7 @@ from bench.leaderboard.results import load_cells, save_record
 from bench.lib.errors import BenchError
 from tests.audit.voting import SPOILT, World, make
 from tests.commands import Bench
+from tests.leaderboard import small_board
 
 
 def prepared(world: World, names: tuple[str, ...] = (), **options: object) -> exporting.Audit:
@@ -188,6 +189,30 @@ def test_a_folder_that_is_no_runs_is_refused(bench: Bench) -> None:
     code, _, error = bench("audit", "export", "nowhere")
     assert (code, error.count("\n")) == (1, 1)
     assert "is no run's folder" in error
+
+
+def test_methods_are_named_by_label_and_protocols_by_digest(tmp_path: Path) -> None:
+    longer = [
+        dataclasses.replace(small_board.cell(name, seed=seed), training=small_board.steps(99))
+        for name, seed in (("dpo", 0), ("sft", 0), ("sft", 1))
+    ]
+    small_board.save(tmp_path, [*small_board.cells(), *longer])
+    with pytest.raises(BenchError, match="holds results of 2 protocols; name one with --protocol"):
+        compared.load(tmp_path)
+    short = small_board.cell("dpo").protocol.digest
+    found = compared.load(tmp_path, ["base", "Diffusion-DPO"], short[:10])
+    assert found.protocol == short
+    assert [method.shown for method in found.methods] == ["base", "dpo"]
+    # The base stands beside every train seed.
+    other = compared.load(tmp_path, (), longer[0].protocol.digest)
+    assert [method.shown for method in other.methods] == ["dpo", "sft", "base"]
+    assert list(other.methods[2].cells) == ["0", "1"]
+    assert other.pair(1, 2).train_seeds == (0, 1)
+    assert other.pair(0, 1).train_seeds == (0,)
+    lone = dataclasses.replace(other.methods[0], cells={"7": other.methods[0].cells["0"]})
+    apart = dataclasses.replace(other, methods=(lone, *other.methods[1:]))
+    with pytest.raises(BenchError, match="no train seed in common"):
+        apart.pair(0, 1)
 
 
 def test_results_that_do_not_know_their_images_are_refused(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def asked(world: World, tmp_path_factory: pytest.TempPathFactory) -> Asked:
 def truth(world: World, asked: Asked, first: int, second: int) -> float:
     """Share of the population for the first, over all pictures that there are."""
     found, image = asked.found, exporting.images_in(world.store, asked.found)
-    weights, total = found.weights(), 0.0
+    weights, total = found.weights, 0.0
     for (name, row), weight in zip(found.rows, weights, strict=True):
         shares = []
         for seed in ("0", "1"):

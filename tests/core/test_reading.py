@@ -525,3 +525,20 @@ def test_our_own_files_may_be_broken_too(tmp_path: Path, text: str) -> None:
     (tmp_path / "saved" / "dataset_dict.json").write_text(text)
     with pytest.raises(BenchError, match=r"dataset_dict\.json"):
         PairsTable(path=str(tmp_path / "saved")).count()
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["1e309", "1E+309", "-1e0309", "1.5e400", 310 * "9" + ".0", 250 * "9" + "e99", "12e999999"],
+)
+@pytest.mark.parametrize("text", ["{}", "[1.5, {}]", '{{"a": {}}}', '{{"a": {} }}', "{}\n"])
+def test_a_number_too_large_for_a_float_is_named_wherever_it_stands(number: str, text: str) -> None:
+    assert json_value(text.format("1.5"), finite=True)
+    with pytest.raises(ValueError, match="is no finite number"):
+        json_value(text.format(number), finite=True)
+
+
+def test_what_only_looks_like_a_large_number_is_read() -> None:
+    text = '{"sha256": "81dc24d292e522e900", "text": "1e999, 1e999", "score": 1e-320, "n": 1e5}'
+    assert json_value(text, finite=True)["text"] == "1e999, 1e999"
+    assert json_value(f'["{400 * "9"}", 1e100]', finite=True)[1] == 1e100

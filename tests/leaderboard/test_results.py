@@ -21,6 +21,7 @@ from tests.leaderboard import small_board
 
 OLD = Path(__file__).with_name("old")
 """Boards as earlier versions wrote them."""
+OLD_BOARDS = sorted(OLD.iterdir())
 
 
 def edit(path: Path, change: Any, *, sign: bool = True) -> None:
@@ -75,7 +76,7 @@ def _scores_in(path: Path) -> list[dict[str, list[float]]]:
     return [part["scores"] for part in record.get("evaluations", ())]
 
 
-@pytest.mark.parametrize("folder", sorted(OLD.iterdir()), ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", OLD_BOARDS, ids=lambda folder: folder.name)
 def test_old_files_load_and_give_the_same_figures(tmp_path: Path, folder: Path) -> None:
     cells, prompts = results.load_cells(folder), results.load_prompts(folder)
     for path, cell in cells.items():
@@ -99,9 +100,71 @@ def test_cells_of_the_second_schema_keep_their_identity() -> None:
         assert results.record_path(OLD / "schema2", cell) == path
 
 
-def test_a_change_of_an_old_file_is_noticed(tmp_path: Path) -> None:
+def test_a_result_of_the_first_schema_says_what_it_was_made_by() -> None:
+    base, dpo = results.load_cells(OLD / "schema1").values()
+    assert isinstance(dpo, results.CellResult)
+    assert (base.base, base.training, base.pairs) == (True, None, "")
+    assert (dpo.base, dpo.pairs, dpo.label) == (False, "shapes", "Diffusion-DPO")
+    assert base.evaluation == dpo.evaluation
+    assert dpo.evaluation.image_seeds == (0, 1)
+    assert dpo.evaluation.sampling == {"scheduler": "ddim", "steps": 20, "guidance": 7.5}
+    assert dpo.evaluation.prompts == small_board.EVALUATION.prompts
+    assert dpo.evaluation.scorers == small_board.EVALUATION.scorers
+    assert dpo.training is not None
+    assert dpo.training.options == small_board.TRAINING.options
+    assert dpo.label_scorers == {"colour": dpo.evaluation.scorers["colour"]}
+    # The same draw as today's board of seeds.
+    today = small_board.cell("dpo", lift=0.3)
+    assert [part.scores for part in dpo.evaluations] == [part.scores for part in today.evaluations]
+    assert (dpo.cost, dpo.budget) == (today.cost, today.budget)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.pop("sampling"), "no result of schema 1 without 'sampling'"),
+        (lambda r: r.update(evaluations=3), "no result of schema 1 .*not iterable"),
+        (lambda r: r.update(colour=1), r"record\.colour: "),
+        (lambda r: r["configuration"].pop("scorers"), "no result of schema 1 without 'scorers'"),
+        (
+            lambda r: r["evaluations"][0]["scores"]["gold"].pop(),
+            r"scores\.gold \(parti\) has 79, not 80 scores",
+        ),
+    ],
+)
+def test_a_bad_result_of_the_first_schema_is_refused(
+    tmp_path: Path, change: Any, message: str
+) -> None:
+    old = next((OLD / "schema1" / "results").glob("dpo*"))
+    path = Path(shutil.copy(old, tmp_path / "x.json"))
+    edit(path, change)
+    with pytest.raises(BenchError, match=message) as caught:
+        results.load_cell(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_a_failure_of_the_first_schema_says_to_go(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    old = next((OLD / "schema2" / "results").glob("dpo*"))
+    path.write_text('{"schema": 1, "kind": "failure", "record": {"method": "a"}, "sha256": ""}')
+    with pytest.raises(BenchError, match="does not say its protocol; remove the file"):
+        results.load_cell(path)
+
+
+def test_an_old_file_and_a_new_one_of_the_same_cell_are_two_of_one(tmp_path: Path) -> None:
+    board = Path(shutil.copytree(OLD / "schema2", tmp_path / "board"))
+    path = next((board / "results").glob("dpo*"))
+    cell = results.load_cell(path)
+    assert isinstance(cell, results.CellResult)
+    path.rename(path.with_name("older.json"))
+    results.save_record(board, _known(cell))
+    with pytest.raises(BenchError, match=r"older\.json describe the same cell; remove one"):
+        results.load_cells(board)
+
+
+@pytest.mark.parametrize("folder", OLD_BOARDS, ids=lambda folder: folder.name)
+def test_a_change_of_an_old_file_is_noticed(tmp_path: Path, folder: Path) -> None:
+    path = tmp_path / "x.json"
+    old = next((folder / "results").glob("dpo*"))
     text = old.read_text(encoding="utf-8")
     path.write_text(text.replace('"label": "Diffusion-DPO"', '"label": "DPO"'), encoding="utf-8")
     with pytest.raises(BenchError, match="sha256 does not match"):

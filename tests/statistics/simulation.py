@@ -1,14 +1,14 @@
 """A world whose truth is known, from which whole boards are drawn, to see what intervals do.
 
-One image beats the base's where the latent margin
+The score of an image less that of the base's image of the same prompt and noise is
 
-    z[m,s,p] = mu[m,s] + g[text p] + h[m, text p] + k[m,s, text p] + noise[m,s,p]
+    z[m,s,p] = mu[m,s] + g[text p] + h[m, text p] + k[m,s, text p] + noise[m,s,p],
 
-is above a band around 0; within the band they tie. g is what a prompt does to every method (the
-base's own image among it), h what it does to one method whatever the train seed, k what it does
-to one training. They are normal, and their variances and the noise's sum to 1, so that the rate
-of a training is [Phi(mu - band) + Phi(mu + band)] / 2. That rate is drawn, from a beta
-distribution whose mean is the method's rate and whose sd is the train seeds': both estimands are
+and 0, a tie, within a band around 0. g is what a prompt does to every method (the base's own image
+among it), h what it does to one method whatever the train seed, k what it does to one training.
+They are normal, and their variances and the noise's sum to 1, so that the true win rate of a
+training is [Phi(mu - band) + Phi(mu + band)] / 2. That rate is drawn from a beta distribution
+whose mean is the method's rate and whose sd is the train seeds': the truth of both estimands is
 known exactly, and no rate leaves [0, 1].
 """
 
@@ -22,11 +22,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 
+from bench.leaderboard.ranking import Player, Ranking, rank
 from bench.statistics import model
+from bench.statistics.model import Components, WinRate
 
 Floats = npt.NDArray[np.float64]
 
 SEED = 20250602
+_AT_ONCE = 16_000_000
+"""Scores drawn at once: 64 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,7 @@ class World:
     """What boards are drawn from.
 
     The default variances give prompts 41% of an outcome's variance; the methods of
-    leaderboards/shapes have 13 to 72%, half of them between 29 and 59%.
+    leaderboards/shapes have 13 to 72%.
     """
 
     prompts: int
@@ -54,9 +58,11 @@ class World:
     prompt_sets: int = 1
     """With two, the first holds a quarter of the rows, and is 4 points harder than the second."""
     shared: float = 0.3
+    """Variance of g."""
     own: float = 0.3
+    """Variance of h."""
     training: float = 0.1
-    """Variances of g, h and k; the noise has the rest."""
+    """Variance of k where texts repeat; else it is one with the noise."""
 
     def texts(self) -> tuple[list[str], list[str]]:
         """[prompts] texts and the names of their prompt sets."""
@@ -71,27 +77,31 @@ class World:
 
 
 @dataclass(frozen=True)
-class Boards:
-    """Boards drawn from a world, with what is true of them."""
+class Board:
+    """One draw, and what is true of it."""
 
-    outcomes: npt.NDArray[np.float32]
-    """[boards, methods, train seeds, prompts], each 0, 0.5 or 1."""
+    scores: Floats
+    """[methods, train seeds, prompts], the base's being 0."""
     methods: Floats
-    """[boards, methods]: true macro win rate over train seeds and prompts."""
-    checkpoints: Floats
-    """[boards, methods, train seeds]: true macro win rate of each training over prompts."""
+    """[methods]: true win rate over train seeds and prompts, every prompt set alike."""
+    trainings: Floats
+    """[methods, train seeds]: true win rate of each training over prompts."""
+
+    @property
+    def outcomes(self) -> Floats:
+        """[methods, train seeds, prompts] against the base, each 0, 0.5 or 1."""
+        return 0.5 * (1.0 + np.sign(self.scores))
 
 
-def boards(world: World, count: int, seed: int = SEED, at_once: int = 0) -> Iterator[Boards]:
-    """Draw `count` boards, a few at once (64 MB of outcomes unless told)."""
+def boards(world: World, count: int, seed: int = SEED) -> Iterator[Board]:
+    """Draw boards."""
     random = np.random.Generator(np.random.SFC64(seed))
-    values = world.methods * world.seeds * world.prompts
-    at_once = at_once or max(1, 16_000_000 // values)
+    at_once = max(1, _AT_ONCE // (world.methods * world.seeds * world.prompts))
     for start in range(0, count, at_once):
-        yield _draw(world, min(at_once, count - start), random)
+        yield from _draw(world, min(at_once, count - start), random)
 
 
-def _draw(world: World, count: int, random: np.random.Generator) -> Boards:
+def _draw(world: World, count: int, random: np.random.Generator) -> Iterator[Board]:
     texts, names = world.texts()
     text = np.unique(texts, return_inverse=True)[1]
     set_of = np.unique(names, return_inverse=True)[1]
@@ -99,10 +109,10 @@ def _draw(world: World, count: int, random: np.random.Generator) -> Boards:
     methods = random.uniform(*world.rates, size=shape[:2])
     sd = np.full(world.methods, world.seed_sd)
     sd[-1] *= world.unequal
-    checkpoints = _beta(methods[..., None], sd[None, :, None], shape, random)
+    trainings = _beta(methods[..., None], sd[None, :, None], shape, random)
     band = float(ndtri((1 + world.ties) / 2))
     harder = np.array([-0.02, 0.02]) if world.prompt_sets == 2 else np.zeros(1)
-    mu = _margin(checkpoints[..., None] + harder, band).astype(np.float32)
+    mu = _margin(trainings[..., None] + harder, band).astype(np.float32)
 
     def effects(variance: float, *of: int) -> npt.NDArray[np.float32]:
         drawn = random.standard_normal((*of, text.max() + 1), dtype=np.float32)
@@ -115,8 +125,9 @@ def _draw(world: World, count: int, random: np.random.Generator) -> Boards:
         noise -= world.training
         z += effects(world.training, *shape)
     z += math.sqrt(noise) * random.standard_normal((*shape, world.prompts), dtype=np.float32)
-    outcomes = 0.5 * (z > band) + 0.5 * (z > -band)
-    return Boards(outcomes.astype(np.float32), methods, checkpoints)
+    z[np.abs(z) <= band] = 0.0
+    for each in range(count):
+        yield Board(z[each].astype(np.float64), methods[each], trainings[each])
 
 
 def _beta(mean: Floats, sd: Floats, shape: tuple[int, ...], random: np.random.Generator) -> Floats:
@@ -128,7 +139,7 @@ def _beta(mean: Floats, sd: Floats, shape: tuple[int, ...], random: np.random.Ge
 
 
 def _margin(rate: Floats, band: float) -> Floats:
-    """The mu at which a training has a rate, for a band: by a table, exact to 1e-6."""
+    """The mu at which a training has a rate, for a band: by a table, to 1e-6."""
     mu = np.linspace(-8, 8, 40_001)
     return np.interp(rate, (ndtr(mu - band) + ndtr(mu + band)) / 2, mu)
 
@@ -144,13 +155,9 @@ class Share:
     def __str__(self) -> str:
         return f"{100 * self.value:.1f} ± {100 * self.error:.1f}%"
 
-    @property
-    def percent(self) -> str:
-        return f"{100 * self.value:.1f}"
-
 
 def share(happened: npt.ArrayLike) -> Share:
-    """Of [boards, ...] whether it happened."""
+    """Of [boards] or [boards, methods] whether it happened."""
     each = np.asarray(happened, np.float64)
     each = each.reshape(len(each), -1).mean(axis=1)
     return Share(float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each))))
@@ -158,19 +165,39 @@ def share(happened: npt.ArrayLike) -> Share:
 
 def components(
     world: World, count: int, seed: int = SEED
-) -> Iterator[tuple[list[model.Components], Boards, int]]:
-    """What the model makes of each method of each board, with the boards and the board's number."""
+) -> Iterator[tuple[Board, list[Components]]]:
+    """Boards, and what the model makes of each method against the base."""
     design = model.design(*world.texts())
-    for some in boards(world, count, seed):
-        for number, board in enumerate(some.outcomes.astype(np.float64)):
-            yield [model.components(each[:, :, None], design) for each in board], some, number
+    for board in boards(world, count, seed):
+        yield board, [model.components(each[:, :, None], design) for each in board.outcomes]
+
+
+def truth(board: Board) -> Floats:
+    """[methods]: what the model's estimand is with so many train seeds."""
+    return board.methods if board.trainings.shape[1] > 1 else board.trainings[:, 0]
 
 
 def covered(world: World, count: int, seed: int = SEED) -> npt.NDArray[np.bool_]:
     """[boards, methods]: whether the model's interval holds the truth that it speaks of."""
-    found = []
-    for parts, some, number in components(world, count, seed):
-        truth = some.methods[number] if world.seeds > 1 else some.checkpoints[number, :, 0]
-        rates = model.win_rates(parts)
-        found.append([r.low <= true <= r.high for r, true in zip(rates, truth, strict=True)])
-    return np.array(found)
+    return np.array(
+        [
+            _within(model.win_rates(parts), truth(board))
+            for board, parts in components(world, count, seed)
+        ]
+    )
+
+
+def _within(rates: list[WinRate], true: Floats) -> list[bool]:
+    return [rate.low <= value <= rate.high for rate, value in zip(rates, true, strict=True)]
+
+
+def rankings(world: World, count: int, seed: int = SEED) -> Iterator[tuple[Board, Ranking]]:
+    """Boards, and how they rank."""
+    design = model.design(*world.texts())
+    base = np.zeros((world.prompts, 1))
+    for board in boards(world, count, seed):
+        players = [
+            Player(f"method {i}", "", {s: row[:, None] for s, row in enumerate(each)})
+            for i, each in enumerate(board.scores)
+        ]
+        yield board, rank(players, base, design)

@@ -12,8 +12,8 @@ import numpy as np
 from bench.leaderboard.names import shortened
 from bench.leaderboard.opening import Opened, cells_of
 from bench.leaderboard.results import CellResult, PromptSetScores
-from bench.leaderboard.score_frame import image_paths
 from bench.lib.errors import BenchError, UnknownNameError
+from bench.outputs.score_table import image_paths
 from bench.recipe.prompt_table import PromptTable
 from bench.statistics.model import Floats
 
