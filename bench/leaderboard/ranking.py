@@ -175,8 +175,10 @@ def _sources(pairs: Sequence[_Pair], players: int) -> Sources:
     per_method = np.sqrt(np.maximum(rest, 0.0) / (contrast**2).sum(axis=1))
     loads = np.concatenate([influence, contrast * per_method[:, None]], axis=1)
     # Where all outcomes are alike nothing is measured; such a pair is like no other.
-    nothing = ~loads.any(axis=1)
-    return Sources(np.concatenate([loads, np.eye(len(pairs))[:, nothing]], axis=1))
+    nothing = np.flatnonzero(~loads.any(axis=1))
+    alone = np.zeros((len(pairs), len(nothing)))
+    alone[nothing, np.arange(len(nothing))] = 1.0
+    return Sources(np.concatenate([loads, alone], axis=1))
 
 
 def _within(rate: WinRate, level: float) -> WinRate:
