@@ -243,6 +243,7 @@ class _Asked:
             weights=own[self.cluster[rows[:, 0]]],
             stratum=stratum,
             chance=chance,
+            prompt_set=self.compared.design.stratum[rows[:, 0]],
         )
 
     def scorer_findings(self, votes: Sequence[Vote], outcomes: Floats) -> list[ScorerFinding]:

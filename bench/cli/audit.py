@@ -9,6 +9,7 @@ import typer
 
 from bench.cli import output
 from bench.cli.frame import RUNS, STORE, AsJson, StoreFolder
+from bench.cli.show import ROOTS
 from bench.lib.errors import BenchError
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ audit_app = typer.Typer(no_args_is_help=True, help="Ask people, blind, which ima
 AUDITS = RUNS / "audits"
 _FEW = 30
 """Prompts of a pair below which its rate says little."""
-Run = Annotated[Path, typer.Argument(help="A run's folder, or a board's.")]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN|BOARD", help="A run's or board's folder, or its name.")
+]
 
 
 @audit_app.command("export")
@@ -66,10 +69,11 @@ def export(
     from bench.lib.progress import Progress
     from bench.registry.spec_language import split_list
 
-    out = out or AUDITS / (safe_name(run.resolve().name) or "audit")
+    folder = _folder(run)
+    out = out or AUDITS / (safe_name(folder.resolve().name) or "audit")
     exporting.check_free(out)
     run_folder.outside(out, store)
-    found = compared.load(run, split_list(methods or ""), protocol)
+    found = compared.load(folder, split_list(methods or ""), protocol)
     audit = exporting.prepare(
         found,
         exporting.images_in(store, found),
@@ -122,8 +126,9 @@ def import_votes(
         own_files.apart(out, [path for path in (key, *votes) if path.exists()])
     loaded = load_key(key)
     answers = load_votes(votes, loaded)
-    findings = find(loaded, compared.of_key(run, loaded), answers)
-    place = _write(run, out, findings)
+    folder = _folder(run)
+    findings = find(loaded, compared.of_key(folder, loaded), answers)
+    place = _write(folder, out, findings)
     if stdout:
         stdout.emit(findings_text(findings).rstrip())
         return
@@ -131,6 +136,13 @@ def import_votes(
     _show(progress, findings)
     if place:
         progress.say(f"Findings: {place}")
+
+
+def _folder(run: str) -> Path:
+    """The folder that a path, or a name below the usual places, means."""
+    from bench.leaderboard.opening import find_folder, open_folder
+
+    return find_folder(run, ROOTS) or open_folder(run, ROOTS).folder
 
 
 def _whole_numbers(text: str | None, flag: str) -> list[int]:

@@ -27,6 +27,9 @@ from bench.registry.spec_language import split_list
 if TYPE_CHECKING:
     from bench.comparison.comparing import Compared
 
+_SHOWN = 8
+"""Subjects of which every pair is printed; of more, `pairs.csv` has them."""
+
 
 def compare(
     context: typer.Context,
@@ -105,11 +108,10 @@ def compare(
 
 def _report(frame: Frame, compared: Compared, folder: Path) -> None:
     from bench.comparison import writing
-    from bench.leaderboard.console import console_table
 
-    frame.console.print(console_table(compared.tables))
-    frame.say("")
-    frame.console.print(writing.head_to_head(compared))
+    frame.console.print(writing.against_base(compared))
+    if 2 < len(compared.subjects) <= _SHOWN:
+        frame.console.print(writing.head_to_head(compared))
     for note in writing.notes(compared):
         frame.say(f"- {note}")
     for what, name in (

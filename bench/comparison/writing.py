@@ -14,14 +14,16 @@ from bench.comparison.comparing import ESTIMAND, Compared
 from bench.comparison.scores import image_files
 from bench.comparison.subjects import Subject
 from bench.leaderboard import tables
-from bench.leaderboard.fitted import Fitted
-from bench.leaderboard.latex import render_latex
+from bench.leaderboard.columns import GAP
+from bench.leaderboard.fitted import Column, Fitted
+from bench.leaderboard.names import wrapped
 from bench.leaderboard.results import Record, record_path, record_text, safe_name
 from bench.leaderboard.views import matrix
 from bench.lib import contact_sheet, escaping
 from bench.lib.errors import BenchError
 from bench.lib.files import write_atomic
 from bench.lib.reading import json_value, read_text
+from bench.statistics.model import WinRate
 from bench.store.store import Store
 
 MARK = "comparison.json"
@@ -84,7 +86,6 @@ def _texts(compared: Compared, out: Path) -> dict[str, str]:
     return {
         **{str(record_path(out, r).relative_to(out)): record_text(r) for r in records},
         **tables.render(compared.tables),
-        "leaderboard.tex": render_latex(compared.tables),
         "pairs.csv": _pairs_csv(compared),
     }
 
@@ -117,6 +118,30 @@ def _pairs_csv(compared: Compared) -> str:
     return stream.getvalue()
 
 
+def against_base(compared: Compared) -> Fitted:
+    """Win rates over the base, a column a scorer, for a terminal."""
+    (section,) = compared.tables.sections
+    rows = [row for row in section.rows if not row.base]
+    common = section.ranked_by
+
+    def columns() -> Iterator[Column]:
+        if len(common) > 1:
+            yield "mean", [_stacked(row.common) for row in rows]
+        for scorer in (*common, *(s for s in section.scorers if s not in common)):
+            stars = ("*" if scorer in row.in_loop else "" for row in rows)
+            rates = (row.scores.get(scorer) for row in rows)
+            yield scorer, [_stacked(*pair) for pair in zip(rates, stars, strict=True)]
+
+    names = ["\n".join(wrapped(escaping.printable(row.shown))) for row in rows]
+    return Fitted(names, list(columns()), f"over {escaping.printable(compared.base)}")
+
+
+def _stacked(rate: WinRate | None, star: str = "") -> str:
+    if rate is None:
+        return GAP
+    return f"{100 * rate.win_rate:.1f}%{star}\n[{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
+
+
 def head_to_head(compared: Compared) -> Fitted:
     """Every pair, for a terminal."""
     rates = {(pair.name, pair.other): pair.rate for pair in compared.pairs}
@@ -125,11 +150,19 @@ def head_to_head(compared: Compared) -> Fitted:
 
 def notes(compared: Compared) -> Iterator[str]:
     """What must be known to read the tables."""
-    level = "" if len(compared.pairs) == 1 else ", for all pairs at once"
+    sets = ", ".join(f"{table.name} ({len(table.texts):,})" for table in compared.pairing.tables)
+    images = len(compared.pairing.seeds)
     yield (
-        f"The row wins over the column in so many percent [95%{level}], over "
-        f"{', '.join(compared.scorers)}."
+        f"Paired by prompt: {sets}, {images} image{'s' if images > 1 else ''} each. Ties count one "
+        f"half."
     )
+    if len(compared.subjects) > 2:
+        yield (
+            f"Of each pair (here or in pairs.csv): the row wins over the column in so many percent "
+            f"[95%, for all pairs at once], over {', '.join(compared.scorers)}."
+        )
+    if any(subject.in_loop for subject in compared.subjects):
+        yield "*: a scorer whose rewards took part in its training, or in the base's."
     yield ESTIMAND
     for note in compared.notes:
         yield f"{note}."

@@ -35,8 +35,9 @@ def answer(section: Section) -> str:
             *_once([row for row in done if not row.rank_set]),
         ]
         return " ".join(sentences)
-    sentences = [f"As trained once, over {judged}: {_against_base(done)}."]
     trained_here = [row for row in done if row.budget and row.budget.steps]
+    which = "As trained once" if trained_here else "As given"
+    sentences = [f"{which}, over {judged}: {_against_base(done)}."]
     if trained_here:
         sentences.append(
             f"One training says nothing of another, so no method is ranked; {_remedy(section)}."

@@ -214,7 +214,8 @@ def method_name(row: Row, style: Style) -> str:
 
 def _costs(row: Row) -> tuple[str, str, str, str]:
     """Seconds and evaluations of training, evaluations of sampling, memory of training."""
-    if row.cost is None:
+    # What it cost to draw images that were found, nobody has measured.
+    if row.cost is None or not row.cost.sample_nfe:
         return GAP, GAP, GAP, GAP
     sampled = f"{row.cost.sample_nfe:,}"
     if row.base:

@@ -27,6 +27,7 @@ from bench.leaderboard.results import (
     load_cells,
     load_prompts,
 )
+from bench.leaderboard.signature import signature
 from bench.leaderboard.standings import HELD_OUT, GroupRow, Row, Section, Tables
 from bench.lib.errors import BenchError
 from bench.recipe.prompt_table import PromptTable
@@ -148,6 +149,12 @@ def _section(
         heading=heading,
         differs=differs,
         protocol=protocol.digest,
+        signature=signature(
+            protocol,
+            scorers,
+            prompts={name: len(table.texts) for name, table in tables.items()},
+            seeds=sorted({seed for row in rows for seed in row.seeds}),
+        ),
         evaluation=protocol.evaluation.digest,
         backbone=base.backbone,
         pairs=_pairs(cells),

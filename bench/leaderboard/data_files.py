@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.leaderboard.results import Budget, Cost
+from bench.leaderboard.signature import Signature
 from bench.leaderboard.standings import HELD_OUT, HeadToHead, Row, Section, Tables
 from bench.lib import escaping
 from bench.lib.canonical_json import plain, to_json
@@ -85,8 +86,12 @@ def render_csv(tables: Tables) -> str:
             **_rate_fields(rate),
             "adjusted_p": _rounded(row.adjusted_p) if scorer == COMMON else None,
             **_row_fields(row),
+            "signature": str(whole.narrowed(_scorers(section, row, scorer), row.seeds))
+            if rate
+            else "",
         }
         for section in tables.sections
+        for whole in (Signature.parse(section.signature),)
         for over_seeds, rows in ((True, section.rows), (False, section.seed_rows))
         for row in rows
         for scorer, rate in _columns_of(section, row)
@@ -98,6 +103,12 @@ def _columns_of(section: Section, row: Row) -> Iterator[tuple[str, WinRate | Non
     yield HELD_OUT, row.held_out
     for scorer in section.scorers:
         yield scorer, row.scores.get(scorer)
+
+
+def _scorers(section: Section, row: Row, scorer: str) -> Sequence[str]:
+    """Those that a number is of, or a mean over."""
+    means = {COMMON: section.ranked_by, HELD_OUT: row.held_out_scorers}
+    return means.get(scorer, (scorer,))
 
 
 def render_head_to_head_csv(tables: Tables) -> str:
@@ -165,10 +176,12 @@ def _csv_cell(value: Any) -> Any:
 def render_json(tables: Tables) -> str:
     """The rows, pooled and by train seed, with how the intervals were made."""
 
-    def rows(of: Iterable[Row]) -> list[dict[str, Any]]:
+    def rows(section: Section, of: Iterable[Row]) -> list[dict[str, Any]]:
+        whole = Signature.parse(section.signature)
         return [
             {
                 **_row_fields(row),
+                "signature": str(whole.narrowed(row.scores, row.seeds)) if row.scores else "",
                 "in_loop": list(row.in_loop),
                 "held_out_scorers": list(row.held_out_scorers),
                 "held_out": _rate_fields(row.held_out) if row.held_out else None,
@@ -192,8 +205,8 @@ def render_json(tables: Tables) -> str:
                 {
                     **{name: _rounded(getattr(section, name)) for name in _SECTION_FIELDS},
                     **_section_fields(section),
-                    "rows": rows(section.rows),
-                    "seed_rows": rows(section.seed_rows),
+                    "rows": rows(section, section.rows),
+                    "seed_rows": rows(section, section.seed_rows),
                     "head_to_head": [
                         {**_pair_fields(pair), **_rate_fields(pair.rate)}
                         for pair in section.head_to_head

@@ -65,6 +65,8 @@ def section_notes(section: Section, style: Style) -> list[str]:
         f"n = {sum(section.prompt_sets.values())} prompts ({distinct} distinct), "
         f"{section.images_per_prompt} image(s) each: {sets}."
     )
+    # Pipes are escaped for tables; here they would show the escape, and no copy could be read.
+    notes.append(f"Signature: {style.code(section.signature)}.".replace("\\|", "|"))
     if section.best_of_many is not None:
         notes.append(
             f"If no method differed from the base, the best of them would still show "
@@ -153,7 +155,7 @@ def _by_value(
 
 def _budget(row: Row) -> str:
     budget = row.budget
-    if budget is None:
+    if budget is None or not budget.steps:
         return "none"
     text = f"{budget.steps:,} steps, {budget.pairs_seen:,} pairs seen"
     return f"{text} of {budget.pairs_kept:,} kept and {budget.pairs_dropped:,} dropped"

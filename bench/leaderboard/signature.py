@@ -26,6 +26,7 @@ _DIGITS = 8
 _RESERVED = re.compile(r"[|:@+,%\s]")
 """Characters that part a signature; in names they stand as %XX, as in addresses of the web."""
 _PARTS = re.compile(r"[|%\s]")
+NONE = "none"
 _FIELDS = ("protocol", "scorer", "prompts", "n", "images", "seeds", "sampler", "bench")
 
 
@@ -66,11 +67,12 @@ class Signature:
         """The line."""
         values = (
             self.protocol,
-            "+".join(f"{_escaped(name)}@{_escaped(of)}" for name, of in self.scorers.items()),
+            "+".join(f"{_escaped(name)}@{_escaped(of)}" for name, of in self.scorers.items())
+            or NONE,
             "+".join(f"{_escaped(name)}:{count}" for name, count in self.prompts.items()),
             self.n,
             self.images,
-            ",".join(map(str, self.seeds)) or "none",
+            ",".join(map(str, self.seeds)) or NONE,
             _escaped(self.sampler, _PARTS),
             self.bench,
         )
@@ -96,13 +98,14 @@ class Signature:
                 scorers={
                     unquote(name): unquote(of)
                     for name, _, of in (each.partition("@") for each in said["scorer"].split("+"))
+                    if name != NONE or of
                 },
                 prompts={
                     unquote(name): int(count)
                     for name, _, count in (s.rpartition(":") for s in said["prompts"].split("+"))
                 },
                 images=int(said["images"]),
-                seeds=tuple(int(s) for s in said["seeds"].split(",") if s != "none"),
+                seeds=tuple(int(s) for s in said["seeds"].split(",") if s != NONE),
                 sampler=unquote(said["sampler"]),
                 bench=said["bench"],
             )

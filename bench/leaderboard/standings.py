@@ -186,6 +186,9 @@ class Section:
     """All in which it differs from those, in words; '' where there are none."""
     protocol: str
     """Digest of all that its cells have in common."""
+    signature: str
+    """By what its numbers were made, see `bench.leaderboard.signature`: of all its scorers and
+    train seeds; `Signature.narrowed` has that of one number."""
     evaluation: str
     """Digest of what was evaluated how: sections that share it share their base."""
     backbone: str

@@ -17,6 +17,9 @@ _SCALARS = frozenset({str, int, float, bool, type(None)})
 
 def plain(value: Any) -> Any:
     """Dataclasses and mappings as dicts, sequences as lists."""
+    # Most of a result are its scores, by the hundred thousand.
+    if isinstance(value, (float, str)):
+        return value
     if dataclasses.is_dataclass(value):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):

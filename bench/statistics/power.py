@@ -5,7 +5,7 @@ more prompts make small; between trainings, which only more train seeds do; and 
 prompt, which both do. Power is that of the very test that the model will do, at the level that
 `bench.statistics.ranking` gives each test of a family: averaged over the variance between
 trainings that so few of them may show (as the noncentral t distribution is; Cohen 1988,
-"Statistical Power Analysis", chapter 2), with Satterthwaite's degrees of freedom for each.
+"Statistical Power Analysis", chapter 2), with the model's degrees of freedom for each.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from scipy import optimize, special
 
 from bench.lib.errors import BenchError
-from bench.statistics.model import OWN_SEEDS, Components, Design
+from bench.statistics.model import OWN_SEEDS, Components, Design, degrees_of_freedom
 from bench.statistics.ranking import adjust, all_pairs
 
 POWER = 0.8
@@ -161,21 +161,17 @@ class Study:
         spread = self.spread
         # One win and one loss are added, which draws outcomes to the middle.
         drawn = 1 / (1 + 2 / prompts)
-        outcome = spread.prompt**2 + spread.residual**2 / seeds
-        by_seed = drawn**2 * spread.seed**2 / seeds
-        residual = drawn**2 * spread.residual**2 / prompts / seeds
-        error = math.sqrt(drawn**2 * outcome / prompts + by_seed)
+        by_prompt = drawn**2 * spread.prompt**2 / prompts
+        by_training = drawn**2 * (spread.seed**2 + spread.residual**2 / prompts) / seeds
+        error = math.sqrt(by_prompt + by_training)
         if not error:
             return 1.0
-        # What the data will show of it: of prompts, there are many.
-        by_prompt = (outcome + 0.5 / prompts) / (prompts + 3)
+        # What the data will show of it: of prompts, there are many; of trainings, few.
+        seen = (spread.prompt**2 + 0.5 / prompts) / (prompts + 3)
         free = self.trainings(seeds)
-        seen = (by_seed + residual) * special.chdtri(free, _QUANTILES) / free
-        # Where trainings seem to differ no more than chance has it, prompts alone count.
-        variance = by_prompt + np.maximum(0.0, seen - residual)
-        terms = by_prompt**2 / prompts + seen**2 / free + residual**2 / (prompts * free)
-        df = np.where(seen > residual, variance**2 / terms, min(prompts, _NORMAL))
-        reach = -special.stdtrit(df, self.alpha / 2) * np.sqrt(variance)
+        trainings = by_training * special.chdtri(free, _QUANTILES) / free
+        df = degrees_of_freedom(seen, min(prompts, _NORMAL), trainings, free)
+        reach = -special.stdtrit(df, self.alpha / 2) * np.sqrt(seen + trainings)
         above, below = ((sign * drawn * effect - reach) / error for sign in (1, -1))
         return float((special.ndtr(above) + special.ndtr(below)).mean())
 

@@ -13,11 +13,11 @@ Here the voted prompts are a part of all, drawn with known chances, so this is t
 estimator of two-phase sampling (Särndal, Swensson & Wretman 1992, chapter 9): prompts are drawn
 from all that could be asked, and those that are voted on from these,
 
-    Var = Var(y) / N + sum_h W_h^2 (1 - n_h / N_h) Var_h(y - lambda f) / n_h,
+    Var = Var_set(y) / N + sum_h W_h^2 (1 - n_h / N_h) Var_h(y - lambda f) / n_h,
 
-which without strata is the variance of PPI++ exactly. Few votes: Student's t, with degrees of
-freedom for strata and lambda; one win and one loss are added as in `bench.statistics.model`, in
-the share of a coin's variance that is left.
+which with one set and no strata is the variance of PPI++ exactly. Few votes: Student's t, with
+degrees of freedom for strata and lambda; one win and one loss are added as in
+`bench.statistics.model`, in the share of a coin's variance that is left.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ class Voted:
     """[prompts]: number of the stratum that it was drawn in."""
     chance: Floats
     """[prompts], in (0, 1]: of being drawn and answered."""
+    prompt_set: Integers
+    """[prompts]: number of the set that it lies in: how sets differ is no chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +122,6 @@ def human_rate(voted: Voted, population: Population, *, power: float | None = No
     tuned = tuned_power(voted, population) if power is None else power
     residuals = voted.votes - tuned * voted.predictions
     rate = float(tuned * (population.weights @ population.predictions) + weight @ residuals)
-    variance = float(weight @ (voted.votes - weight @ voted.votes) ** 2)
     left = float(weight @ (residuals - weight @ residuals) ** 2)
     # Of one win and one loss, as much as scorers, and the mean of several votes, leave of the
     # spread of coins; all where votes do not differ.
@@ -128,7 +129,7 @@ def human_rate(voted: Voted, population: Population, *, power: float | None = No
     added = min(1.0, (n * left + 2 * _spread(coin)) / (n * coin * (1 - coin)))
     centre = (n * rate + added) / (n + 2 * added)
     own = np.bincount(population.prompt, population.weights)
-    drawn = max(variance, _spread(centre) / (n + 2)) * float(own @ own)
+    drawn = max(_within(weight, voted), _spread(centre) / (n + 2)) * float(own @ own)
     shown = _stratified(weight, residuals, voted.stratum, voted.chance) * (n / (n + 2 * added)) ** 2
     shown += 2 * added * _spread(centre) / (n + 2 * added) ** 2
     df = n + 2 * added - len(np.unique(voted.stratum)) - (tuned > 0)
@@ -149,6 +150,17 @@ def human_rate(voted: Voted, population: Population, *, power: float | None = No
 def _spread(rate: float) -> float:
     """Mean square of one win and one loss about a rate."""
     return ((1 - rate) ** 2 + rate**2) / 2
+
+
+def _within(weight: Floats, voted: Voted) -> float:
+    """Variance of votes within prompt sets."""
+    total = 0.0
+    sets = np.unique(voted.prompt_set)
+    for number in sets:
+        rows = voted.prompt_set == number
+        mean = weight[rows] @ voted.votes[rows] / weight[rows].sum()
+        total += float(weight[rows] @ (voted.votes[rows] - mean) ** 2)
+    return total * len(weight) / max(1, len(weight) - len(sets))
 
 
 def _stratified(weight: Floats, residuals: Floats, stratum: Integers, chance: Floats) -> float:

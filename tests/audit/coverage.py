@@ -115,6 +115,7 @@ def audit(
             weights=weights[drawn.rows],
             stratum=drawn.stratum,
             chance=drawn.chance,
+            prompt_set=np.zeros(len(drawn.rows), np.int64),
         ),
         Population(predictions=predictions, weights=weights, prompt=np.arange(prompts)),
     )

@@ -188,7 +188,8 @@ def test_what_cannot_be_asked_is_refused(
 def test_a_folder_that_is_no_runs_is_refused(bench: Bench) -> None:
     code, _, error = bench("audit", "export", "nowhere")
     assert (code, error.count("\n")) == (1, 1)
-    assert "is no run's folder" in error
+    assert "nowhere" in error
+    assert "name one with results/" in error
 
 
 def test_methods_are_named_by_label_and_protocols_by_digest(tmp_path: Path) -> None:

@@ -155,8 +155,8 @@ def test_files_are_checked_together(asked: Asked, tmp_path: Path) -> None:
 
 def test_the_command_writes_findings_into_a_runs_folder(bench: Bench, tmp_path: Path) -> None:
     small = make(tmp_path / "own", prompts=12)
-    (tmp_path / "runs").mkdir()
-    marked = tmp_path / "runs" / "mine"
+    (tmp_path / "bench-runs").mkdir()
+    marked = tmp_path / "bench-runs" / "mine"
     with RunFolder(marked).held() as folder:
         folder.replace(
             {
@@ -165,7 +165,7 @@ def test_the_command_writes_findings_into_a_runs_folder(bench: Bench, tmp_path: 
             }
         )
     store = ("--store", str(small.store))
-    assert bench("audit", "export", str(marked), *store, "--sample", "30", "--out", "page")[0] == 0
+    assert bench("audit", "export", "mine", *store, "--sample", "30", "--out", "page")[0] == 0
     key = tmp_path / "page-key.json"
     from bench.audit.records import load_key
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from bench.statistics import model
 from tests import toy
 from tests.commands import Bench
 from tests.comparison.conftest import write_images
+from tests.leaderboard import small_board
+from tests.leaderboard.small_board import cell, save
 from tests.tiny import save_tiny_pipeline
 
 FOLDERS = ("compare", "a", "b", "--prompts=prompts.tsv", "--scorers=channel", "--device=cpu")
@@ -50,6 +53,7 @@ def test_what_it_leaves_is_a_board(bench: Bench, two: Path) -> None:
     code, out, err = bench(*FOLDERS)
     assert code == 0, err
     assert "no p and no rank" in out
+    assert "As trained" not in out
     folder = two / "bench-runs" / "compare" / "a-vs-b"
     tables.check(folder)
     (section,) = build(folder).sections
@@ -197,6 +201,69 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(
     scorers = () if any("--scorers" in a for a in arguments) else ("--scorers=channel",)
     message = _refused(bench, "compare", *arguments, *extra, *scorers, "--device=cpu")
     assert says in message
+
+
+def test_a_list_with_other_numbers_of_images_is_refused(bench: Bench, two: Path) -> None:
+    lines = ["image,prompt", *(f"b/{i:05d}.png,toy {i // 2}" for i in range(59))]
+    (two / "list.csv").write_text("\n".join(lines))
+    message = _refused(bench, "compare", "list.csv", "a", *FOLDERS[3:])
+    assert "list.csv: lists 2 images of most prompts, but 1 of 'toy 29'" in message
+
+
+def test_what_shares_no_prompt_is_refused(bench: Bench, two: Path) -> None:
+    (two / "list.csv").write_text("image,prompt\nb/00000.png,another")
+    message = _refused(bench, "compare", "a", "list.csv", *FOLDERS[3:])
+    assert "no prompt of which all have an image" in message
+
+
+def test_scorers_that_a_training_has_read_do_not_decide(bench: Bench, tmp_path: Path) -> None:
+    save(tmp_path / "leaderboards" / "small", small_board.cells())
+    data = _data(bench, "compare", "small:base", "small:dpo", "small:smpo[0]")
+    assert data["scorers"] == ["gold"]
+    code, out, err = bench("compare", "small:base", "small:smpo[0]")
+    assert code == 0, err
+    assert "took part in its training" in out
+    data = _data(bench, "compare", "small:smpo[0]", "small:sft", "--scorers=colour")
+    assert data["scorers"] == ["colour"]
+    assert any("every scorer took part" in note for note in data["notes"])
+
+
+def test_scores_of_another_scorer_of_the_name_are_not_mixed(bench: Bench, tmp_path: Path) -> None:
+    other = {"channel": {"name": "channel", "version": "0", "options": {}, "fingerprint": "old"}}
+    evaluation = replace(small_board.EVALUATION, scorers=other)
+    row = cell("dpo", held_out=())
+    renamed = [replace(p, scores={"channel": p.scores["gold"]}) for p in row.evaluations]
+    old = replace(row, evaluation=evaluation, evaluations=tuple(renamed))
+    save(tmp_path / "leaderboards" / "old", [old])
+    save(tmp_path / "leaderboards" / "small", [cell("base")])
+    assert "no scorer has scored all of them" in _refused(bench, "compare", "old:dpo", "small:base")
+    message = _refused(bench, "compare", "old:dpo", "small:base", "--scorers=channel")
+    assert "was scored by another channel: " in message
+    assert "fingerprint" in message
+
+
+def test_images_of_a_run_are_scored_by_a_scorer_that_it_did_not_have(
+    bench: Bench, toy_run: Path
+) -> None:
+    data = _data(
+        bench, "compare", "toy:base", "toy:sft[0]", "--scorers=channel[index=2]", "--device=cpu"
+    )
+    assert data["scorers"] == ["channel[index=2]"]
+    shutil.rmtree(toy_run / "bench-runs" / "store")
+    message = _refused(bench, "compare", "toy:base", "toy:sft[0]", "--scorers=channel[index=1]")
+    assert "--store" in message
+
+
+def test_a_scorer_that_fails_leaves_the_others(bench: Bench, two: Path) -> None:
+    broken = [a.replace("channel", "channel,faulty") for a in FOLDERS]
+    code, out, err = bench(*broken)
+    assert code == 1
+    assert "score with faulty" in err
+    assert "75.0%" not in err
+    assert "79.2%" in out
+    assert "score with faulty" in _refused(
+        bench, *(a.replace("channel", "faulty") for a in FOLDERS)
+    )
 
 
 def test_scorers_are_asked_for_where_nothing_has_scores(bench: Bench, two: Path) -> None:

@@ -39,7 +39,7 @@ def test_rows_are_left_out_but_figures_stay(bench: Bench, board: Path) -> None:
     assert code == 0
     assert not any(line.lstrip().startswith("Diffusion-DPO") for line in out.splitlines())
     assert "(--method smpo; all of it: bench show small)" in out
-    (line,) = (line for line in whole.splitlines() if line.lstrip().startswith("smpo"))
+    line = next(line for line in whole.splitlines() if line.lstrip().startswith("smpo"))
     assert next(word for word in line.split() if "%" in word) in out
 
 

@@ -17,6 +17,9 @@ import pytest
 import yaml
 from rich.console import Console
 
+from bench.audit import compared, exporting
+from bench.audit.findings import find
+from bench.audit.votes import Vote
 from bench.leaderboard import run_folder, tables
 from bench.leaderboard.results import CellFailure, CellResult, load_cells
 from bench.leaderboard.run_folder import RunFolder
@@ -374,3 +377,19 @@ def test_a_result_changed_by_hand_is_refused_before_the_run(bench: Bench, tmp_pa
     assert code == 1
     assert path.name in err
     assert "was changed after a run wrote it" in err
+
+
+def test_a_runs_images_can_be_audited(folder: Path, store: Store, tmp_path: Path) -> None:
+    _write(_plan(folder), store, tmp_path)
+    found = compared.load(tmp_path)
+    assert [method.shown for method in found.methods] == ["dpo", "base"]
+    audit = exporting.prepare(found, exporting.images_in(store.root, found), count=5)
+    items = audit.key.items
+    assert len(audit.files) == 1 + 2 * len(items)
+    votes = [
+        Vote(item=i, rater="me", choice="left" if item.first_left else "right", seconds=1.0)
+        for i, item in enumerate(items)
+    ]
+    [pair] = find(audit.key, compared.of_key(tmp_path, audit.key), votes).pairs
+    assert pair.human
+    assert pair.human.win_rate == pytest.approx(1.0)

@@ -153,7 +153,7 @@ def test_a_store_of_any_name_and_place(run: Run, tmp_path: Path, store: str, out
         code, printed, said = run(store, out)
         assert (code, said) == (0, "")
         assert (tmp_path / out / "leaderboard.json").exists()
-        assert "0 of them cached" not in printed
+        assert ", 0 of them cached" not in printed
         assert toy.artefacts(Store(tmp_path / store)) == before
 
 

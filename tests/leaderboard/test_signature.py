@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import csv
 import dataclasses
 from pathlib import Path
 
 import pytest
 
 from bench.leaderboard import board as boards
+from bench.leaderboard import tables
 from bench.leaderboard.protocol import Protocol
 from bench.leaderboard.signature import Signature, of_cell, signature
 from bench.lib.errors import BenchError
@@ -59,7 +61,30 @@ def test_it_reads_back(scorers: str | list[str]) -> None:
 def test_a_section_says_what_its_numbers_share() -> None:
     section = Signature.parse(of(["shape", "gold", "colour"]))
     assert str(section.narrowed(["gold"], (1, 0))) == of("gold")
-    assert section.narrowed([], ()).seeds == ()
+    nothing = section.narrowed([], ())
+    assert "|scorer:none|" in str(nothing)
+    assert "|seeds:none|" in str(nothing)
+    assert Signature.parse(str(nothing)) == nothing
+
+
+def test_every_number_of_a_board_has_its_own(tmp_path: Path) -> None:
+    board = small_board.save(tmp_path, small_board.cells())
+    built = tables.write(board)
+    (section,) = built.sections
+    line = f"- Signature: `{section.signature}`.\n"
+    assert line in (board / "README.md").read_text()
+    with (board / "leaderboard.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        assert bool(row["signature"]) == bool(row["win_rate"])
+        if row["signature"]:
+            found = Signature.parse(row["signature"])
+            assert " ".join(map(str, found.seeds)) == row["train_seeds"]
+            if row["scorer"] in small_board.SCORERS:
+                assert list(found.scorers) == [row["scorer"]]
+    held = {r["method"]: r["signature"] for r in rows if r["scorer"] == "held-out"}
+    assert list(Signature.parse(held["smpo[beta=500]"]).scorers) == ["gold"]
+    assert list(Signature.parse(held["dpo"]).scorers) == ["colour", "gold", "shape"]
 
 
 @pytest.mark.parametrize(

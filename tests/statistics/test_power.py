@@ -20,6 +20,7 @@ from bench.statistics.power import (
     widest,
 )
 
+ALIKE = Spread(prompt=0.49, residual=0.1, seed=0.02)
 MIXED = Spread(prompt=0.3, residual=0.38, seed=0.03)
 
 
@@ -64,11 +65,11 @@ def found(
 @pytest.mark.parametrize(
     ("study", "prompts", "seeds"),
     [
-        (Study(spread=widest(), methods=1), 320, 3),
-        (Study(spread=widest(), methods=3), 320, 3),
+        (Study(spread=ALIKE, methods=1), 320, 3),
+        (Study(spread=ALIKE, methods=3), 320, 3),
         (Study(spread=MIXED, methods=3), 320, 3),
         (Study(spread=MIXED, methods=2), 400, 5),
-        (Study(spread=head_to_head(widest()), methods=2, pairs=True), 800, 2),
+        (Study(spread=head_to_head(ALIKE), methods=2, pairs=True), 800, 2),
         (Study(spread=head_to_head(MIXED), methods=3, pairs=True), 320, 3),
         (Study(spread=head_to_head(MIXED), methods=4, pairs=True), 100, 5),
     ],
@@ -93,19 +94,20 @@ def test_power_of_many_studies(prompts: int, seeds: int, pairs: bool) -> None:
 
 
 def test_wins_and_losses_spread_at_most_as_assumed() -> None:
-    # Each prompt is won below a threshold that moves with the training: alike but for that.
+    # Prompts are won below a level that moves with the training, by a draw that half of them share.
     prompts, seeds, study = 320, 3, Study(spread=widest(seed_sd=0.03), methods=3)
     effect = study.detectable(prompts, seeds)
     rng, design, hits = np.random.RandomState(1), distinct(prompts), 0
     for _ in range(500):
-        hard = rng.random_sample((3, 1, prompts))
+        draw = rng.standard_normal((3, 1, prompts)) + rng.standard_normal((3, seeds, prompts))
         level = 0.5 + 0.03 * rng.standard_normal((3, seeds, 1))
         level[0] += effect
-        compared = [model.components(o[:, :, None], design) for o in (hard < level) * 1.0]
+        won = (draw < math.sqrt(2) * stats.norm.ppf(level)).astype(np.float64)
+        compared = [model.components(one[:, :, None], design) for one in won]
         p_value = model.win_rates(compared)[0].p_value
         assert p_value is not None
         hits += p_value < study.alpha
-    assert POWER - 0.03 < hits / 500 < POWER + 0.07
+    assert hits / 500 > POWER
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 12])

@@ -45,6 +45,7 @@ def voted(n: int, said: Floats = SAID, liked: Floats = LIKED) -> Voted:
         weights=np.full(n, 1 / len(said)),
         stratum=np.zeros(n, np.int64),
         chance=np.full(n, n / len(said)),
+        prompt_set=np.zeros(n, np.int64),
     )
 
 
@@ -84,6 +85,7 @@ def test_votes_alone_are_the_boards_model() -> None:
         weights=np.full(n, 1e-9),
         stratum=np.zeros(n, np.int64),
         chance=np.full(n, 1e-9),
+        prompt_set=np.zeros(n, np.int64),
     )
     many = Population(
         predictions=np.zeros(10**6), weights=np.full(10**6, 1e-6), prompt=np.arange(10**6)
@@ -130,6 +132,7 @@ def test_chances_undo_the_sampling() -> None:
         weights=np.full(len(rows), 1 / N),
         stratum=stratum[rows],
         chance=chance,
+        prompt_set=np.zeros(len(rows), np.int64),
     )
     found = human_rate(mine, population(), power=0.0)
     own = [float(LIKED[rows][stratum[rows] == h].mean()) for h in (0, 1)]
