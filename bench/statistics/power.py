@@ -170,7 +170,9 @@ class Study:
         seen = (spread.prompt**2 + 0.5 / prompts) / (prompts + 3)
         free = self.trainings(seeds)
         trainings = by_training * special.chdtri(free, _QUANTILES) / free
-        df = degrees_of_freedom(seen, min(prompts, _NORMAL), trainings, free)
+        df = degrees_of_freedom(
+            seen, min(prompts, _NORMAL), trainings, free, family=self.methods > 1
+        )
         reach = -special.stdtrit(df, self.alpha / 2) * np.sqrt(seen + trainings)
         above, below = ((sign * drawn * effect - reach) / error for sign in (1, -1))
         return float((special.ndtr(above) + special.ndtr(below)).mean())

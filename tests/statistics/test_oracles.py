@@ -96,7 +96,7 @@ def test_degrees_of_freedom_by_hand() -> None:
         1 / (0.5 ** (4 / 3) / 4 + 0.0025), rel=1e-12
     )
     assert model.degrees_of_freedom(1.0, 100, 1.0, 4, family=True) == pytest.approx(
-        1 / (0.5 ** (2 / 3) / 4 + 0.0025), rel=1e-12
+        1 / (0.5 ** (4 / 5) / 4 + 0.0025), rel=1e-12
     )
     # One part alone has its own; with many trainings they are Satterthwaite's.
     assert model.degrees_of_freedom(1.0, 100, 0.0, 4) == pytest.approx(100)
