@@ -38,10 +38,17 @@ def panels(section: Section, names: Mapping[tuple[str, str], str]) -> Iterator[T
             ),
         )
     strengths = {(s.method, s.variant): s for s in section.strengths}
+    joints = [panel.joint for *_, panel in rows]
     columns = [
         ("worst scorer (sd)", [_worst(panel) for *_, panel in rows]),
-        ("dominates", [_share(panel.joint.dominating if panel.joint else None) for *_, panel in rows]),
-        ("dominated", [_share(panel.joint.dominated if panel.joint else None) for *_, panel in rows]),
+        (
+            "dominates",
+            [_share(panel.joint.dominating if panel.joint else None) for *_, panel in rows],
+        ),
+        (
+            "dominated",
+            [_share(panel.joint.dominated if panel.joint else None) for *_, panel in rows],
+        ),
         ("strength", [_strength(strengths.get(row.key)) for _, row, _ in rows]),
         ("diversity", [_ratio(panel) for *_, panel in rows]),
         *((f"{fact} (sd)", [_size(p.drift.get(fact)) for *_, p in rows]) for fact in _looks(rows)),
@@ -50,7 +57,8 @@ def panels(section: Section, names: Mapping[tuple[str, str], str]) -> Iterator[T
         ("beware", [printable("; ".join(panel.marks)) or words.GAP for *_, panel in rows]),
     ]
     known = [(head, cells) for head, cells in columns if any(cell != words.GAP for cell in cells)]
-    if rows and known:
+    methods = [name for name, *_ in rows]
+    if known:
         yield Table(
             title="At what price",
             note="Dominates, dominated: share of prompts where every scorer finds the image at "
@@ -60,7 +68,9 @@ def panels(section: Section, names: Mapping[tuple[str, str], str]) -> Iterator[T
             "pixels. At equal looks: the win rate where these are the base's. Weights moved: "
             "distance from the start's over their norm.",
             headings=("method", *(head for head, _ in known)),
-            rows=tuple(zip([name for name, *_ in rows], *(cells for _, cells in known), strict=True)),
+            rows=tuple(
+                zip([name for name, *_ in rows], *(cells for _, cells in known), strict=True)
+            ),
         )
 
 
@@ -77,7 +87,10 @@ def agreement(section: Section) -> Table | None:
         f"these {len(scorers)} scorers are worth {found.effective:.1f} independent ones.{warned}",
         headings=("", *scorers),
         rows=tuple(
-            (name, *(words.GAP if value is None else f"{words.rounded(value):.2f}" for value in line))
+            (
+                name,
+                *(words.GAP if value is None else f"{words.rounded(value):.2f}" for value in line),
+            )
             for name, line in zip(scorers, found.spearman, strict=True)
         ),
     )

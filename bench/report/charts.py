@@ -258,10 +258,7 @@ def _forest(view: SectionView, number: int, prompt_set: str, groups: Sequence[Gr
         prompt_set,
         f"By prompt set and group; {view.ranked_by_words}.{few}{more}",
         ("prompt set", "group", "method", *_INTERVAL),
-        [
-            (prompt_set, group.label, *_interval_row(group.method, group.rate))
-            for group in groups
-        ],
+        [(prompt_set, group.label, *_interval_row(group.method, group.rate)) for group in groups],
         chart,
         data,
     )
@@ -355,9 +352,7 @@ def _curve(view: SectionView, number: int, column: str) -> Figure:
     colour = alt.Color(
         "method:N",
         scale=alt.Scale(domain=names, range=[hue(i) for i in indices]),
-        legend=alt.Legend(
-            orient="top", title=None, symbolType="stroke", labelLimit=220, columns=4
-        ),
+        legend=alt.Legend(orient="top", title=None, symbolType="stroke", labelLimit=220, columns=4),
     )
     dash = alt.StrokeDash(
         "method:N",

@@ -241,9 +241,9 @@ def _line(section: Section, row: Row, name: str, signed: str) -> Line:
         train_nfe=trained.train_nfe if trained else None,
         sample_nfe=cost.sample_nfe if cost else None,
         memory_mb=trained.peak_memory_mb if trained else None,
-        marks=tuple(map(printable, getattr(row, 'marks', ()))),
+        marks=tuple(map(printable, getattr(row, "marks", ()))),
         failures=tuple(map(printable, row.failures)),
-        signature=printable(getattr(row, 'signature', '')),
+        signature=printable(getattr(row, "signature", "")),
     )
 
 
@@ -315,9 +315,7 @@ def _matrix(section: Section, names: Names) -> Matrix | None:
         return None
     met = {name for pair in duels for name in pair}
     order = tuple(name for name in names.values() if name in met)
-    return Matrix(
-        names=order, rows=tuple(tuple(duels.get((a, b)) for b in order) for a in order)
-    )
+    return Matrix(names=order, rows=tuple(tuple(duels.get((a, b)) for b in order) for a in order))
 
 
 def _proxies(section: Section, names: Names) -> Iterator[Proxy]:

@@ -89,7 +89,8 @@ def make(
         BenchError: the extra `report` is missing, or as `compare`.
     """
     require()
-    from bench.report import charts, drawing, gallery, page as pages, pictures
+    from bench.report import charts, drawing, gallery, pictures
+    from bench.report import page as pages
     from bench.report.views import section_view
 
     beside, files, said, parts = Path(page).stem, dict[str, bytes](), [], []
@@ -120,9 +121,7 @@ def make(
     return Report(files=files, said=tuple(dict.fromkeys(said)))
 
 
-def of_folder(
-    folder: Path, store: Path, choice: Choice = Choice(), *, page: str = NAME
-) -> Report:
+def of_folder(folder: Path, store: Path, choice: Choice = Choice(), *, page: str = NAME) -> Report:
     """The report of a run's folder or a board.
 
     Raises:
@@ -218,4 +217,3 @@ def _refuse_others(report: Report, page: Path) -> None:
             raise BenchError(
                 f"{place} holds {others[0]!r}, which no report has made; name another --out"
             )
-

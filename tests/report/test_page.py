@@ -237,9 +237,7 @@ def test_without_the_extra_the_line_that_installs_it_is_said(
     missing: str, monkeypatch: pytest.MonkeyPatch, board: Path, tmp_path: Path
 ) -> None:
     found = writing.find_spec
-    monkeypatch.setattr(
-        writing, "find_spec", lambda name: None if name == missing else found(name)
-    )
+    monkeypatch.setattr(writing, "find_spec", lambda name: None if name == missing else found(name))
     with pytest.raises(BenchError, match=r"pip install 'diffusion-preference-bench\[report\]'"):
         made(board)
     said: list[str] = []
@@ -258,8 +256,6 @@ def test_a_table_of_prompts_without_groups(tmp_path: Path) -> None:
     for cell in (small_board.cell("base"), small_board.cell("dpo")):
         (part, _) = cell.evaluations
         part = dataclasses.replace(part, prompts_sha256=table.sha256)
-        save_record(
-            tmp_path, dataclasses.replace(cell, evaluation=evaluation, evaluations=(part,))
-        )
+        save_record(tmp_path, dataclasses.replace(cell, evaluation=evaluation, evaluations=(part,)))
     page = parse(made(tmp_path).files[writing.NAME])
     assert page.gallery()["groups"] == []
