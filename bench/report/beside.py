@@ -41,14 +41,8 @@ def panels(section: Section, names: Mapping[tuple[str, str], str]) -> Iterator[T
     joints = [panel.joint for *_, panel in rows]
     columns = [
         ("worst scorer (sd)", [_worst(panel) for *_, panel in rows]),
-        (
-            "dominates",
-            [_share(panel.joint.dominating if panel.joint else None) for *_, panel in rows],
-        ),
-        (
-            "dominated",
-            [_share(panel.joint.dominated if panel.joint else None) for *_, panel in rows],
-        ),
+        ("dominates", [_share(joint.dominating if joint else None) for joint in joints]),
+        ("dominated", [_share(joint.dominated if joint else None) for joint in joints]),
         ("strength", [_strength(strengths.get(row.key)) for _, row, _ in rows]),
         ("diversity", [_ratio(panel) for *_, panel in rows]),
         *((f"{fact} (sd)", [_size(p.drift.get(fact)) for *_, p in rows]) for fact in _looks(rows)),
@@ -68,9 +62,7 @@ def panels(section: Section, names: Mapping[tuple[str, str], str]) -> Iterator[T
             "pixels. At equal looks: the win rate where these are the base's. Weights moved: "
             "distance from the start's over their norm.",
             headings=("method", *(head for head, _ in known)),
-            rows=tuple(
-                zip([name for name, *_ in rows], *(cells for _, cells in known), strict=True)
-            ),
+            rows=tuple(zip(methods, *(cells for _, cells in known), strict=True)),
         )
 
 
