@@ -330,7 +330,7 @@ def gold_and_proxy(view: SectionView) -> Figure | None:
 
 def curves(view: SectionView) -> list[Figure]:
     """What training said of itself, a chart for each column."""
-    columns = sorted({c for curve in view.curves for c in curve.values if c != "step"})
+    columns = sorted({c for curve in view.curves for c in curve.values} - {"step", "nfe"})
     return [_curve(view, number, column) for number, column in enumerate(columns)]
 
 

@@ -68,7 +68,7 @@ def collect(
             name = f"{section}-{item:05d}-{method:02d}.webp"
             files[name] = data
             urls[item, method] = f"{folder}/{name}"
-    return Pictures(urls=urls, files=files, said=_said(shown, chosen, some, len(urls), store))
+    return Pictures(urls=urls, files=files, said=_said(shown, chosen, some, len(urls)))
 
 
 def _thumbnail(store: Store, picture: Picture, side: int) -> bytes | None:
@@ -91,16 +91,16 @@ def _said(
     chosen: Sequence[int],
     some: Sequence[tuple[int, int, Picture]],
     found: int,
-    store: Store,
 ) -> str:
     sentences = []
     known = sum(1 for *_, picture in some if picture.sample)
     if not known:
         return "The results do not say where their pictures are, so none are shown."
     if found < len(some):
+        # Without the store's path, which says more of a machine than a page should.
         sentences.append(
-            f"{len(some) - found:,} of {len(some):,} pictures are not in the store {store.root}; "
-            f"name the store that has them by --store."
+            f"{len(some) - found:,} of {len(some):,} pictures are not in the store; "
+            f"`bench report --store STORE` names another."
         )
     if len(chosen) < len(shown.items):
         sentences.append(

@@ -383,18 +383,18 @@ def _costs(lines: Iterable[Line]) -> Table:
     rows = tuple(
         (
             line.name,
-            words.GAP if line.seconds is None else words.duration(line.seconds),
+            words.GAP if line.seconds is None else f"{words.rounded(line.seconds):,.0f}",
             words.GAP if line.train_nfe is None else f"{line.train_nfe:,}",
             words.GAP if line.sample_nfe is None else f"{line.sample_nfe:,}",
-            words.GAP if line.memory_mb is None else f"{line.memory_mb:,.0f} MB",
+            words.GAP if line.memory_mb is None else f"{line.memory_mb:,.0f}",
         )
         for line in lines
     )
     return Table(
         title="Costs",
-        note="Time of one device, for labelling, encoding and training; mean over train seeds. "
+        note="Seconds of one device, for labelling, encoding and training; mean over train seeds. "
         "NFE: latents through the denoiser, in training and for all images. Memory: peak.",
-        headings=("method", "time", "train NFE", "sample NFE", "memory"),
+        headings=("method", "seconds", "train NFE", "sample NFE", "memory (MB)"),
         rows=rows,
     )
 

@@ -29,8 +29,9 @@
   const valueOf = (row, column) => {
     const cell = row.cells[column];
     const text = cell.dataset.value ?? cell.textContent.trim();
-    const number = Number(text.replace(/[,%*]/g, ""));
-    return text === "" || text === "–" ? null : Number.isNaN(number) ? text : number;
+    if (text === "" || text === "–") return null;
+    const number = text.match(/^[+−-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?/);
+    return number ? Number(number[0].replaceAll(",", "").replace("−", "-")) : text;
   };
   const compare = (a, b) => (typeof a === "number" && typeof b === "number"
     ? a - b : String(a).localeCompare(String(b), "en", { numeric: true }));
