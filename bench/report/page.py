@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING
 
 from bench.leaderboard.notes import GENERAL
@@ -79,10 +80,17 @@ def render(title: str, parts: Sequence[Part], recipe: str, version: str) -> str:
         # Written for Markdown, where a star needs a mark before it.
         general=[note.replace("\\*", "*") for note in GENERAL],
         generator=GENERATOR,
+        drawn_by=drawn_by(),
         style=style,
         script=script,
         policy=policy(style, script),
     )
+
+
+def drawn_by() -> str:
+    """The libraries on whose versions the bytes of charts depend."""
+    libraries = ("altair", "vl-convert-python", "jinja2")
+    return ", ".join(f"{name} {version_of(name)}" for name in libraries)
 
 
 def policy(style: str, script: str) -> str:

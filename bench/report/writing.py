@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bench.leaderboard import results
+from bench.leaderboard.board import Board
 from bench.leaderboard.comparing import compare
 from bench.leaderboard.run_folder import MARK, RunFolder
 from bench.leaderboard.standings import Tables
@@ -172,6 +173,42 @@ def write(report: Report, page: Path) -> list[Path]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / name, data)
     return []
+
+
+def board_pages(board: Board, tables: Tables) -> dict[str, str]:
+    """The page of a board, without pictures: what `board.render` is given to make besides.
+
+    {} where the extra is not installed.
+    """
+    if missing():
+        return {}
+    title = board.file.title if board.file and board.file.title else board.folder.resolve().name
+    choice = Choice(images=False)
+    made = make(
+        board.cells,
+        board.prompts,
+        title=title,
+        store=board.folder,
+        tables=tables,
+        choice=choice,
+    )
+    return {name: data.decode() for name, data in made.files.items()}
+
+
+def checked_pages(board: Board, tables: Tables) -> dict[str, str]:
+    """As `board_pages`, of a board whose page is to be compared with what it should be.
+
+    {} where other versions of the libraries have drawn the page: their bytes are theirs. Neither
+    is there anything to compare where it has no page.
+    """
+    page = board.folder / NAME
+    if missing() or not page.is_file():
+        return {}
+    from bench.report.page import drawn_by
+
+    if f'content="{drawn_by()}"' not in read_text(page)[:_HEAD]:
+        return {}
+    return board_pages(board, tables)
 
 
 def add_to_run(
