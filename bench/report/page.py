@@ -89,7 +89,7 @@ def render(title: str, parts: Sequence[Part], recipe: str, version: str) -> str:
 
 def drawn_by() -> str:
     """The libraries on whose versions the bytes of charts depend."""
-    libraries = ("altair", "vl-convert-python", "jinja2")
+    libraries = ("altair", "vl-convert-python")
     return ", ".join(f"{name} {version_of(name)}" for name in libraries)
 
 

@@ -60,7 +60,7 @@ CONTRAST = """() => {
     if (!ink.startsWith('rgb')) continue;
     const [light, dark] = [luminance(numbers(ink).slice(0, 3)), luminance(ground(e))]
       .sort((a, b) => b - a);
-    if ((light + 0.05) / (dark + 0.05) < 4.5) poor.push(`${e.tagName} ${e.textContent.slice(0, 30)}`);
+    if ((light + 0.05) / (dark + 0.05) < 4.5) poor.push(`${e.tagName} ${e.textContent}`);
   }
   return poor;
 }"""
