@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from bench.leaderboard.notes import GENERAL
 from bench.report import charts, drawing, words
-from bench.report.charts import Figure
 from bench.report.views import SectionView
 
 if TYPE_CHECKING:
@@ -112,16 +111,18 @@ def _hash(text: str) -> str:
 
 
 def _charts(view: SectionView) -> Charts:
-    def drawn(figure: Figure) -> Drawn:
-        svg = drawing.inline(figure, view.id)
-        return Drawn(name=figure.name, title=figure.title, note=figure.note, svg=svg)
-
     cost, gold = charts.cost(view), charts.gold_and_proxy(view)
+    forests, curves = charts.forests(view), charts.curves(view)
+    some = [*(figure for figure in (cost, gold) if figure), *forests, *curves]
+    drawn = {
+        figure.name: Drawn(name=figure.name, title=figure.title, note=figure.note, svg=svg)
+        for figure, svg in zip(some, drawing.inline(some, view.id), strict=True)
+    }
     return Charts(
-        cost=drawn(cost) if cost else None,
-        forests=tuple(map(drawn, charts.forests(view))),
-        curves=tuple(map(drawn, charts.curves(view))),
-        gold_and_proxy=drawn(gold) if gold else None,
+        cost=drawn[cost.name] if cost else None,
+        forests=tuple(drawn[figure.name] for figure in forests),
+        curves=tuple(drawn[figure.name] for figure in curves),
+        gold_and_proxy=drawn[gold.name] if gold else None,
     )
 
 

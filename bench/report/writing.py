@@ -109,14 +109,11 @@ def make(
         files |= {f"{beside}/{name}": data for name, data in collected.files.items()}
         said += [collected.said] if collected.said else []
         about = " ".join(text for text in (shown.left_out, collected.said) if text)
-        data = gallery.payload(shown, view, collected.urls)
-        parts.append(pages.Part(view=view, gallery=data, about_gallery=about))
+        json = gallery.payload(shown, view, collected.urls)
+        parts.append(pages.Part(view=view, gallery=json, about_gallery=about))
         if choice.figures:
-            for figure in charts.of(view):
-                name = f"figures/{view.id}-{figure.name}"
-                files[f"{name}.svg"] = drawing.svg(figure).encode()
-                files[f"{name}.pdf"] = drawing.pdf(figure)
-                files[f"{name}.csv"] = drawing.data(figure).encode()
+            drawn = drawing.files(charts.of(view))
+            files |= {f"figures/{view.id}-{name}": data for name, data in drawn.items()}
     made_by = version("diffusion-preference-bench")
     files[page] = pages.render(title, parts, recipe, made_by).encode()
     return Report(files=files, said=tuple(dict.fromkeys(said)))

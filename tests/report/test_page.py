@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import os
 import re
+import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -259,3 +262,22 @@ def test_a_table_of_prompts_without_groups(tmp_path: Path) -> None:
         save_record(tmp_path, dataclasses.replace(cell, evaluation=evaluation, evaluations=(part,)))
     page = parse(made(tmp_path).files[writing.NAME])
     assert page.gallery()["groups"] == []
+
+
+def test_a_fork_of_a_process_that_has_drawn_draws_too(board: Path) -> None:
+    """vl-convert's threads are not in a fork, which would wait for them for ever."""
+    first = made(board).files[writing.NAME]
+    reading, writing_end = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(writing_end, hashlib.sha256(made(board).files[writing.NAME]).digest())
+        finally:
+            os._exit(0)
+    os.close(writing_end)
+    ready, _, _ = select.select([reading], [], [], 100)
+    if not ready:
+        os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert ready, "it hangs"
+    assert os.read(reading, 100) == hashlib.sha256(first).digest()
