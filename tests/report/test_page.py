@@ -281,3 +281,44 @@ def test_a_fork_of_a_process_that_has_drawn_draws_too(board: Path) -> None:
     os.waitpid(child, 0)
     assert ready, "it hangs"
     assert os.read(reading, 100) == hashlib.sha256(first).digest()
+
+
+def test_protocols_stand_apart_on_one_page(tmp_path: Path) -> None:
+    longer = dataclasses.replace(small_board.cell("dpo", lift=0.2), training=small_board.steps(20))
+    board = small_board.save(tmp_path, [*small_board.cells(), longer])
+    page = parse(made(board).files[writing.NAME])
+    ids = [e.attributes["id"] for e in page.elements if e.attributes.get("id")]
+    assert len(ids) == len(set(ids))
+    assert [e.attributes["id"] for e in page.all("article")] == ["s0", "s1"]
+    links = [e.attributes["href"] for e in page.all("a")]
+    assert {"#s0", "#s1"} <= set(links)
+    names = [[m["name"] for m in page.gallery(section)["methods"]] for section in ("s0", "s1")]
+    assert sorted(map(len, names)) == [2, 4]
+
+
+def test_a_board_of_the_base_and_a_failure(tmp_path: Path) -> None:
+    board = small_board.save(tmp_path, [small_board.cell("base"), small_board.failure("dpo")])
+    page = parse(made(board, figures=True).files[writing.NAME])
+    assert "train seed 0: killed" in "".join(e.text for e in page.all("li"))
+    assert [m["name"] for m in page.gallery()["methods"]] == ["base"]
+
+
+def test_a_page_of_a_checkpoint_ranks_nothing_and_says_so(tmp_path: Path) -> None:
+    board = small_board.save(tmp_path, [small_board.cell("base"), small_board.cell("dpo", lift=1)])
+    lead = parse(made(board).files[writing.NAME]).one("table", class_="sortable lead")
+    assert "this checkpoint, 1 train seed" in lead.text
+
+
+def test_the_committed_page_is_what_the_results_give() -> None:
+    """`bench leaderboard check` compares it too, where the same libraries are installed."""
+    from bench.leaderboard import board as boards
+
+    loaded = boards.load(SHAPES)
+    built = boards.standings_of(loaded)
+    page = (SHAPES / writing.NAME).read_text(encoding="utf-8")
+    for name, text in writing.checked_pages(loaded, built).items():
+        assert (name, text == page) == (writing.NAME, True)
+    # Where other versions draw, all but the drawings.
+    drawings = re.compile(r'<svg class="chart".*?</svg>|<meta name="drawn-by"[^>]*>', re.DOTALL)
+    ours = writing.board_pages(loaded, built)[writing.NAME]
+    assert drawings.sub("", ours) == drawings.sub("", page)
