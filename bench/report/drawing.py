@@ -144,8 +144,8 @@ def _here(jobs: Sequence[_Job]) -> list[bytes]:
     import vl_convert
 
     return [
-        str(vl_convert.vegalite_to_svg(spec)).encode()
+        str(vl_convert.vegalite_to_svg(dict(spec))).encode()
         if form == "svg"
-        else bytes(vl_convert.vegalite_to_pdf(spec))
+        else bytes(vl_convert.vegalite_to_pdf(dict(spec)))
         for form, spec in jobs
     ]
