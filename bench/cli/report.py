@@ -9,14 +9,15 @@ import typer
 
 from bench.cli import output
 from bench.cli.frame import STORE, StoreFolder
+from bench.cli.show import named
 
 
 def report(
     folder: Annotated[
-        Path, typer.Argument(metavar="RUN|BOARD", help="A run's folder, or a board.")
+        Path, typer.Argument(metavar="RUN|BOARD", help="A run's or board's folder, or its name.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="A file (.html) or a folder (default: RUN|BOARD).")
+        Path | None, typer.Option(help="A file (.html) or a folder; else that of the run or board.")
     ] = None,
     single_file: Annotated[
         bool, typer.Option("--single-file", help="Pictures within the page, to send it around.")
@@ -32,6 +33,7 @@ def report(
     from bench.report import writing
 
     writing.require()
+    folder = named(folder)
     page = writing.place(folder, out)
     choice = writing.Choice(within=single_file, images=not no_images, figures=figures)
     with clear_io_errors(folder, page.parent):

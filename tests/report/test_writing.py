@@ -77,6 +77,15 @@ def test_pictures_lie_beside_the_page_or_within_it(board: Path, bench: Bench) ->
     assert not Path("one").exists()
 
 
+def test_a_run_is_found_by_its_name(board: Path, bench: Bench) -> None:
+    runs = board.parent / "bench-runs"
+    runs.mkdir()
+    board.rename(runs / "mine")
+    code, _, err = bench("report", "mine", "--no-images")
+    assert (code, err) == (0, "")
+    assert (runs / "mine" / "report.html").is_file()
+
+
 def test_without_pictures_the_page_says_so(board: Path, bench: Bench) -> None:
     code, said, _ = bench("report", "board", "--store", "elsewhere")
     assert code == 0
