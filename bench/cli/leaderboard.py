@@ -29,13 +29,14 @@ def build(board: Boards = None) -> None:
     """Regenerate the tables of a board from its result files."""
     from bench.leaderboard import board as boards
     from bench.leaderboard import published
+    from bench.report import writing as report
 
     for folder in _boards(board):
         with _writing(folder):
             if published.is_published(folder):
                 published.write(folder)
             else:
-                boards.write(folder)
+                boards.write(folder, (report.board_pages,))
         typer.echo(f"built {printable(str(folder))}")
 
 
@@ -44,12 +45,13 @@ def check(board: Boards = None) -> None:
     """Fail unless results are as they were added and frozen, and tables what they give."""
     from bench.leaderboard import board as boards
     from bench.leaderboard import published
+    from bench.report import writing as report
 
     for folder in _boards(board):
         if published.is_published(folder):
             published.check(folder)
         else:
-            boards.check(folder)
+            boards.check(folder, (report.checked_pages,))
         typer.echo(f"up to date: {printable(str(folder))}")
 
 
@@ -67,9 +69,10 @@ def add(
 ) -> None:
     """Add a run's results to a board, or refuse them with the file and the field."""
     from bench.leaderboard import adding
+    from bench.report import writing as report
 
-    folder = _named(board)
-    done = adding.add(run, folder, method or (), as_deviation=as_deviation)
+    folder, more = _named(board), (report.board_pages,)
+    done = adding.add(run, folder, method or (), as_deviation=as_deviation, more=more)
     for name in done.files:
         typer.echo(printable(f"added {folder / name}"))
         if away := done.deviations.get(name):

@@ -18,6 +18,7 @@ from bench.cli.images import images
 from bench.cli.leaderboard import leaderboard_app
 from bench.cli.plugins import plugins
 from bench.cli.power import power
+from bench.cli.report import report
 from bench.cli.run import run
 from bench.cli.score import score
 from bench.cli.show import export, show
@@ -38,6 +39,7 @@ app.command()(power)
 app.command()(plugins)
 app.add_typer(leaderboard_app, name="leaderboard")
 app.add_typer(data_app, name="data")
+app.command()(report)
 app.command()(score)
 app.command()(compare)
 app.command()(show)

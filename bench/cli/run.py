@@ -127,8 +127,10 @@ def _write(frame: Frame, plan: Plan, out: Path, outcome: RunOutcome) -> None:
     from bench.leaderboard.answer import ENOUGH_SEEDS
     from bench.leaderboard.console import console_table
     from bench.outputs import writing
+    from bench.report import writing as report
 
     built = writing.write(plan, frame.store, out, outcome, frame.say)
+    reported = report.add_to_run(out, frame.store.root, frame.say)
     frame.console.print(console_table(built))
     if any(section.unranked_because and section.head_to_head for section in built.sections):
         frame.say(f"To rank the methods: {_with_seeds(sys.argv[1:], ENOUGH_SEEDS)}")
@@ -139,8 +141,10 @@ def _write(frame: Frame, plan: Plan, out: Path, outcome: RunOutcome) -> None:
         ("checkpoints", "checkpoints/<method>-seed<seed>/, with model cards"),
         ("contact sheet", "contact_sheet.png"),
         ("recipe", "recipe.yaml"),
+        ("report", "report.html, to be opened in a browser"),
     ):
-        if what != "checkpoints" or (out / "checkpoints").is_dir():
+        made = {"checkpoints": (out / "checkpoints").is_dir(), "report": reported}
+        if made.get(what, True):
             frame.say(f"  {what:<17} {out}/{name}")
     for reason in dict.fromkeys(outcome.failures.values()):
         output.complain(reason)

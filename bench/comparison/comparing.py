@@ -36,7 +36,7 @@ from bench.lib.errors import BenchError, UnknownNameError
 from bench.lib.reading import exists
 from bench.lib.wording import listed
 from bench.recipe import recipe as recipes
-from bench.recipe.prompt_table import PromptTable, stratified
+from bench.recipe.prompt_table import PromptTable
 from bench.registry.location import named_or_path
 from bench.registry.registry import Registry
 from bench.run import planning
@@ -125,9 +125,7 @@ def run(request: Request, registry: Registry, maker: Maker, roots: Sequence[Path
             else "name two things or more to compare"
         )
     subjects = _base_first(subjects, request.base)
-    if table is not None and request.limit:
-        table = stratified(table, request.limit)
-    pairing = pair(subjects, table)
+    pairing = pair(subjects, table, request.limit)
     scores = score(subjects, request.scorers, registry, maker)
     return compared(subjects, pairing, scores)
 
@@ -170,6 +168,10 @@ def _subjects(
 def _checkpoint_plan(given: Sequence[Given], request: Request, registry: Registry) -> Plan | None:
     """The plan that samples all checkpoints; nothing is trained."""
     if not given:
+        if request.recipe is not None or request.settings:
+            raise BenchError(
+                "--recipe and --set say how checkpoints are sampled, but no checkpoint is named"
+            )
         return None
     if request.recipe is None:
         raise BenchError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bench.comparison.subjects import Kind, Part, Subject
 from bench.lib.errors import BenchError
 from bench.lib.wording import listed, quoted
-from bench.recipe.prompt_table import PromptTable
+from bench.recipe.prompt_table import PromptTable, stratified
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,20 +37,24 @@ class Pairing:
     """What was left out, and what is not known, a sentence each."""
 
 
-def pair(subjects: Sequence[Subject], given: PromptTable | None) -> Pairing:
+def pair(
+    subjects: Sequence[Subject], given: PromptTable | None, limit: int | None = None
+) -> Pairing:
     """Pair all subjects by prompt and noise.
 
     Args:
         subjects: two or more.
         given: the prompts of --prompts; None: those of the first subject, in the prompt sets that
             every run among them has.
+        limit: prompts of each table at most, in the shares of their groups.
 
     Raises:
         BenchError: they share no prompt.
     """
     notes: list[str] = []
     tables, matched = [], []
-    for table in _tables(subjects, given):
+    for whole in _tables(subjects, given):
+        table = stratified(whole, limit) if limit else whole
         found = [_match(subject, table) for subject in subjects]
         kept = [row for row in range(len(table.texts)) if all(row in rows for rows in found)]
         notes += _left_out(table, subjects, found, kept)

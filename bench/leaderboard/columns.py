@@ -27,6 +27,8 @@ class Style:
     code: Callable[[str], str]
     rate: Callable[[WinRate, bool], str]
     """A win rate; True: of a scorer that is in-loop."""
+    separated: Callable[[str], str]
+    """Sets off the win rate of a pair that is separated."""
     own_mean: bool
     """Whether the mean over a row's own held-out scorers stands beside the common ones."""
 
@@ -176,7 +178,7 @@ def head_to_head_note(section: Section) -> str:
     """How to read the matrix of all pairs."""
     tested = any(pair.adjusted_p is not None for pair in section.head_to_head)
     intervals = (
-        "intervals and bold type hold for all pairs at once"
+        "intervals hold for all pairs at once; in bold (in a terminal: !) what is separated"
         if tested
         else f"each a {LEVEL:.0%} interval of these checkpoints"
     )
@@ -196,14 +198,14 @@ def head_to_head_columns(section: Section, style: Style) -> Iterator[Column]:
         of = [
             pairs.get(((row.method, row.variant), (column.method, column.variant))) for row in rows
         ]
-        yield method_name(column, style), [_duel(pair) for pair in of]
+        yield method_name(column, style), [_duel(pair, style) for pair in of]
 
 
-def _duel(pair: HeadToHead | None) -> str:
+def _duel(pair: HeadToHead | None, style: Style) -> str:
     if pair is None:
         return GAP
-    text = _in_line(pair.rate, in_loop=False)
-    return f"**{text}**" if pair.separated else text
+    text = style.rate(pair.rate, False)
+    return style.separated(text) if pair.separated else text
 
 
 def method_name(row: Row, style: Style) -> str:
@@ -229,5 +231,5 @@ def _costs(row: Row) -> tuple[str, str, str, str]:
     )
 
 
-MARKDOWN = Style(escaping.markdown, escaping.code, _in_line, own_mean=True)
-PLAIN = Style(escaping.printable, escaping.printable, _stacked, own_mean=False)
+MARKDOWN = Style(escaping.markdown, escaping.code, _in_line, "**{}**".format, own_mean=True)
+PLAIN = Style(escaping.printable, escaping.printable, _stacked, "! {}".format, own_mean=False)

@@ -118,6 +118,8 @@ def strengths(
         Of each method, in their order, and scorer -> how well it tells methods apart (mean 1).
         Both empty where there is nothing to fit.
     """
+    # Who has nothing held out is judged by nobody.
+    methods = {name: one for name, one in methods.items() if one.held_out_scorers}
     scorers = sorted(
         {s for m in methods.values() for s in m.scores if s not in m.in_loop and s in base.scores}
     )

@@ -11,7 +11,7 @@ import numpy as np
 from bench.leaderboard.standings import HeadToHead
 from bench.statistics import model
 from bench.statistics.model import Components, Design, Estimand, Floats, WinRate
-from bench.statistics.ranking import best_of_many, letters, rank_sets, simultaneous
+from bench.statistics.ranking import Sources, best_of_many, letters, rank_sets, simultaneous
 
 BASE = -1
 """Stands for the base where a player's number is expected."""
@@ -91,12 +91,12 @@ def rank(players: Sequence[Player], base: Floats, design: Design) -> Ranking:
             unranked_because="each method was trained once, which says nothing of another training",
         )
     tested = [pair for pair in pairs if pair.tested]
-    correlation = _correlation(tested, players)
+    sources = _sources(tested, len(players))
     family = simultaneous(
         [pair.rate.centre - 0.5 for pair in tested],
         [pair.rate.standard_error for pair in tested],
         [pair.rate.family_df if len(tested) > 1 else pair.rate.df for pair in tested],
-        correlation,
+        sources,
     )
     adjusted = dict(zip(((p.one, p.other) for p in tested), family.adjusted, strict=True))
     level = 1 - family.alpha
@@ -111,7 +111,8 @@ def rank(players: Sequence[Player], base: Floats, design: Design) -> Ranking:
     marks = dict(zip(order, letters(order, separated), strict=True))
     mine = [pair.other == BASE for pair in tested]
     chance = best_of_many(
-        [p.rate.standard_error for p in tested if p.other == BASE], correlation[np.ix_(mine, mine)]
+        [pair.rate.standard_error for pair in tested if pair.other == BASE],
+        Sources(sources.loads[mine]),
     )
     return Ranking(
         standings=tuple(
@@ -161,10 +162,10 @@ def _head_to_head(
     ]
 
 
-def _correlation(pairs: Sequence[_Pair], players: Sequence[Player]) -> Floats:
-    """[pairs, pairs] of the errors: as measured over prompts, and as pairs share trainings."""
+def _sources(pairs: Sequence[_Pair], players: int) -> Sources:
+    """What the pairs' errors share: prompts as measured, and trainings where methods are shared."""
     influence = np.stack([pair.part.influence for pair in pairs])
-    contrast = np.zeros((len(pairs), len(players)))
+    contrast = np.zeros((len(pairs), players))
     for row, pair in enumerate(pairs):
         contrast[row, pair.one] = 1.0
         if pair.other != BASE:
@@ -172,14 +173,12 @@ def _correlation(pairs: Sequence[_Pair], players: Sequence[Player]) -> Floats:
     # The rest of each variance is between trainings, independent from method to method.
     rest = [p.rate.standard_error**2 - p.part.prompt for p in pairs]
     per_method = np.sqrt(np.maximum(rest, 0.0) / (contrast**2).sum(axis=1))
-    covariance = influence @ influence.T + (contrast @ contrast.T) * np.outer(
-        per_method, per_method
-    )
-    scale = np.sqrt(np.diag(covariance))
-    scale[scale == 0.0] = 1.0
-    correlation: Floats = covariance / np.outer(scale, scale)
-    np.fill_diagonal(correlation, 1.0)
-    return correlation
+    loads = np.concatenate([influence, contrast * per_method[:, None]], axis=1)
+    # Where all outcomes are alike nothing is measured; such a pair is like no other.
+    nothing = np.flatnonzero(~loads.any(axis=1))
+    alone = np.zeros((len(pairs), len(nothing)))
+    alone[nothing, np.arange(len(nothing))] = 1.0
+    return Sources(np.concatenate([loads, alone], axis=1))
 
 
 def _within(rate: WinRate, level: float) -> WinRate:

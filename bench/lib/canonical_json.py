@@ -15,6 +15,9 @@ STRICT: dict[str, object] = {"extra": "forbid", "strict": True, "allow_inf_nan":
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
+_encoded = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
 def plain(value: Any) -> Any:
     """Dataclasses and mappings as dicts, sequences as lists."""
     # Most of a result are its scores, by the hundred thousand.
@@ -59,4 +62,4 @@ def _indented(value: Any, margin: str) -> str:
     if isinstance(value, list) and any(isinstance(item, (dict, list, str)) for item in value):
         lines = [_indented(item, inner) for item in value]
         return "[\n" + ",\n".join(inner + line for line in lines) + f"\n{margin}]"
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _encoded(value)

@@ -35,7 +35,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import special
 
 from bench.lib.errors import BenchError
 
@@ -296,7 +296,7 @@ def alike(compared: Sequence[Components]) -> bool:
     total, count = df.sum(), len(values)
     statistic = total * np.log(df @ values / total) - df @ np.log(values)
     statistic /= 1 + (np.sum(1 / df) - 1 / total) / (3 * (count - 1))
-    return bool(stats.chi2.sf(statistic, count - 1) >= HOMOGENEITY)
+    return bool(special.chdtrc(count - 1, statistic) >= HOMOGENEITY)
 
 
 @dataclass(frozen=True, kw_only=True)

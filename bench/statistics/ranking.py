@@ -50,6 +50,26 @@ _NO_VARIANCE = 1e-10
 """Share of the largest eigenvalue of a correlation below which another is what rounding left."""
 
 
+@dataclass(frozen=True)
+class Sources:
+    """Independent sources of the comparisons' errors: the correlation of very many comparisons."""
+
+    loads: Floats
+    """[comparisons, sources]: what each source adds to each error; the correlation is that of
+    loads times their transpose."""
+
+    def __post_init__(self) -> None:
+        """Raise `BenchError` where a comparison has no error, or one that is no number."""
+        scale = np.sqrt((self.loads**2).sum(axis=1))
+        if not (np.isfinite(scale) & (scale > 0)).all():
+            raise BenchError("a comparison's sources of error must be numbers, not all of them 0")
+
+    @property
+    def normed(self) -> Floats:
+        """The loads of errors of variance 1."""
+        return np.asarray(self.loads / np.sqrt((self.loads**2).sum(axis=1, keepdims=True)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Simultaneous:
     """A family of comparisons, tested together.
@@ -75,7 +95,7 @@ def simultaneous(
     estimates: npt.ArrayLike,
     standard_errors: npt.ArrayLike,
     dfs: npt.ArrayLike,
-    correlation: npt.ArrayLike,
+    correlation: npt.ArrayLike | Sources,
 ) -> Simultaneous:
     """Adjusted tests and simultaneous intervals of several comparisons.
 
@@ -112,7 +132,7 @@ def simultaneous(
     )
 
 
-def adjust(p_values: npt.ArrayLike, correlation: npt.ArrayLike) -> tuple[Floats, float]:
+def adjust(p_values: npt.ArrayLike, correlation: npt.ArrayLike | Sources) -> tuple[Floats, float]:
     """P-values for a family of correlated two-sided tests, and the level of each single one.
 
     Args:
@@ -166,7 +186,9 @@ class BestOfMany:
     """What it exceeds in one of 20 families."""
 
 
-def best_of_many(standard_errors: npt.ArrayLike, correlation: npt.ArrayLike) -> BestOfMany:
+def best_of_many(
+    standard_errors: npt.ArrayLike, correlation: npt.ArrayLike | Sources
+) -> BestOfMany:
     """The largest of several normal estimates of no difference.
 
     Args:
@@ -312,8 +334,8 @@ def _separated(
 class _Directions:
     """Normal statistics of no difference, by direction: a length of chi times one of `chunks`."""
 
-    basis: Floats
-    """[comparisons, rank], orthonormal."""
+    basis: Floats | None
+    """[comparisons, rank], orthonormal; None: draws need no choice of one."""
     root: Floats
     """[rank, comparisons]: the correlation is its transpose times itself."""
 
@@ -331,12 +353,14 @@ class _Directions:
         """[draws, comparisons] a chunk, `DRAWS` in all: statistics of length 1."""
         bits = np.random.PCG64(np.random.SeedSequence((SEED, _STREAM)))
         for start in range(0, DRAWS, _CHUNK):
-            shape = min(_CHUNK, DRAWS - start), len(self.basis)
+            width = len(self.root) if self.basis is None else len(self.basis)
+            shape = min(_CHUNK, DRAWS - start), width
             raw = bits.random_raw(shape[0] * shape[1]).reshape(shape)
             # 53 bits and a half: never 0 or 1.
             uniform = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
             # Neither product depends on the choice of the basis.
-            within = special.ndtri(uniform) @ self.basis
+            normal = special.ndtri(uniform)
+            within = normal if self.basis is None else normal @ self.basis
             yield within @ self.root / np.linalg.norm(within, axis=1, keepdims=True)
 
     def beyond(self, largest: Floats, limit: float) -> float:
@@ -356,8 +380,13 @@ class _Directions:
         )
 
 
-def _directions(correlation: npt.ArrayLike, count: int) -> _Directions:
+def _directions(correlation: npt.ArrayLike | Sources, count: int) -> _Directions:
     """Those of a correlation matrix, or of the nearest one that can be."""
+    if isinstance(correlation, Sources):
+        loads = correlation.normed
+        if loads.shape[1] < count == len(loads):
+            return _Directions(None, loads.T)
+        correlation = loads @ loads.T
     matrix = np.asarray(correlation, np.float64)
     if matrix.shape != (count, count):
         raise BenchError(f"a correlation of shape {matrix.shape} is not one of {count} comparisons")

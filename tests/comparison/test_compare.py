@@ -109,6 +109,14 @@ def test_methods_of_a_run_are_compared_by_the_scores_that_they_have(
     assert one["win_rate"] == pair["win_rate"]
 
 
+def test_a_limit_takes_a_sample_of_every_prompt_set(bench: Bench, tmp_path: Path) -> None:
+    save(tmp_path / "leaderboards" / "small", small_board.cells())
+    assert bench("compare", "small:base", "small:dpo", "--limit=10")[0] == 0
+    folder = tmp_path / "bench-runs" / "compare" / "small-base-vs-small-dpo"
+    (section,) = build(folder).sections
+    assert section.prompt_sets == {"parti": 10, "styles": 10}
+
+
 def test_a_folder_is_compared_with_a_row_of_a_run(bench: Bench, toy_run: Path) -> None:
     (key,) = {
         path.parent.parent.name
@@ -187,6 +195,7 @@ def test_the_first_images_count_where_not_all_have_several(bench: Bench, two: Pa
         (("a", "b", "--scorers=chanel"), "Did you mean 'channel'"),
         (("toy:base", "toy:sft", "--scorers=short"), "short"),
         (("toy:base", "toy:sft", "--base=toy:sft"), "name one of them"),
+        (("toy:base", "toy:sft", "--recipe=toy.yaml"), "no checkpoint is named"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_sentence(

@@ -1,0 +1,1 @@
+"""The report: standings as a page that opens from disk, and its charts as files."""
