@@ -241,9 +241,9 @@ def _line(section: Section, row: Row, name: str, signed: str) -> Line:
         train_nfe=trained.train_nfe if trained else None,
         sample_nfe=cost.sample_nfe if cost else None,
         memory_mb=trained.peak_memory_mb if trained else None,
-        marks=tuple(map(printable, getattr(row, "marks", ()))),
+        marks=tuple(map(printable, row.panel.marks)) if row.panel else (),
         failures=tuple(map(printable, row.failures)),
-        signature=printable(getattr(row, "signature", "")),
+        signature=signed,
     )
 
 

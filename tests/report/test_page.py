@@ -60,6 +60,9 @@ def test_a_page_says_what_the_board_says(page: Page, board: Path) -> None:
         if row.common:
             assert f"{100 * row.common.win_rate:.1f}%" in lead.text
     assert "loss is not finite at step 3" in "".join(e.text for e in page.all("li"))
+    signatures = page.one("dl", class_="signatures").text
+    assert "Diffusion-DPO" in signatures
+    assert f"protocol:{section.protocol[:8]}|scorer:gold" in signatures
     data = page.gallery()
     assert data["methods"][0]["name"] == "base"
     assert len(data["texts"]) == (40 + 20) * 2
@@ -281,6 +284,36 @@ def test_a_fork_of_a_process_that_has_drawn_draws_too(board: Path) -> None:
     os.waitpid(child, 0)
     assert ready, "it hangs"
     assert os.read(reading, 100) == hashlib.sha256(first).digest()
+
+
+def test_what_lies_beside_the_win_rates_is_shown() -> None:
+    page = parse(made(SHAPES).files[writing.NAME])
+    tables = [t.text for t in page.all("table", class_="sortable plainly")]
+    assert any(text.startswith("scorergold") for text in tables)
+    titles = {e.text for e in page.all("h3")}
+    assert {"How much", "At what price", "Scorer agreement", "Costs", "Signatures"} <= titles
+
+
+def test_a_method_that_games_its_scorer_is_marked(tmp_path: Path) -> None:
+    def gamed(seed: int) -> CellResult:
+        cell = small_board.cell("smpo", seed=seed, in_loop=("colour",))
+        parts = []
+        for part in cell.evaluations:
+            base = next(p for p in untouched.evaluations if p.prompt_set == part.prompt_set).scores
+            scores = {
+                "colour": tuple(value + 1 for value in base["colour"]),
+                "gold": tuple(value - 1 for value in base["gold"]),
+                "shape": base["shape"],
+            }
+            parts.append(dataclasses.replace(part, scores=scores))
+        return dataclasses.replace(cell, evaluations=tuple(parts))
+
+    untouched = small_board.cell("base")
+    board = small_board.save(tmp_path, [untouched, gamed(0), gamed(1)])
+    page = parse(made(board).files[writing.NAME])
+    (mark,) = page.all("span", class_="warning")
+    assert mark.text.startswith("proxy up (colour")
+    assert "gold down" in mark.text
 
 
 def test_protocols_stand_apart_on_one_page(tmp_path: Path) -> None:
