@@ -238,6 +238,22 @@ def test_more_pictures_than_there_is_room_for_are_those_worth_a_look() -> None:
     assert gallery.choose(shown, count) == tuple(range(count))
 
 
+def test_methods_without_a_score_in_common_are_chosen_from_all_the_same() -> None:
+    item = gallery.Item(prompt_set="p", row=0, image_seed=0, text="", groups=())
+    scores = np.full((2, 1, 30), np.nan)
+    shown = gallery.Gallery(
+        names=("base", "a"),
+        seeds=(0, 0),
+        scorers=("s",),
+        items=(item,) * 30,
+        scores=scores,
+        pictures=(),
+        left_out="",
+    )
+    assert shown.spread.tolist() == [1.0]
+    assert len(gallery.choose(shown, 12)) == 12
+
+
 @pytest.mark.parametrize("missing", ["altair", "jinja2", "vl_convert"])
 def test_without_the_extra_the_line_that_installs_it_is_said(
     missing: str, monkeypatch: pytest.MonkeyPatch, board: Path, tmp_path: Path
@@ -288,7 +304,7 @@ def test_a_fork_of_a_process_that_has_drawn_draws_too(board: Path) -> None:
 
 def test_what_lies_beside_the_win_rates_is_shown() -> None:
     page = parse(made(SHAPES).files[writing.NAME])
-    tables = [t.text for t in page.all("table", class_="sortable plainly")]
+    tables = [t.text.strip() for t in page.all("table", class_="sortable plainly")]
     assert any(text.startswith("scorergold") for text in tables)
     titles = {e.text for e in page.all("h3")}
     assert {"How much", "At what price", "Scorer agreement", "Costs", "Signatures"} <= titles
