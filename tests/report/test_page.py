@@ -21,6 +21,7 @@ from bench.leaderboard.results import CellResult, load_cells, load_prompts
 from bench.lib.errors import BenchError
 from bench.recipe.prompt_table import PromptTable
 from bench.report import gallery, views, writing
+from bench.report.page import drawn_by
 from bench.report.writing import Choice
 from tests.leaderboard import small_board
 from tests.report.reading import Page, parse
@@ -83,6 +84,12 @@ def test_nothing_from_outside_and_only_its_own_script_and_style_may_run(page: Pa
         assert not {name for name in names if name.startswith("on") or name == "style"}
         for name in names & {"src", "href", "xlink:href", "action"}:
             assert re.match("#|data:,", element.attributes[name] or ""), element
+
+
+@pytest.fixture(scope="module")
+def shapes() -> Page:
+    """The page of the committed board."""
+    return parse(made(SHAPES).files[writing.NAME])
 
 
 def hostile_board(folder: Path) -> Path:
@@ -169,8 +176,8 @@ def test_figures_are_drawn_with_their_data(board: Path) -> None:
     assert row.split(",")[-1] == "checkpoint"
 
 
-def test_charts_in_the_page_share_no_name_and_say_what_they_show() -> None:
-    page = parse(made(SHAPES).files[writing.NAME])
+def test_charts_in_the_page_share_no_name_and_say_what_they_show(shapes: Page) -> None:
+    page = shapes
     ids = [e.attributes["id"] for e in page.elements if e.attributes.get("id")]
     assert len(ids) == len(set(ids))
     charts = page.all("svg", class_="chart")
@@ -185,14 +192,14 @@ def test_charts_in_the_page_share_no_name_and_say_what_they_show() -> None:
         assert (link.attributes["href"] or "")[1:] in ids
 
 
-def test_every_number_is_that_of_the_results_to_16_bits() -> None:
+def test_every_number_is_that_of_the_results_to_16_bits(shapes: Page) -> None:
     cells, prompts = load_cells(SHAPES), load_prompts(SHAPES)
     from bench.leaderboard.comparing import compare
 
     (section,) = compare(cells, prompts).sections
     view = views.section_view(section, cells, 0)
     shown = gallery.gallery(view, section, cells, prompts)
-    data = parse(made(SHAPES).files[writing.NAME]).gallery()
+    data = shapes.gallery()
     levels = np.frombuffer(base64.b64decode(data["scores"]), "<u2").reshape(shown.scores.shape)
     low, high = np.array(data["ends"]).T[:, None, :, None]
     values = low + (high - low) * levels / gallery.LEVELS
@@ -302,8 +309,8 @@ def test_a_fork_of_a_process_that_has_drawn_draws_too(board: Path) -> None:
     assert os.read(reading, 100) == hashlib.sha256(first).digest()
 
 
-def test_what_lies_beside_the_win_rates_is_shown() -> None:
-    page = parse(made(SHAPES).files[writing.NAME])
+def test_what_lies_beside_the_win_rates_is_shown(shapes: Page) -> None:
+    page = shapes
     tables = [t.text.strip() for t in page.all("table", class_="sortable plainly")]
     assert any(text.startswith("scorergold") for text in tables)
     titles = {e.text for e in page.all("h3")}
@@ -366,9 +373,9 @@ def test_the_committed_page_is_what_the_results_give() -> None:
     loaded = boards.load(SHAPES)
     built = boards.standings_of(loaded)
     page = (SHAPES / writing.NAME).read_text(encoding="utf-8")
-    for name, text in writing.checked_pages(loaded, built).items():
-        assert (name, text == page) == (writing.NAME, True)
+    ours = writing.board_pages(loaded, built)[writing.NAME]
     # Where other versions draw, all but the drawings.
     drawings = re.compile(r'<svg class="chart".*?</svg>|<meta name="drawn-by"[^>]*>', re.DOTALL)
-    ours = writing.board_pages(loaded, built)[writing.NAME]
+    if drawn_by() in page:
+        assert ours == page
     assert drawings.sub("", ours) == drawings.sub("", page)
