@@ -161,7 +161,7 @@ def test_a_boards_page_is_built_and_checked_with_its_tables(tmp_path: Path) -> N
     page = folder / "report.html"
     whole = page.read_text(encoding="utf-8")
     page.write_text(whole.replace("a picture of 3 birds", "a picture of 4 birds"), encoding="utf-8")
-    with pytest.raises(BenchError, match="report.html not as the result files give"):
+    with pytest.raises(BenchError, match=r"report\.html not as the result files give"):
         boards.check(folder, (writing.checked_pages,))
     # Drawn by other versions, whose bytes are theirs; or never asked for.
     page.write_text(whole.replace("altair ", "altair 0."), encoding="utf-8")
