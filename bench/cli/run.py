@@ -130,10 +130,10 @@ def _write(frame: Frame, plan: Plan, out: Path, outcome: RunOutcome) -> None:
     from bench.report import writing as report
 
     built = writing.write(plan, frame.store, out, outcome, frame.say)
-    reported = report.add_to_run(out, frame.store.root, frame.say)
     frame.console.print(console_table(built))
     if any(section.unranked_because and section.head_to_head for section in built.sections):
         frame.say(f"To rank the methods: {_with_seeds(sys.argv[1:], ENOUGH_SEEDS)}")
+    reported = report.add_to_run(out, frame.store.root, frame.say)
     for what, name in (
         ("tables", "README.md, leaderboard.csv, .json, by_group.csv, head_to_head.csv"),
         ("result files", "results/, prompts/"),

@@ -77,7 +77,7 @@ def agreement(section: Section) -> Table | None:
         title="Scorer agreement",
         note="Rank correlation of the differences to the base, over prompts. By how they agree, "
         f"these {len(scorers)} scorers are worth {found.effective:.1f} independent ones.{warned}",
-        headings=("", *scorers),
+        headings=("scorer", *scorers),
         rows=tuple(
             (
                 name,

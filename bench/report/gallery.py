@@ -72,9 +72,9 @@ class Gallery:
     @property
     def spread(self) -> Floats:
         """[scorers]: standard deviation of the base's scores, the unit of differences."""
-        with np.errstate(invalid="ignore"):
-            sd = np.nanstd(self.scores[0], axis=1) if self.items else np.zeros(len(self.scorers))
-        return np.where(np.isfinite(sd) & (sd > 0), sd, 1.0)
+        known = (row[np.isfinite(row)] for row in self.scores[0])
+        sd = np.array([row.std() if row.size else 0.0 for row in known])
+        return np.where(sd > 0, sd, 1.0)
 
 
 def gallery(
@@ -159,16 +159,17 @@ def choose(shown: Gallery, most: int) -> tuple[int, ...]:
     count = len(shown.items)
     if count <= most:
         return tuple(range(count))
-    spread = np.linspace(0, count - 1, -(-most // 3)).round().astype(int)
     queues: list[npt.NDArray[np.int64]] = []
     for method in range(1, len(shown.names)):
         change = _standardised(shown, method)
-        with np.errstate(invalid="ignore"):
-            mean = np.nan_to_num(np.nanmean(change, axis=0)) if change.size else np.zeros(count)
-            dispute = np.nan_to_num(np.nanmax(change, axis=0) - np.nanmin(change, axis=0))
+        if not len(change):
+            continue
+        mean, dispute = change.mean(axis=0), change.max(axis=0) - change.min(axis=0)
         # Rounded, so that equal differences are equal on every machine; then by place.
         several = (np.round(worth, 9) for worth in (-mean, mean, -dispute))
         queues.extend(np.argsort(worth, kind="stable")[:most] for worth in several)
+    even = -(-most // 3) if queues else most
+    spread = np.linspace(0, count - 1, even).round().astype(int)
     chosen: dict[int, None] = dict.fromkeys(spread.tolist())
     for turn in range(most):
         for queue in queues:

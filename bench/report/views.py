@@ -138,6 +138,7 @@ class SectionView:
     unranked_because: str
     lines: tuple[Line, ...]
     scorers: tuple[str, ...]
+    """Those that methods are compared by first."""
     declared_held_out: tuple[str, ...]
     prompt_sets: tuple[str, ...]
     groups: tuple[Group, ...]
@@ -195,7 +196,7 @@ def section_view(section: Section, cells: Mapping[Path, Cell], number: int) -> S
         ranked_by=tuple(map(printable, section.ranked_by)),
         unranked_because=printable(section.unranked_because),
         lines=lines,
-        scorers=section.scorers,
+        scorers=_scorers(section),
         declared_held_out=section.declared_held_out,
         prompt_sets=tuple(section.prompt_sets),
         groups=tuple(_groups(section, names)),
@@ -235,16 +236,22 @@ def _line(section: Section, row: Row, name: str, signed: str) -> Line:
         letters=row.letters,
         rate=row.common or row.held_out,
         adjusted_p=row.adjusted_p,
-        scores=tuple(row.scores.get(scorer) for scorer in section.scorers),
+        scores=tuple(row.scores.get(scorer) for scorer in _scorers(section)),
         in_loop=row.in_loop,
         seconds=trained.label_seconds + trained.train_seconds if trained else None,
         train_nfe=trained.train_nfe if trained else None,
         sample_nfe=cost.sample_nfe if cost else None,
         memory_mb=trained.peak_memory_mb if trained else None,
-        marks=tuple(map(printable, getattr(row, "marks", ()))),
+        marks=tuple(map(printable, row.panel.marks)) if row.panel else (),
         failures=tuple(map(printable, row.failures)),
-        signature=printable(getattr(row, "signature", "")),
+        signature=signed,
     )
+
+
+def _scorers(section: Section) -> tuple[str, ...]:
+    """Those that methods are compared by first."""
+    others = (scorer for scorer in section.scorers if scorer not in section.ranked_by)
+    return (*section.ranked_by, *others)
 
 
 def _rank(row: Row) -> str:

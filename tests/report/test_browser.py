@@ -171,7 +171,7 @@ def test_a_reader_sorts_filters_and_enlarges(
     page.select_option("select[name=group]", label="all")
     page.select_option("select[name=scorer]", label="gold")
     page.select_option("select[name=order]", "wins")
-    dpo = ".item .strip figure:nth-child(2) .said dd:nth-of-type(6)"
+    dpo = ".item .strip figure:nth-child(2) .said dd:nth-of-type(2)"
     leads = [
         float(text.split()[1].replace("−", "-")) for text in page.locator(dpo).all_inner_texts()
     ]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from bench.leaderboard import board as boards
 from bench.leaderboard.results import load_cells, save_record
 from bench.leaderboard.run_folder import RunFolder
 from bench.lib.errors import BenchError
@@ -160,3 +161,19 @@ def test_results_that_know_no_pictures_have_none(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_board(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="has no results/"):
         writing.of_folder(tmp_path, tmp_path)
+
+
+def test_a_boards_page_is_built_and_checked_with_its_tables(tmp_path: Path) -> None:
+    folder = small_board.save(tmp_path, [small_board.cell("base"), small_board.cell("dpo")])
+    boards.write(folder, (writing.board_pages,))
+    boards.check(folder, (writing.checked_pages,))
+    page = folder / "report.html"
+    whole = page.read_text(encoding="utf-8")
+    page.write_text(whole.replace("a picture of 3 birds", "a picture of 4 birds"), encoding="utf-8")
+    with pytest.raises(BenchError, match=r"report\.html not as the result files give"):
+        boards.check(folder, (writing.checked_pages,))
+    # Drawn by other versions, whose bytes are theirs; or never asked for.
+    page.write_text(whole.replace("altair ", "altair 0."), encoding="utf-8")
+    boards.check(folder, (writing.checked_pages,))
+    page.unlink()
+    boards.check(folder, (writing.checked_pages,))

@@ -79,9 +79,7 @@ def null_table(count: int) -> Iterator[str]:
                 World(prompts=prompts, seeds=seeds, seed_sd=sd, ties=ties, rates=NULL)
                 for ties in (0.0, 0.5)
             ]
-            found.append(
-                _span([share(~covered(world, _fewer(count, prompts))) for world in worlds])
-            )
+            found.append(_span([share(~covered(world, count)) for world in worlds]))
         yield f"| {prompts} | {seeds} | " + " | ".join(found) + " |"
 
 
