@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,8 +10,9 @@ import numpy as np
 
 from bench.leaderboard.results import Cell, CellFailure, CellResult, PromptSetScores
 from bench.lib.errors import BenchError
+from bench.recipe.prompt_table import PromptTable
 from bench.statistics import model
-from bench.statistics.model import Floats
+from bench.statistics.model import Design, Floats
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,71 @@ class Compared:
         if not scorers or not self.cells:
             return None
         return np.concatenate([self.outcomes[scorer] for scorer in scorers], axis=2)
+
+
+@dataclass(frozen=True)
+class Player:
+    """One method's scores by the scorers that all methods have held out."""
+
+    method: str
+    variant: str
+    scores: Mapping[int, Floats]
+    """train seed -> [prompts, images and scorers]."""
+
+
+def players(
+    compared: Mapping[tuple[str, str], Compared], base: Compared, scorers: Sequence[str]
+) -> tuple[list[Player], Floats]:
+    """The methods by (spec, variant), and the base's scores [prompts, images and scorers].
+
+    Args:
+        compared: methods of one cell or more.
+        base: what they are compared with.
+        scorers: held out for all of them; with none there is no player.
+    """
+    if not scorers:
+        return [], np.zeros((0, 0))
+
+    def of(entry: Compared, number: int) -> Floats:
+        return np.concatenate([entry.scores[s][number] for s in scorers], axis=1)
+
+    found = [
+        Player(*name, {cell.seed: of(entry, number) for number, cell in enumerate(entry.cells)})
+        for name, entry in compared.items()
+    ]
+    return found, of(base, 0)
+
+
+def common_held_out(compared: Iterable[Compared]) -> tuple[str, ...]:
+    """The scorers that are held out for every method that finished."""
+    held = [set(entry.held_out_scorers) for entry in compared if entry.cells]
+    return tuple(sorted(set.intersection(*held))) if held else ()
+
+
+def prompt_tables(
+    where: Path, base: CellResult, prompts: Mapping[str, PromptTable]
+) -> dict[str, PromptTable]:
+    """Prompt set -> its prompts, in the order of names.
+
+    Raises:
+        BenchError: a table is missing; the message names `where`.
+    """
+    tables = {}
+    for part in parts(base):
+        table = prompts.get(part.prompts_sha256)
+        if table is None or len(table.texts) != part.prompts:
+            raise BenchError(
+                f"{where}: no file in prompts/ holds the {part.prompts} prompts of "
+                f"{part.prompt_set!r} with hash {part.prompts_sha256[:12]}"
+            )
+        tables[part.prompt_set] = table
+    return tables
+
+
+def design_of(tables: Mapping[str, PromptTable]) -> Design:
+    """Which of all prompts are one draw, and which a set."""
+    texts = [text for table in tables.values() for text in table.texts]
+    return model.design(texts, [name for name, table in tables.items() for _ in table.texts])
 
 
 def untouched(base: CellResult) -> Compared:

@@ -10,15 +10,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from bench.leaderboard import compared as compared_with
 from bench.leaderboard import panels
 from bench.leaderboard.answer import answer
 from bench.leaderboard.compared import Compared
 from bench.leaderboard.names import shortened
 from bench.leaderboard.protocol import Protocol, differences, headings
-from bench.leaderboard.ranking import Player, Ranking, rank
+from bench.leaderboard.ranking import Ranking, rank
 from bench.leaderboard.results import (
     Cell,
     CellFailure,
@@ -113,9 +111,8 @@ def _section(
     names: tuple[str, str],
 ) -> Section:
     path, base = _base(cells, board)
-    tables = _prompt_tables(path, base, prompts)
-    texts = [text for table in tables.values() for text in table.texts]
-    design = model.design(texts, [name for name, t in tables.items() for _ in t.texts])
+    tables = compared_with.prompt_tables(path, base, prompts)
+    design = compared_with.design_of(tables)
     short = shortened(cell.method for cell in cells.values())
     methods = _methods(cells, short)
     untouched = compared_with.untouched(base)
@@ -137,12 +134,10 @@ def _section(
     shown = [base, *(cell for entry in compared.values() for cell in entry.cells)]
     declared = tuple(sorted({scorer for cell in shown for scorer in cell.held_out}))
     scorers = {s for cell in shown for part in cell.evaluations for s in part.scores}
-    held = [set(entry.held_out_scorers) for entry in compared.values() if entry.cells]
-    ranked_by = tuple(sorted(set.intersection(*held))) if held else ()
-    done = {name: entry for name, entry in compared.items() if entry.cells}
-    ranking = rank(*_players(done, untouched, ranked_by), design)
+    ranked_by = compared_with.common_held_out(compared.values())
+    by_name = {(name.method, name.variant): e for name, e in compared.items() if e.cells}
+    ranking = rank(*compared_with.players(by_name, untouched, ranked_by), design)
     rows = _standing(first, list(_rows(list(compared.items()), design)), ranking)
-    by_name = {(name.method, name.variant): entry for name, entry in done.items()}
     strengths, discriminations = panels.strengths(by_name, untouched, design)
     heading, differs = names
     section = Section(
@@ -167,7 +162,7 @@ def _section(
         head_to_head=ranking.pairs,
         strengths=strengths,
         discriminations=discriminations,
-        agreement=panels.agreement(list(done.values()), untouched, base.evaluation.scorers),
+        agreement=panels.agreement(list(by_name.values()), untouched, base.evaluation.scorers),
         best_of_many=ranking.best_of_many,
         rows=tuple(
             replace(row, panel=panels.panel(one, untouched, row.scores, ranked_by, design))
@@ -183,27 +178,6 @@ def _section(
         variants=tuple(_variants(methods)),
     )
     return replace(section, answer=answer(section))
-
-
-def _players(
-    compared: Mapping[_Name, Compared], base: Compared, ranked_by: Sequence[str]
-) -> tuple[list[Player], Floats]:
-    """The methods, and the base's scores, by the scorers that all have held out."""
-    if not ranked_by:
-        return [], np.zeros((0, 0))
-
-    def of(entry: Compared, number: int) -> Floats:
-        return np.concatenate([entry.scores[s][number] for s in ranked_by], axis=1)
-
-    players = [
-        Player(
-            name.method,
-            name.variant,
-            {cell.seed: of(entry, number) for number, cell in enumerate(entry.cells)},
-        )
-        for name, entry in compared.items()
-    ]
-    return players, of(base, 0)
 
 
 def _standing(first: Row, rows: Sequence[Row], ranking: Ranking) -> tuple[Row, ...]:
@@ -259,22 +233,6 @@ def _base(cells: _Cells, board: _Cells) -> tuple[Path, CellResult]:
         f"{path}: there is no result of the untouched backbone {cell.backbone!r} that was "
         f"evaluated in the same way{why}"
     )
-
-
-def _prompt_tables(
-    path: Path, base: CellResult, prompts: Mapping[str, PromptTable]
-) -> dict[str, PromptTable]:
-    """Prompt set -> its prompts, in the order of names."""
-    tables = {}
-    for part in compared_with.parts(base):
-        table = prompts.get(part.prompts_sha256)
-        if table is None or len(table.texts) != part.prompts:
-            raise BenchError(
-                f"{path}: no file in prompts/ holds the {part.prompts} prompts of "
-                f"{part.prompt_set!r} with hash {part.prompts_sha256[:12]}"
-            )
-        tables[part.prompt_set] = table
-    return tables
 
 
 def _rows(compared: Sequence[tuple[_Name, Compared]], design: Design) -> Iterator[Row]:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations
 from pathlib import Path
-from typing import TypeAlias
 
-import numpy as np
-
+from bench.leaderboard import compared
 from bench.leaderboard.names import shortened
-from bench.leaderboard.results import CellResult, Cost, load_cells, load_prompts
+from bench.leaderboard.ranking import against, duels
+from bench.leaderboard.results import (
+    CellResult,
+    Cost,
+    load_cells,
+    load_prompts,
+)
 from bench.lib.errors import BenchError
 from bench.recipe.prompt_table import PromptTable
-from bench.statistics import model
-from bench.statistics.model import Components, Design, Floats
 from bench.statistics.power import (
     Spread,
     Study,
@@ -35,9 +36,6 @@ _MORE_PROMPTS = 4
 """So many times the prompts would halve a difference that prompts alone decide."""
 _MOST_TRAIN_SEEDS = 20
 """Among these the cheapest number is sought."""
-
-_Trained: TypeAlias = Mapping[int, CellResult]
-"""The cells of one method, by train seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,21 +269,24 @@ def _of_section(
             f"{board}: there is no result of the untouched backbone {first.backbone!r} that was "
             f"evaluated as {first.method!r} was"
         )
-    design = _design(board, base, prompts)
+    design = compared.design_of(compared.prompt_tables(board, base, prompts))
     effective = effective_prompts(design)
-    methods: dict[tuple[str, str], dict[int, CellResult]] = {}
-    for cell in sorted(trained, key=lambda cell: cell.seed):
-        methods.setdefault((cell.method, cell.variant), {})[cell.seed] = cell
-    seeds = min(len(mine) for mine in methods.values())
-    scorers = _held_out(trained, base)
-    parts = _against(base, methods.values(), scorers, design) if scorers else []
+    cells_of: dict[tuple[str, str], dict[Path, CellResult]] = {}
+    for cell in trained:
+        own = cells_of.setdefault((cell.method, cell.variant), {})
+        own[record_path(board, cell)] = cell
+    methods = {name: compared.compare(own, base) for name, own in cells_of.items()}
+    seeds = min(len(entry.cells) for entry in methods.values())
+    scorers = compared.common_held_out(methods.values())
+    players, theirs = compared.players(methods, compared.untouched(base), scorers)
+    parts = against(players, theirs, design)
     if not scorers:
         basis = f"no scorer is held out for every method; {assumption(assumed)}"
     elif not any(part.seeds > 1 for part in parts):
         basis = f"no method has two train seeds; {assumption(assumed)}"
     else:
         basis, assumed = f"measured by {', '.join(scorers)}", measured(parts, effective)
-    pairs = _head_to_head(methods.values(), scorers, design) if scorers else []
+    pairs = list(duels(players, design).values())
     several = any(part.seeds > 1 for part in pairs)
     return Outlook(
         title=f"{board}: {shortened([first.backbone])[first.backbone]}, pairs of {first.pairs}",
@@ -306,68 +307,6 @@ def assumption(spread: Spread) -> str:
         f"assumed: at worst {100 * spread.prompt:.3g} points between prompts, and "
         f"{100 * spread.seed:.3g} between trainings of a method"
     )
-
-
-def _design(board: Path, base: CellResult, prompts: Mapping[str, PromptTable]) -> Design:
-    texts: list[str] = []
-    names: list[str] = []
-    for part in sorted(base.evaluations, key=lambda part: part.prompt_set):
-        table = prompts.get(part.prompts_sha256)
-        if table is None or len(table.texts) != part.prompts:
-            raise BenchError(
-                f"{board}: no file in prompts/ holds the {part.prompts} prompts of "
-                f"{part.prompt_set!r} with hash {part.prompts_sha256[:12]}"
-            )
-        texts += table.texts
-        names += [part.prompt_set] * part.prompts
-    return model.design(texts, names)
-
-
-def _held_out(trained: Sequence[CellResult], base: CellResult) -> list[str]:
-    """Scorers that every cell has, and no method reads."""
-    parts = [part for cell in (base, *trained) for part in cell.evaluations]
-    everywhere = set.intersection(*(set(part.scores) for part in parts))
-    return sorted(everywhere - {scorer for cell in trained for scorer in cell.in_loop})
-
-
-def _scores(cell: CellResult, scorers: Sequence[str]) -> Floats:
-    """[prompts of all sets, images x scorers]."""
-    parts = sorted(cell.evaluations, key=lambda part: part.prompt_set)
-    return np.concatenate(
-        [
-            np.concatenate(
-                [np.array(part.scores[s]).reshape(part.prompts, -1) for s in scorers], axis=1
-            )
-            for part in parts
-        ]
-    )
-
-
-def _against(
-    base: CellResult, methods: Iterable[_Trained], scorers: Sequence[str], design: Design
-) -> list[Components]:
-    theirs = _scores(base, scorers)
-    return [
-        _compared([(_scores(cell, scorers), theirs) for cell in mine.values()], design)
-        for mine in methods
-    ]
-
-
-def _head_to_head(
-    methods: Iterable[_Trained], scorers: Sequence[str], design: Design
-) -> list[Components]:
-    """Each two methods, over the train seeds that both have."""
-    scores = [{seed: _scores(c, scorers) for seed, c in mine.items()} for mine in methods]
-    return [
-        _compared([(one[seed], other[seed]) for seed in common], design)
-        for one, other in combinations(scores, 2)
-        if (common := sorted(one.keys() & other.keys()))
-    ]
-
-
-def _compared(scores: Sequence[tuple[Floats, Floats]], design: Design) -> Components:
-    outcomes = np.stack([model.outcomes(one, other) for one, other in scores])
-    return model.components(outcomes, design)
 
 
 def _costs(trained: Sequence[CellResult], base: CellResult, methods: int) -> Costs:

@@ -8,6 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
+from bench.leaderboard.compared import Player
 from bench.leaderboard.standings import HeadToHead
 from bench.statistics import model
 from bench.statistics.model import Components, Design, Estimand, Floats, WinRate
@@ -15,16 +16,6 @@ from bench.statistics.ranking import Sources, best_of_many, letters, rank_sets, 
 
 BASE = -1
 """Stands for the base where a player's number is expected."""
-
-
-@dataclass(frozen=True)
-class Player:
-    """One method's scores by the scorers that all methods have held out."""
-
-    method: str
-    variant: str
-    scores: Mapping[int, Floats]
-    """train seed -> [prompts, images and scorers]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +70,7 @@ def rank(players: Sequence[Player], base: Floats, design: Design) -> Ranking:
     """
     if not players:
         return Ranking(unranked_because="no scorer is held out for every method")
-    parts = [_over(p, Player("", "", dict.fromkeys(p.scores, base)), design) for p in players]
+    parts = against(players, base, design)
     commons = model.win_rates(parts)
     pairs = [_Pair(i, BASE, *each) for i, each in enumerate(zip(parts, commons, strict=True))]
     pairs += _head_to_head(players, parts, design)
@@ -131,6 +122,20 @@ def rank(players: Sequence[Player], base: Floats, design: Design) -> Ranking:
     )
 
 
+def against(players: Sequence[Player], base: Floats, design: Design) -> list[Components]:
+    """Each player's outcomes against the base's scores, [prompts, images and scorers]."""
+    return [_over(p, Player("", "", dict.fromkeys(p.scores, base)), design) for p in players]
+
+
+def duels(players: Sequence[Player], design: Design) -> dict[tuple[int, int], Components]:
+    """Each two players' outcomes, by their numbers, where they share a train seed."""
+    return {
+        (i, j): _over(players[i], players[j], design)
+        for i, j in combinations(range(len(players)), 2)
+        if players[i].scores.keys() & players[j].scores.keys()
+    }
+
+
 def _over(one: Player, other: Player, design: Design) -> Components:
     """One player's outcomes against another's, on the train seeds that both have."""
     seeds = sorted(one.scores.keys() & other.scores.keys())
@@ -142,23 +147,18 @@ def _head_to_head(
     players: Sequence[Player], parts: Sequence[Components], design: Design
 ) -> list[_Pair]:
     """All pairs of players that share a train seed."""
-    both = [
-        (i, j)
-        for i, j in combinations(range(len(players)), 2)
-        if players[i].scores.keys() & players[j].scores.keys()
-    ]
-    found = [_over(players[i], players[j], design) for i, j in both]
+    found = duels(players, design)
     several = [part for part in parts if part.seeds > 1]
     # Differences of M methods in S seeds: the interaction, with (M - 1)(S - 1) degrees of freedom.
     share = 1 - 1 / len(several) if several else 1.0
     spreads = model.seed_variances(
-        found,
+        list(found.values()),
         df=share * sum(part.seeds - 1 for part in several),
         pool=model.alike(parts),
     )
     return [
         _Pair(i, j, part, model.win_rate(part, spread))
-        for (i, j), part, spread in zip(both, found, spreads, strict=True)
+        for ((i, j), part), spread in zip(found.items(), spreads, strict=True)
     ]
 
 
