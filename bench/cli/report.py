@@ -35,13 +35,17 @@ def report(
     writing.require()
     folder = named(folder)
     page = writing.place(folder, out)
-    choice = writing.Choice(within=single_file, images=not no_images, figures=figures)
+    # A board's own page is the one that is checked: the same wherever it is made.
+    own = out is None and writing.is_board(folder)
+    choice = writing.Choice(within=single_file, images=not no_images and not own, figures=figures)
     with clear_io_errors(folder, page.parent):
         made = writing.of_folder(folder, store, choice, page=page.name)
         kept = writing.write(made, page)
     console = output.console()
     for path in kept:
         console.print(f"kept {path}: what lay there had been changed", markup=False)
+    if own and not no_images:
+        console.print("A board's own page is without pictures; --out makes one with them.")
     for sentence in made.said:
         console.print(sentence, markup=False)
     size = sum(map(len, made.files.values()))
