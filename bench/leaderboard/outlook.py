@@ -16,6 +16,7 @@ from bench.leaderboard.results import (
     Cost,
     load_cells,
     load_prompts,
+    record_path,
 )
 from bench.lib.errors import BenchError
 from bench.recipe.prompt_table import PromptTable
