@@ -79,7 +79,7 @@ def make(
     Args:
         cells: the results.
         prompts: their prompts, by hash.
-        title: of the page.
+        title: of the page; '': the names of the recipes.
         store: folder of the store whose samples are shown.
         recipe: YAML of the run; '' for a board.
         tables: the standings of these cells; made here where they are not given.
@@ -96,7 +96,8 @@ def make(
 
     beside, files, said, parts = Path(page).stem, dict[str, bytes](), [], []
     where = Store(store)
-    for number, section in enumerate((tables or compare(cells, prompts)).sections):
+    sections = (tables or compare(cells, prompts)).sections
+    for number, section in enumerate(sections):
         view = section_view(section, cells, number)
         shown = gallery.gallery(view, section, cells, prompts)
         collected = Pictures()
@@ -115,6 +116,8 @@ def make(
             drawn = drawing.files(charts.of(view))
             files |= {f"figures/{view.id}-{name}": data for name, data in drawn.items()}
     made_by = version("diffusion-preference-bench")
+    # Not the folder's name: the same run gives the same page wherever it is written.
+    title = title or ", ".join(dict.fromkeys(name for s in sections for name in s.recipes))
     files[page] = pages.render(title, parts, recipe, made_by).encode()
     return Report(files=files, said=tuple(dict.fromkeys(said)))
 
@@ -133,7 +136,7 @@ def of_folder(folder: Path, store: Path, choice: Choice = Choice(), *, page: str
     cells, prompts = results.load_cells(folder), results.load_prompts(folder)
     recipe = folder / "recipe.yaml"
     text = read_text(recipe) if recipe.is_file() else ""
-    title = folder.resolve().name
+    title = "" if text else folder.resolve().name
     return make(cells, prompts, title=title, store=store, recipe=text, page=page, choice=choice)
 
 
