@@ -145,9 +145,10 @@ def _of(tables: Tables, method: str | None) -> Tables:
 def _print_matrix(
     section: Section, line: Callable[[str], None], show: Callable[[object], None]
 ) -> None:
+    from bench.leaderboard.standings import names_of_rows
     from bench.leaderboard.views import matrix
 
-    shown = {(row.method, row.variant): row.label or row.shown for row in section.rows if row.seeds}
+    shown = names_of_rows(row for row in section.rows if row.seeds)
     rates = {
         (shown[pair.method, pair.variant], shown[pair.other, pair.other_variant]): pair.rate
         for pair in section.head_to_head

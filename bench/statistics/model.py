@@ -119,7 +119,8 @@ def outcomes(scores: npt.ArrayLike, base: npt.ArrayLike) -> Floats:
             raise BenchError(
                 f"{unscored} of {values.size} of {name} scores are not finite; score them again"
             )
-    return 0.5 * (1.0 + np.sign(ours - theirs)) if ours.size else np.zeros(ours.shape)
+    # Compared, not subtracted: the difference of two huge scores has no finite value.
+    return 0.5 * (1.0 + (ours > theirs) - (ours < theirs)) if ours.size else np.zeros(ours.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
