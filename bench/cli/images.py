@@ -13,11 +13,10 @@ import typer
 
 from bench.cli import output
 from bench.cli.frame import STORE, Overwrite, StoreFolder
-from bench.cli.show import ROOTS
+from bench.cli.show import ROOTS, names
 from bench.leaderboard.results import safe_name
 from bench.lib import escaping
 from bench.lib.errors import BenchError, UnknownNameError
-from bench.registry.spec_language import split_list
 
 if TYPE_CHECKING:
     from bench.outputs.image_finding import Found, Order
@@ -60,7 +59,7 @@ def images(
 
     opened = open_folder(run, ROOTS)
     order = _order(sort)
-    methods = tuple(split_list(method or ""))
+    methods = tuple(names("--method", method))
     if order and not methods:
         # Against itself the base has no lead.
         methods = tuple(finished_methods(opened))
@@ -69,7 +68,7 @@ def images(
         row=row,
         prompt_set=prompt_set,
         methods=methods,
-        scorers=tuple(split_list(scorer or "")),
+        scorers=tuple(names("--scorer", scorer)),
         order=order,
     )
     found = find(opened, question)

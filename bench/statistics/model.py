@@ -120,7 +120,8 @@ def outcomes(scores: npt.ArrayLike, base: npt.ArrayLike) -> Floats:
                 f"{unscored} of {values.size} of {name} scores are not finite; score them again"
             )
     # Compared, not subtracted: the difference of two huge scores has no finite value.
-    return 0.5 * (1.0 + (ours > theirs) - (ours < theirs)) if ours.size else np.zeros(ours.shape)
+    won, lost = (np.asarray(side, np.float64) for side in (ours > theirs, ours < theirs))
+    return np.asarray(0.5 * (1.0 + won - lost), np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

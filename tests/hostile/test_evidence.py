@@ -101,3 +101,25 @@ def test_a_board_of_the_largest_and_smallest_scores_is_built(tmp_path: Path, hug
     assert console_table(tables)
     (section,) = tables.sections
     assert "dpo beats" in section.answer
+
+
+def test_an_option_of_names_that_names_nothing_is_refused(tmp_path: Path, bench: Bench) -> None:
+    frozen_board.run(tmp_path / "run", *of("dpo", 0.3, ""))
+    for command in (
+        ("show", "run", "--method", ","),
+        ("show", "run", "--scorer", ","),
+        ("export", "run", "--scores", "--method", ","),
+        ("images", "run", "--method", ","),
+        ("compare", "run", "--scorers", ","),
+    ):
+        code, _, said = bench(*command)
+        assert code == 1, command
+        assert said.startswith(f"error: {command[-2]} ,: names nothing"), command
+
+
+def test_an_export_is_no_result(tmp_path: Path, bench: Bench) -> None:
+    frozen_board.run(tmp_path / "run", *of("dpo", 0.3, ""))
+    code, _, said = bench("export", "run", "--json", "--out", "run/results/all.json")
+    assert code == 1
+    assert "run/results/all.json: only records may lie there" in said
+    assert bench("show", "run")[0] == 0
