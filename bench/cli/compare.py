@@ -36,7 +36,7 @@ def compare(
         list[str],
         typer.Argument(
             metavar="A B [C ...]",
-            help="Folders of images, runs or boards (RUN, RUN:method, RUN:method[seed]), "
+            help="Folders of images, runs or boards (RUN, RUN:method, RUN:method\\[seed]), "
             "checkpoints (a folder, pretrained:OWNER/NAME).",
         ),
     ],

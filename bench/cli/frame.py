@@ -31,7 +31,7 @@ Processes = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace OUT if it holds anything else.")
+    bool, typer.Option("--overwrite", help="Replace what is there, whatever it is.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 RUNS = Path("bench-runs")

@@ -23,6 +23,7 @@ from bench.cli.run import (
     Settings,
     overridden,
 )
+from bench.cli.show import named
 from bench.lib.distributed import World
 from bench.lib.errors import BenchError
 
@@ -36,8 +37,9 @@ def power(
     board: Annotated[
         Path | None,
         typer.Argument(
-            help="A board that has measured how outcomes spread: of its own study, or, with "
-            "options of a recipe, of that recipe's. Without a board, spreads are assumed."
+            help="A board (its folder or name) that has measured how outcomes spread: of its own "
+            "study, or, with options of a recipe, of that recipe's. Without a board, spreads are "
+            "assumed."
         ),
     ] = None,
     methods: Methods = None,
@@ -63,6 +65,7 @@ def power(
     stdout = reserve_stdout(context, as_json)
     assumed = widest(tie_share, seed_sd / 100)
     overrides = overridden(methods, scorers, prompts, seeds, limit, settings)
+    board = named(board) if board else None
     measured = of_board(board, assumed) if board else []
     if board is None or overrides or recipe != DEFAULT_RECIPE:
         outlooks = [_planned(recipe, overrides, store, num_processes, assumed)]

@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 ROOTS = (RUNS, Path("leaderboards"))
 """Where runs and boards that are named without a path are looked for."""
 
+
+def named(folder: Path) -> Path:
+    """The run or board that is meant: a path, or a name below `ROOTS`; else what was given."""
+    from bench.leaderboard.opening import find_folder
+
+    return find_folder(str(folder), ROOTS) or folder
+
+
 Folder = Annotated[
     str,
     typer.Argument(metavar="RUN|BOARD", help="A run's or board's folder, or its name."),

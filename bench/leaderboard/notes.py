@@ -26,8 +26,9 @@ GENERAL = (
     "of them hold at once. Rows that share a letter are not separated. Ranks and head-to-heads "
     "are over the scorers that are held out for every row.",
     "p: of this comparison with the base alone, from the model that makes its interval; behind it, "
-    "in brackets, of all pairs together (max-t), by which rows are called separated. Means over a "
-    "row's own held-out scorers, where these differ from row to row, rank nothing. Groups are "
+    "in brackets, of all pairs together (max-t), by which rows are called separated: an interval "
+    "may exclude 50% by itself, and its row not be separated from the base. Means over a row's "
+    "own held-out scorers, where these differ from row to row, rank nothing. Groups are "
     "descriptive.",
     "\\*: in-loop, the scorer's rewards labelled the method's training pairs, or the method "
     "reads the scorer otherwise.",

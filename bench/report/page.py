@@ -60,11 +60,12 @@ class Charts:
     gold_and_proxy: Drawn | None
 
 
-def render(title: str, parts: Sequence[Part], recipe: str, version: str) -> str:
+def render(title: str, about: str, parts: Sequence[Part], recipe: str, version: str) -> str:
     """The page.
 
     Args:
         title: of the window and the top line.
+        about: what the board is, in words; '' if nobody says.
         parts: sections, in their order.
         recipe: YAML of the run; '' for a board.
         version: of this package, by which the page can be made again.
@@ -73,6 +74,7 @@ def render(title: str, parts: Sequence[Part], recipe: str, version: str) -> str:
     style, script = _text("page.css"), _text("page.js")
     return environment.get_template("report.html.jinja").render(
         title=title,
+        about=about,
         parts=[(part, _charts(part.view)) for part in parts],
         recipe=recipe,
         version=version,

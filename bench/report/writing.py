@@ -10,11 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bench.leaderboard import results
-from bench.leaderboard.board import Board
+from bench.leaderboard.board import BOARD, Board, BoardFile, load_file
 from bench.leaderboard.comparing import compare
 from bench.leaderboard.run_folder import MARK, RunFolder
 from bench.leaderboard.standings import Tables
 from bench.lib.errors import BenchError
+from bench.lib.escaping import printable
 from bench.lib.files import write_atomic
 from bench.lib.reading import read_text
 from bench.recipe.prompt_table import PromptTable
@@ -69,6 +70,7 @@ def make(
     *,
     title: str,
     store: Path,
+    about: str = "",
     recipe: str = "",
     tables: Tables | None = None,
     page: str = NAME,
@@ -79,7 +81,12 @@ def make(
     Args:
         cells: the results.
         prompts: their prompts, by hash.
+<<<<<<< HEAD
         title: of the page; '': the names of the recipes.
+=======
+        title: of the page.
+        about: what the board is, in words; '' if nobody says.
+>>>>>>> wt-X2
         store: folder of the store whose samples are shown.
         recipe: YAML of the run; '' for a board.
         tables: the standings of these cells; made here where they are not given.
@@ -109,16 +116,20 @@ def make(
             )
         files |= {f"{beside}/{name}": data for name, data in collected.files.items()}
         said += [collected.said] if collected.said else []
-        about = " ".join(text for text in (shown.left_out, collected.said) if text)
+        left_out = " ".join(text for text in (shown.left_out, collected.said) if text)
         json = gallery.payload(shown, view, collected.urls)
-        parts.append(pages.Part(view=view, gallery=json, about_gallery=about))
+        parts.append(pages.Part(view=view, gallery=json, about_gallery=left_out))
         if choice.figures:
             drawn = drawing.files(charts.of(view))
             files |= {f"figures/{view.id}-{name}": data for name, data in drawn.items()}
     made_by = version("diffusion-preference-bench")
+<<<<<<< HEAD
     # Not the folder's name: the same run gives the same page wherever it is written.
     title = title or ", ".join(dict.fromkeys(name for s in sections for name in s.recipes))
     files[page] = pages.render(title, parts, recipe, made_by).encode()
+=======
+    files[page] = pages.render(title, about, parts, recipe, made_by).encode()
+>>>>>>> wt-X2
     return Report(files=files, said=tuple(dict.fromkeys(said)))
 
 
@@ -136,8 +147,34 @@ def of_folder(folder: Path, store: Path, choice: Choice = Choice(), *, page: str
     cells, prompts = results.load_cells(folder), results.load_prompts(folder)
     recipe = folder / "recipe.yaml"
     text = read_text(recipe) if recipe.is_file() else ""
+<<<<<<< HEAD
     title = "" if text else folder.resolve().name
     return make(cells, prompts, title=title, store=store, recipe=text, page=page, choice=choice)
+=======
+    title, about = _said_of(folder, load_file(folder) if is_board(folder) else None)
+    return make(
+        cells,
+        prompts,
+        title=title,
+        about=about,
+        store=store,
+        recipe=text,
+        page=page,
+        choice=choice,
+    )
+
+
+def _said_of(folder: Path, file: BoardFile | None) -> tuple[str, str]:
+    """A title for its page, and what it is; '' if nobody says."""
+    if file is None:
+        return folder.resolve().name, ""
+    return file.title, printable(" ".join(file.description.split()))
+
+
+def is_board(folder: Path) -> bool:
+    """Whether a folder is a board whose page `bench leaderboard build` writes and `check` reads."""
+    return (folder / BOARD).is_file()
+>>>>>>> wt-X2
 
 
 def place(folder: Path, out: Path | None) -> Path:
@@ -182,12 +219,13 @@ def board_pages(board: Board, tables: Tables) -> dict[str, str]:
     """
     if missing():
         return {}
-    title = board.file.title if board.file and board.file.title else board.folder.resolve().name
+    title, about = _said_of(board.folder, board.file)
     choice = Choice(images=False)
     made = make(
         board.cells,
         board.prompts,
         title=title,
+        about=about,
         store=board.folder,
         tables=tables,
         choice=choice,

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -123,6 +124,16 @@ def test_power_of_a_board_as_data(bench: Bench) -> None:
     assert 0.05 < planned["against_base"] < 0.12
     assert planned["spent"]["nfe"] > 0
     assert found["halved"]["cheapest"]["prompts"] > found["prompts"]
+
+
+def test_a_board_is_found_by_its_name(bench: Bench) -> None:
+    copytree(SHAPES, Path("leaderboards", "mine"))
+    code, out, _ = bench("power", "mine")
+    assert code == 0
+    assert out.startswith("leaderboards/mine: ")
+    code, _, err = bench("power", "yours")
+    assert code == 1
+    assert err.startswith("error: yours")
 
 
 def test_a_plan_with_the_spreads_of_a_board(bench: Bench) -> None:

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import io
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 from PIL import Image
@@ -21,6 +22,8 @@ from bench.store.store import Store
 from tests.commands import Bench, in_folder
 from tests.leaderboard import small_board
 from tests.report.reading import parse
+
+SHAPES = Path(__file__).parents[2] / "leaderboards" / "shapes"
 
 
 @pytest.fixture
@@ -76,6 +79,27 @@ def test_pictures_lie_beside_the_page_or_within_it(board: Path, bench: Bench) ->
     one = parse(Path("one.html").read_bytes()).gallery()["pictures"]
     assert decoded(one["13"][1]).convert("RGB").getpixel((0, 0)) == (40, 6, 90)
     assert not Path("one").exists()
+
+
+def test_a_run_is_found_by_its_name(board: Path, bench: Bench) -> None:
+    runs = board.parent / "bench-runs"
+    runs.mkdir()
+    board.rename(runs / "mine")
+    code, _, err = bench("report", "mine", "--no-images")
+    assert (code, err) == (0, "")
+    assert (runs / "mine" / "report.html").is_file()
+
+
+def test_a_boards_own_page_is_the_one_that_is_checked(bench: Bench) -> None:
+    board = Path("leaderboards", "mine")
+    copytree(SHAPES, board)
+    (board / "report.html").unlink()
+    code, said, _ = bench("report", "mine")
+    assert code == 0
+    assert "--out makes one with them" in said
+    assert bench("leaderboard", "check", "mine")[0] == 0
+    page = parse((board / "report.html").read_bytes())
+    assert page.one("p", class_="note about").text.startswith("The embedded world")
 
 
 def test_without_pictures_the_page_says_so(board: Path, bench: Bench) -> None:
