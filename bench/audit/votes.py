@@ -52,12 +52,13 @@ def load_votes(paths: Sequence[Path], key: AuditKey) -> list[Vote]:
         own = 0
         for where, cells in _rows(path):
             vote = _vote(where, cells, numbers, key)
-            other = seen.setdefault((vote.item, vote.rater), where)
-            if other != where:
+            other = seen.get((vote.item, vote.rater))
+            if other:
                 raise BenchError(
                     f"{where}: {quoted(vote.rater)} votes on {cells['item']} a second time, after "
                     f"{other}; keep one (two people need two names)"
                 )
+            seen[vote.item, vote.rater] = where
             votes.append(vote)
             own += 1
         if not own:

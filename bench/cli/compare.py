@@ -21,8 +21,7 @@ from bench.cli.frame import (
     joined,
 )
 from bench.cli.run import setting
-from bench.cli.show import ROOTS
-from bench.registry.spec_language import split_list
+from bench.cli.show import ROOTS, names
 
 if TYPE_CHECKING:
     from bench.comparison.comparing import Compared
@@ -83,7 +82,7 @@ def compare(
     writing.check(folder)
     request = comparing.Request(
         subjects=tuple(subjects),
-        scorers=tuple(split_list(scorers or "")),
+        scorers=tuple(names("--scorers", scorers)),
         prompts=prompts,
         base=base,
         recipe=recipe,

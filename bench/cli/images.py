@@ -13,11 +13,10 @@ import typer
 
 from bench.cli import output
 from bench.cli.frame import STORE, Overwrite, StoreFolder
-from bench.cli.show import ROOTS
+from bench.cli.show import ROOTS, names
 from bench.leaderboard.results import safe_name
 from bench.lib import escaping
 from bench.lib.errors import BenchError, UnknownNameError
-from bench.registry.spec_language import split_list
 
 if TYPE_CHECKING:
     from bench.outputs.image_finding import Found, Order
@@ -60,7 +59,7 @@ def images(
 
     opened = open_folder(run, ROOTS)
     order = _order(sort)
-    methods = tuple(split_list(method or ""))
+    methods = tuple(names("--method", method))
     if order and not methods:
         # Against itself the base has no lead.
         methods = tuple(finished_methods(opened))
@@ -69,7 +68,7 @@ def images(
         row=row,
         prompt_set=prompt_set,
         methods=methods,
-        scorers=tuple(split_list(scorer or "")),
+        scorers=tuple(names("--scorer", scorer)),
         order=order,
     )
     found = find(opened, question)
@@ -160,6 +159,11 @@ def _copies(shown: Sequence[Found], store: Path) -> list[_Copy]:
             if path is None:
                 raise BenchError(f"{image.where}, {image.made_by}: no image: {_why(image, store)}")
             name = _file_name(image, of_base)
+            # Bases of two evaluations, or methods whose names differ in what files cannot be named.
+            number = 2
+            while (other := copies.get(name)) and other.source != path:
+                name = f"{_file_name(image, of_base)[:-4]}--{number}.png"
+                number += 1
             copies[name] = _Copy(name, path, image, of_base or image.base)
     return list(copies.values())
 
@@ -212,21 +216,26 @@ def _listed(copies: Sequence[_Copy]) -> bytes:
     return stream.getvalue().encode("utf-8")
 
 
+def _place(image: Found) -> tuple[str, int, int, str]:
+    """What the images of a line share: prompt, noise, and the base of their evaluation."""
+    return image.prompt_set, image.row, image.image_seed, image.base_image
+
+
 def _sheet(copies: Sequence[_Copy]) -> bytes:
     """A row a prompt and image seed, a column a method and train seed, the base first."""
     from bench.lib.contact_sheet import contact_sheet
 
     columns: dict[tuple[str, int | None], None] = {}
-    rows: dict[tuple[str, int, int], dict[tuple[str, int | None], Path]] = {}
+    rows: dict[tuple[str, int, int, str], dict[tuple[str, int | None], Path]] = {}
     prompts = {}
     for copy in sorted(copies, key=lambda copy: not copy.of_base):
         image = copy.image
         who = ("base", None) if copy.of_base else (image.method, image.train_seed)
         columns[who] = None
-        place = image.prompt_set, image.row, image.image_seed
+        place = _place(image)
         rows.setdefault(place, {})[who] = copy.source
         prompts[place] = image.prompt
-    order = {(i.prompt_set, i.row, i.image_seed): None for i in (copy.image for copy in copies)}
+    order = {_place(copy.image): None for copy in copies}
     lines = [(prompts[at], [rows[at].get(who) for who in columns]) for at in order][:_MOST_ROWS]
     headings = [who if seed is None else f"{who}, seed {seed}" for who, seed in columns]
     buffer = io.BytesIO()

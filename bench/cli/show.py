@@ -120,6 +120,8 @@ def export(
             + (f"; --{' and --'.join(asked)} are two" if len(asked) > 1 else "")
         )
     opened = _opened(folder, prompt_set, scorer)
+    if out is not None and out.resolve().parent in _records(opened.folder):
+        raise BenchError(f"--out {out}: only records may lie there; name a file elsewhere")
     if scores:
         _export_scores(opened, method, out, overwrite)
         return
@@ -128,6 +130,11 @@ def export(
         sys.stdout.write(text)
     else:
         _save(out, text.encode("utf-8"), overwrite)
+
+
+def _records(folder: Path) -> list[Path]:
+    """Folders of which every file is read as a result or a table of prompts."""
+    return [(folder / name).resolve() for name in ("results", "prompts")]
 
 
 def _narrowed(folder: str, method: str | None, prompt_set: str | None, scorer: str | None) -> str:
@@ -141,21 +148,35 @@ def _opened(folder: str, prompt_set: str | None, scorer: str | None) -> Opened:
     from bench.leaderboard.opening import open_folder
 
     opened = open_folder(folder, ROOTS)
-    return opened.only(prompt_set=prompt_set, scorers=split_list(scorer or ""))
+    return opened.only(prompt_set=prompt_set, scorers=names("--scorer", scorer))
+
+
+def names(option: str, text: str | None) -> list[str]:
+    """The comma-separated names that an option gives; none where it is not given.
+
+    Raises:
+        BenchError: it is given and names nothing.
+    """
+    found = split_list(text or "")
+    if text is not None and not found:
+        raise BenchError(f"{option} {text}: names nothing; give a name, or leave the option out")
+    return found
 
 
 def _of(tables: Tables, method: str | None) -> Tables:
     from bench.leaderboard.opening import of_methods
 
-    return of_methods(tables, split_list(method)) if method else tables
+    wanted = names("--method", method)
+    return of_methods(tables, wanted) if wanted else tables
 
 
 def _print_matrix(
     section: Section, line: Callable[[str], None], show: Callable[[object], None]
 ) -> None:
+    from bench.leaderboard.standings import names_of_rows
     from bench.leaderboard.views import matrix
 
-    shown = {(row.method, row.variant): row.label or row.shown for row in section.rows if row.seeds}
+    shown = names_of_rows(row for row in section.rows if row.seeds)
     rates = {
         (shown[pair.method, pair.variant], shown[pair.other, pair.other_variant]): pair.rate
         for pair in section.head_to_head
@@ -192,7 +213,8 @@ def _export_scores(opened: Opened, method: str | None, out: Path | None, overwri
 
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise BenchError(f"--out {out}: expected the name of a .csv or .parquet file")
-    opened = opened.of(split_list(method)) if method else opened
+    wanted = names("--method", method)
+    opened = opened.of(wanted) if wanted else opened
     frame = score_table(opened.cells, opened.prompts)
     if out is None:
         sys.stdout.write(csv_text(frame))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
-from bench.leaderboard.standings import HeadToHead, Row, Section
+from bench.leaderboard.standings import HeadToHead, Row, Section, names_of_rows
 
 ENOUGH_SEEDS = (0, 1, 2, 3, 4)
 """Train seeds that rank methods without pooling: each then has a spread of its own."""
+_Names: TypeAlias = Mapping[tuple[str, str], str]
 _LISTED = 4
 """So many groups of winners are told apart."""
 _NAMED = 6
@@ -17,6 +19,7 @@ _NAMED = 6
 def answer(section: Section) -> str:
     """Which methods beat the base, which beat each other, and what is missing to say more."""
     done = [row for row in section.rows if row.seeds]
+    names = names_of_rows(section.rows)
     if not done:
         return "No method finished."
     if not section.ranked_by:
@@ -30,14 +33,14 @@ def answer(section: Section) -> str:
         seeds = sorted({len(row.seeds) for row in ranked})
         trained = "-".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
         sentences = [
-            f"Over {trained} trainings each and {judged}: {_against_base(ranked)}.",
-            *_between(ranked, section.head_to_head),
-            *_once([row for row in done if not row.rank_set]),
+            f"Over {trained} trainings each and {judged}: {_against_base(ranked, names)}.",
+            *_between(ranked, names, section.head_to_head),
+            *_once([names[row.key] for row in done if not row.rank_set]),
         ]
         return " ".join(sentences)
     trained_here = [row for row in done if row.budget and row.budget.steps]
     which = "As trained once" if trained_here else "As given"
-    sentences = [f"{which}, over {judged}: {_against_base(done)}."]
+    sentences = [f"{which}, over {judged}: {_against_base(done, names)}."]
     if trained_here:
         sentences.append(
             f"One training says nothing of another, so no method is ranked; {_remedy(section)}."
@@ -47,14 +50,14 @@ def answer(section: Section) -> str:
     return " ".join(sentences)
 
 
-def _against_base(rows: Sequence[Row]) -> str:
+def _against_base(rows: Sequence[Row], names: _Names) -> str:
     groups: dict[str, list[str]] = {"beat": [], "lose to": [], "not": []}
     for row in rows:
         if row.common:
             above, below = row.common.low > 0.5, row.common.high < 0.5
             if row.adjusted_p is not None and row.adjusted_p > 0.05:
                 above = below = False
-            groups["beat" if above else "lose to" if below else "not"].append(_name(row))
+            groups["beat" if above else "lose to" if below else "not"].append(names[row.key])
     clauses = [
         f"{joined(groups[verb])} {verb if len(groups[verb]) > 1 else _third(verb)} the base"
         for verb in ("beat", "lose to")
@@ -72,12 +75,11 @@ def _third(verb: str) -> str:
     return {"beat": "beats", "lose to": "loses to"}[verb]
 
 
-def _between(rows: Sequence[Row], pairs: Sequence[HeadToHead]) -> list[str]:
+def _between(rows: Sequence[Row], names: _Names, pairs: Sequence[HeadToHead]) -> list[str]:
     """What is said of the methods among themselves."""
     if len(rows) < 2:
         return []
-    names = {(row.method, row.variant): _name(row) for row in rows}
-    losers: dict[str, list[str]] = {name: [] for name in names.values()}
+    losers: dict[str, list[str]] = {names[row.key]: [] for row in rows}
     for pair in pairs:
         if pair.separated:
             one, other = names[pair.method, pair.variant], names[pair.other, pair.other_variant]
@@ -95,16 +97,16 @@ def _between(rows: Sequence[Row], pairs: Sequence[HeadToHead]) -> list[str]:
     ]
     more = len(clauses) - _LISTED
     sentences = ["; ".join(clauses[:_LISTED]) + (f"; {more} such groups more" * (more > 0)) + "."]
-    first = [_name(row) for row in rows if row.rank_set and row.rank_set[0] == 1]
+    first = [names[row.key] for row in rows if row.rank_set and row.rank_set[0] == 1]
     if len(first) > 1:
         sentences.append(f"First place lies between {joined(first)}.")
     return sentences
 
 
-def _once(rows: Sequence[Row]) -> list[str]:
-    if not rows:
+def _once(names: Sequence[str]) -> list[str]:
+    if not names:
         return []
-    return [f"Trained or given once, hence unranked: {joined([_name(row) for row in rows])}."]
+    return [f"Trained or given once, hence unranked: {joined(names)}."]
 
 
 def _remedy(section: Section) -> str:
@@ -126,10 +128,6 @@ def _time(seconds: float) -> str:
     if seconds < 5400:
         return f"about {seconds / 60:.0f} minutes"
     return f"about {seconds / 3600:.0f} hours"
-
-
-def _name(row: Row) -> str:
-    return row.label or row.shown
 
 
 def joined(names: Sequence[str]) -> str:

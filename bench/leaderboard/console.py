@@ -14,7 +14,7 @@ from bench.leaderboard.columns import (
 from bench.leaderboard.fitted import Fitted
 from bench.leaderboard.names import wrapped
 from bench.leaderboard.notes import KEY, section_notes
-from bench.leaderboard.standings import Section, Tables
+from bench.leaderboard.standings import Section, Tables, names_of_rows
 from bench.lib import escaping
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def console_table(tables: Tables) -> Group:
 
 
 def _console_section(section: Section) -> Fitted:
-    names = ["\n".join(wrapped(escaping.printable(row.label or row.shown))) for row in section.rows]
+    called = names_of_rows(section.rows)
+    names = ["\n".join(wrapped(escaping.printable(called[row.key]))) for row in section.rows]
     _, *figures = columns(section, PLAIN)
     return Fitted(names, figures)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from bench.leaderboard.standings import Row, Section, Tables
+from bench.leaderboard.standings import Row, Section, Tables, names_of_rows
 from bench.lib.escaping import printable
 from bench.statistics.model import LEVEL, Estimand, WinRate
 
@@ -68,7 +68,8 @@ def _table(section: Section) -> str:
 def _columns(section: Section) -> Iterator[tuple[str, list[str]]]:
     """A heading, and what stands under it for each row."""
     rows = section.rows
-    yield "method", [_name(row) for row in rows]
+    names = names_of_rows(rows)
+    yield "method", [_name(row, names[row.key]) for row in rows]
     common = section.ranked_by
     if any(row.rank_set for row in rows):
         yield "rank", [_rank(row) for row in rows]
@@ -112,10 +113,9 @@ def _best(section: Section, rate: Callable[[Row], WinRate | None], *, judged: bo
     return best if top.low > max((0.5, *others)) else None
 
 
-def _name(row: Row) -> str:
-    spec = f"\\texttt{{{escaped(row.shown)}}}"
+def _name(row: Row, name: str) -> str:
     # A label says what the spec is, so that the narrow table of a paper needs no more.
-    return escaped(row.label) if row.label else spec
+    return f"\\texttt{{{escaped(name)}}}" if name == row.shown else escaped(name)
 
 
 def _rank(row: Row) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from typing import TypeVar
 
 _PATH = re.compile(r"[^\[\],=:|+]*/[^\[\],=:|+]*")
+_Key = TypeVar("_Key", bound=Hashable)
 _KEPT = 2
 """Parts of a path that are kept, as of a Hub id."""
 LINE = 22
@@ -26,6 +28,21 @@ def shortened(specs: Iterable[str]) -> dict[str, str]:
         often = Counter((*shorter.values(), *names.values()))
         names |= {spec: name for spec, name in shorter.items() if often[name] == 1}
     return {spec: names.get(spec, spec) for spec in distinct}
+
+
+def called(methods: Iterable[tuple[_Key, str, str]]) -> dict[_Key, str]:
+    """What each method is called where one name must do: its label, if that is its alone.
+
+    Args:
+        methods: what tells a method from the others, its label or '', its short name.
+    """
+    known = {key: (label, short) for key, label, short in methods}
+    often = Counter(label for label, _ in known.values())
+    others = {short: key for key, (_, short) in known.items()}
+    return {
+        key: label if label and often[label] == 1 and others.get(label, key) == key else short
+        for key, (label, short) in known.items()
+    }
 
 
 def _cut(spec: str, kept: int) -> str:

@@ -13,7 +13,7 @@ from bench.leaderboard.towers import shared_towers
 from bench.statistics import bradley_terry, correlation
 from bench.statistics.adjustment import Adjusted, adjusted_rate
 from bench.statistics.crossed import Interval
-from bench.statistics.effects import effect, worst_scorer
+from bench.statistics.effects import effect, in_range, worst_scorer
 from bench.statistics.joint import Diversity, diversity, joint, proxy_up_gold_down
 from bench.statistics.model import Design, Floats, WinRate
 
@@ -149,6 +149,14 @@ def strengths(
     return found, dict(zip(scorers, fitted.discrimination, strict=True))
 
 
+def _changes(methods: Sequence[Compared], base: Compared, scorer: str) -> Floats:
+    """[methods, prompts]: mean difference from the base."""
+    counts = np.cumsum([len(method.cells) for method in methods])[:-1]
+    together = np.concatenate([method.scores[scorer] for method in methods])
+    difference = np.subtract(*in_range(together, base.scores[scorer]))
+    return np.stack([part.mean(axis=(0, 2)) for part in np.split(difference, counts)])
+
+
 def agreement(
     methods: Sequence[Compared], base: Compared, described: Mapping[str, Mapping[str, object]]
 ) -> Agreement | None:
@@ -157,11 +165,7 @@ def agreement(
     scorers = sorted(set.intersection(*everywhere)) if everywhere else []
     if len(scorers) < 2:
         return None
-    differences = {
-        s: np.stack([(m.scores[s] - base.scores[s]).mean(axis=(0, 2)) for m in methods])
-        for s in scorers
-    }
-    found = correlation.spearman(differences)
+    found = correlation.spearman({s: _changes(methods, base, s) for s in scorers})
     cells = [cell for method in (base, *methods) for cell in method.cells]
     declared = {scorer: tower for cell in cells for scorer, tower in cell.towers.items()}
     shared = shared_towers({s: described[s] for s in scorers if s in described}, declared)

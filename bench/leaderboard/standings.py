@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from bench.leaderboard.names import called
 from bench.leaderboard.results import Budget, Cost
 from bench.statistics.adjustment import Adjusted
 from bench.statistics.correlation import ScorerCorrelation
@@ -115,6 +116,11 @@ class Row:
     def estimand(self) -> Estimand | None:
         """What its numbers speak of; None for the base and where nothing finished."""
         return next((rate.estimand for rate in self.scores.values()), None)
+
+
+def names_of_rows(rows: Iterable[Row]) -> dict[tuple[str, str], str]:
+    """Key of a row -> what it is called in a sentence or a heading; no two are called the same."""
+    return called((row.key, row.label, row.shown) for row in rows)
 
 
 @dataclass(frozen=True, kw_only=True)

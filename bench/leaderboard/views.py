@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from bench.leaderboard.fitted import Column, Fitted
 from bench.leaderboard.names import wrapped
-from bench.leaderboard.standings import HELD_OUT, GroupRow, Section
+from bench.leaderboard.standings import HELD_OUT, GroupRow, Section, names_of_rows
 from bench.lib.errors import UnknownNameError
 from bench.lib.escaping import printable
 from bench.lib.wording import listed
@@ -118,13 +118,14 @@ def _counts(rows: Sequence[GroupRow]) -> dict[str, int]:
 def _group_table(section: Section, rows: Sequence[GroupRow]) -> Fitted:
     rates = {(row.method, row.variant, row.group or "all"): row.result for row in rows}
     counts = _counts(rows)
+    names = names_of_rows(section.rows)
 
     def columns() -> Iterator[Column]:
         yield "prompts", [f"{n:,}" for n in counts.values()]
         for row in section.rows:
             if not row.base:
                 found = (rates.get((row.method, row.variant, group)) for group in counts)
-                yield row.label or row.shown, [_rate(r) if r else _GAP for r in found]
+                yield names[row.key], [_rate(r) if r else _GAP for r in found]
 
     return Fitted([_name(group) for group in counts], list(columns()), "group")
 

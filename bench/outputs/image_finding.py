@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.leaderboard.names import shortened
+from bench.leaderboard.names import called, shortened
 from bench.leaderboard.opening import Opened, cells_of
-from bench.leaderboard.results import CellResult, PromptSetScores
+from bench.leaderboard.results import Cell, CellResult, PromptSetScores
+from bench.lib.canonical_json import sha256
 from bench.lib.errors import BenchError, UnknownNameError
 from bench.outputs.score_table import image_paths
 from bench.recipe.prompt_table import PromptTable
@@ -89,12 +91,12 @@ def find(opened: Opened, question: Question) -> list[Found]:
     """
     part = opened.only(prompt_set=question.prompt_set, scorers=question.scorers)
     chosen = _chosen(part, question.methods)
-    names = shortened(cell.method for cell in part.cells.values())
+    names = _names(part)
     rows = _rows(part, question)
     found = [
         image
         for cell in chosen
-        for image in _of_cell(part, cell, _base(part, cell), names[cell.method], rows)
+        for image in _of_cell(part, cell, _base(part, cell), names[cell.identity], rows)
     ]
     if not found:
         raise BenchError(f"{opened.folder}: no scorer has scored these images")
@@ -117,6 +119,21 @@ def finished_methods(opened: Opened) -> list[str]:
     """Specs of the methods that have a finished cell, the base's aside."""
     done = (cell for cell in opened.cells.values() if isinstance(cell, CellResult))
     return list(dict.fromkeys(cell.method for cell in done if not cell.base))
+
+
+def _names(opened: Opened) -> dict[str, str]:
+    """Identity of a cell -> what its method is called; two methods never share a name."""
+    cells = opened.cells.values()
+    short = shortened(cell.method for cell in cells)
+    keys = {c.identity: (c.method, c.variant, "" if c.base else c.protocol.digest) for c in cells}
+    often = Counter(method for method, *_ in set(keys.values()))
+
+    def told_apart(cell: Cell) -> str:
+        apart = "" if often[cell.method] == 1 else f" {sha256(keys[cell.identity])[:8]}"
+        return short[cell.method] + apart
+
+    names = called((keys[cell.identity], cell.label, told_apart(cell)) for cell in cells)
+    return {identity: names[key] for identity, key in keys.items()}
 
 
 def _chosen(opened: Opened, methods: Sequence[str]) -> list[CellResult]:
@@ -193,7 +210,7 @@ def _of_cell(
             for number, seed in enumerate(part.image_seeds):
                 i = row * images + number
                 yield Found(
-                    method=cell.label or name,
+                    method=name,
                     base=cell.base,
                     train_seed=cell.seed if cell.training else None,
                     image_seed=seed,

@@ -144,8 +144,18 @@ def _here(jobs: Sequence[_Job]) -> list[bytes]:
     import vl_convert
 
     return [
-        str(vl_convert.vegalite_to_svg(dict(spec))).encode()
+        str(vl_convert.vegalite_to_svg(_drawable(spec))).encode()
         if form == "svg"
-        else bytes(vl_convert.vegalite_to_pdf(dict(spec)))
+        else bytes(vl_convert.vegalite_to_pdf(_drawable(spec)))
         for form, spec in jobs
     ]
+
+
+def _drawable(spec: Mapping[str, Any]) -> Any:
+    """The spec with its number for every character beyond 16 bits, which the fonts here lack.
+
+    Vega cuts a long name between the two halves of such a character, and vl-convert then fails.
+    """
+    text = json.dumps(spec, ensure_ascii=False)
+    beyond = "[\U00010000-\U0010ffff]"
+    return json.loads(re.sub(beyond, lambda found: f"U+{ord(found[0]):X}", text))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from bench.leaderboard.columns import PLAIN
 from bench.leaderboard.notes import section_notes
 from bench.leaderboard.results import Cell, CellResult
 from bench.leaderboard.signature import signature
-from bench.leaderboard.standings import HELD_OUT, GroupRow, Row, Section
+from bench.leaderboard.standings import HELD_OUT, GroupRow, Row, Section, names_of_rows
 from bench.lib.escaping import printable
 from bench.report import beside, words
 from bench.report.beside import Table
@@ -216,13 +215,7 @@ Names = Mapping[tuple[str, str], str]
 
 
 def _names(rows: Sequence[Row]) -> dict[tuple[str, str], str]:
-    often = Counter(row.label or row.shown for row in rows)
-    return {
-        (row.method, row.variant): printable(
-            row.label if row.label and often[row.label] == 1 else row.shown
-        )
-        for row in rows
-    }
+    return {key: printable(name) for key, name in names_of_rows(rows).items()}
 
 
 def _line(section: Section, row: Row, name: str, signed: str) -> Line:

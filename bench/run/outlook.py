@@ -78,7 +78,7 @@ def sentences(outlook: Outlook) -> tuple[str, str]:
     if outlook.seeds == 1:
         return (
             f"Power: {here} x 1 train seed {checkpoints}; no method can be ranked.",
-            f"--seeds 0,1,2 would find {_found(outlook, 3)} (80% power); see `bench power`.",
+            f"--seeds 0,1,2 would find {_found(outlook, 3)} (80% power).",
         )
     return (
         f"Power: {here} x {outlook.seeds} train seeds find {_found(outlook, outlook.seeds)} "

@@ -19,7 +19,7 @@ import numpy as np
 
 from bench.lib.errors import BenchError
 from bench.statistics.crossed import Interval, crossed_spread, sets, shares, t_interval
-from bench.statistics.effects import base_sd, differences
+from bench.statistics.effects import base_sd, differences, in_range
 from bench.statistics.model import Design, Floats
 
 OVERLAP = 0.05
@@ -77,10 +77,11 @@ def adjusted_rate(
     columns, kept, left_out = [np.ones(outcomes.size)], [], []
     one_sided = []
     for name in sorted(facts):
-        difference = differences(facts[name], base[name])
+        ours, theirs = in_range(facts[name], base[name])
+        difference = differences(ours, theirs)
         if difference.shape != outcomes.shape:
             raise BenchError(f"{name} of shape {difference.shape} beside {outcomes.shape} outcomes")
-        column = difference.ravel() / (base_sd(base[name]) or 1.0)
+        column = difference.ravel() / (base_sd(theirs) or 1.0)
         if min((column >= 0).mean(), (column <= 0).mean()) < OVERLAP:
             one_sided.append(name)
         if _new(column, columns, weight):

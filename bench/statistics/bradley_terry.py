@@ -22,7 +22,7 @@ from scipy.special import expit, log_expit
 
 from bench.lib.errors import BenchError
 from bench.statistics.crossed import crossed_spread, shares
-from bench.statistics.model import Design, Floats
+from bench.statistics.model import Design, Floats, outcomes
 
 PSEUDO_WINS = 0.5
 """Wins that either side of each pair is given where the strengths would else be infinite."""
@@ -99,7 +99,7 @@ def count(scores: Floats, design: Design) -> Comparisons:
         games[np.ix_([k], [s], here, here)] = prompts * (1 - np.eye(len(here)))
         for i, row in enumerate(here[:-1]):
             # Both sides are summed, so that who never won has won exactly 0 times.
-            ahead = (np.sign(values[i] - values[i + 1 :]) + 1) / 2
+            ahead = outcomes(np.broadcast_to(values[i], values[i + 1 :].shape), values[i + 1 :])
             wins[k, row, here[i + 1 :]] += ahead @ weight
             wins[k, here[i + 1 :], row] += (1 - ahead) @ weight
     return Comparisons(wins=wins, victories=victories, games=games)

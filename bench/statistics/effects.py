@@ -23,6 +23,8 @@ DEAD_BAND = 0.1
 half of what is called a small effect (Cohen 1988)."""
 TRIM = 0.1
 """Share of prompts that a trimmed mean leaves out at either end (Tukey & McLaughlin 1963)."""
+_COMMON = 200
+"""Scores are taken as they are while the largest lies between 2**-200 and 2**200."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,20 @@ def differences(scores: npt.ArrayLike, base: npt.ArrayLike) -> Floats:
     return ours - theirs
 
 
+def in_range(scores: npt.ArrayLike, base: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """Both in a unit in which squares of differences are finite, and not 0 where they vary.
+
+    The unit is a power of two, so that sizes in standard deviations stay the same to the last bit;
+    scores of common magnitudes are given back as they are.
+    """
+    ours, theirs = np.asarray(scores, np.float64), np.asarray(base, np.float64)
+    largest = max((float(np.abs(v).max()) for v in (ours, theirs) if v.size), default=0.0)
+    exponent = math.frexp(largest)[1] if math.isfinite(largest) else 0
+    if abs(exponent) < _COMMON:
+        return ours, theirs
+    return np.ldexp(ours, -exponent), np.ldexp(theirs, -exponent)
+
+
 def base_sd(base: npt.ArrayLike) -> float | None:
     """Standard deviation over prompts of the base's scores, single images of one image seed each.
 
@@ -89,7 +105,7 @@ def base_sd(base: npt.ArrayLike) -> float | None:
     values = np.asarray(base, np.float64)
     if len(values) < 2 or (np.ptp(values, axis=0) == 0).all():
         return None
-    return math.sqrt(float(np.var(values, axis=0, ddof=1).mean()))
+    return math.sqrt(float(np.var(values, axis=0, ddof=1).mean())) or None
 
 
 def trimmed_mean(values: Floats, weights: Floats, trim: float = TRIM) -> float:
@@ -119,15 +135,17 @@ def effect(scores: npt.ArrayLike, base: npt.ArrayLike, design: Design) -> Effect
     Raises:
         BenchError: as `differences`.
     """
-    difference = differences(scores, base)
+    ours, theirs = in_range(scores, base)
+    difference = differences(ours, theirs)
     share = shares(design)
 
     def averaged(values: npt.NDArray[np.generic]) -> float:
         return float((values.mean(axis=(0, 2)) * share).sum())
 
-    tie_share = averaged(difference == 0)
-    sd = base_sd(base)
-    if sd is None:
+    tie_share = averaged(np.asarray(scores) == np.asarray(base))
+    sd = base_sd(theirs)
+    # One so small beside what is compared comes from rounding: nothing can be told in it.
+    if sd is None or sd < 2.0**-_COMMON * float(np.abs(ours - theirs).max()):
         return Effect(
             mean=None,
             trimmed=None,

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from bench.lib.errors import BenchError
 from bench.statistics.crossed import Interval, mean_interval, share_interval
-from bench.statistics.effects import differences
+from bench.statistics.effects import differences, in_range
 from bench.statistics.model import Design, Floats
 
 LEAST_RATIO = 1e-3
@@ -68,7 +68,7 @@ def dominance(scores: Mapping[str, Floats], base: Mapping[str, Floats]) -> tuple
     missing = sorted(scores.keys() - base.keys())
     if missing or not scores:
         raise BenchError(f"the base has no scores of {', '.join(missing) or 'any scorer'}")
-    lead = np.stack([np.sign(differences(scores[name], base[name])) for name in scores])
+    lead = np.stack([np.sign(differences(*in_range(scores[name], base[name]))) for name in scores])
     low, high = lead.min(axis=0), lead.max(axis=0)
     dominating, dominated = (low >= 0) & (high > 0), (high <= 0) & (low < 0)
     return dominating.mean(axis=2), dominated.mean(axis=2)

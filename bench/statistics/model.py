@@ -119,7 +119,9 @@ def outcomes(scores: npt.ArrayLike, base: npt.ArrayLike) -> Floats:
             raise BenchError(
                 f"{unscored} of {values.size} of {name} scores are not finite; score them again"
             )
-    return 0.5 * (1.0 + np.sign(ours - theirs)) if ours.size else np.zeros(ours.shape)
+    # Compared, not subtracted: the difference of two huge scores has no finite value.
+    won, lost = (np.asarray(side, np.float64) for side in (ours > theirs, ours < theirs))
+    return np.asarray(0.5 * (1.0 + won - lost), np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

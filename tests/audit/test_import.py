@@ -153,6 +153,13 @@ def test_files_are_checked_together(asked: Asked, tmp_path: Path) -> None:
         load_votes([other], asked.key)
 
 
+def test_one_file_given_twice_counts_once_or_not_at_all(asked: Asked, tmp_path: Path) -> None:
+    rows = [[i.item, "left", "1", "a"] for i in asked.key.items]
+    file = write_votes(tmp_path / "votes.csv", rows)
+    with pytest.raises(BenchError, match="a second time, after"):
+        load_votes([file, file], asked.key)
+
+
 def test_the_command_writes_findings_into_a_runs_folder(bench: Bench, tmp_path: Path) -> None:
     small = make(tmp_path / "own", prompts=12)
     (tmp_path / "bench-runs").mkdir()

@@ -75,7 +75,7 @@ def test_one_train_seed_ranks_no_method(store: Store) -> None:
     )
     assert re.fullmatch(
         r"--seeds 0,1,2 would find differences of [\d.]+ points against the base, [\d.]+ between "
-        r"two methods \(80% power\); see `bench power`\.",
+        r"two methods \(80% power\)\.",
         second,
     )
 
