@@ -81,12 +81,8 @@ def make(
     Args:
         cells: the results.
         prompts: their prompts, by hash.
-<<<<<<< HEAD
-        title: of the page; '': the names of the recipes.
-=======
         title: of the page.
         about: what the board is, in words; '' if nobody says.
->>>>>>> wt-X2
         store: folder of the store whose samples are shown.
         recipe: YAML of the run; '' for a board.
         tables: the standings of these cells; made here where they are not given.
@@ -123,13 +119,9 @@ def make(
             drawn = drawing.files(charts.of(view))
             files |= {f"figures/{view.id}-{name}": data for name, data in drawn.items()}
     made_by = version("diffusion-preference-bench")
-<<<<<<< HEAD
     # Not the folder's name: the same run gives the same page wherever it is written.
     title = title or ", ".join(dict.fromkeys(name for s in sections for name in s.recipes))
-    files[page] = pages.render(title, parts, recipe, made_by).encode()
-=======
     files[page] = pages.render(title, about, parts, recipe, made_by).encode()
->>>>>>> wt-X2
     return Report(files=files, said=tuple(dict.fromkeys(said)))
 
 
@@ -147,11 +139,8 @@ def of_folder(folder: Path, store: Path, choice: Choice = Choice(), *, page: str
     cells, prompts = results.load_cells(folder), results.load_prompts(folder)
     recipe = folder / "recipe.yaml"
     text = read_text(recipe) if recipe.is_file() else ""
-<<<<<<< HEAD
-    title = "" if text else folder.resolve().name
-    return make(cells, prompts, title=title, store=store, recipe=text, page=page, choice=choice)
-=======
     title, about = _said_of(folder, load_file(folder) if is_board(folder) else None)
+    title = "" if text else title
     return make(
         cells,
         prompts,
@@ -174,7 +163,6 @@ def _said_of(folder: Path, file: BoardFile | None) -> tuple[str, str]:
 def is_board(folder: Path) -> bool:
     """Whether a folder is a board whose page `bench leaderboard build` writes and `check` reads."""
     return (folder / BOARD).is_file()
->>>>>>> wt-X2
 
 
 def place(folder: Path, out: Path | None) -> Path:
