@@ -13,7 +13,7 @@ from itertools import product
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaincinv, ndtr, ndtri
+from scipy.special import betaincinv, ndtr, ndtri, stdtrit
 from scipy.stats import binom
 
 from bench.statistics import model
@@ -252,6 +252,66 @@ def few_table(count: int) -> Iterator[str]:
         yield f"| {words} | {seeds} | {_percent(share(found))} | {_percent(share(found[:, -1]))} |"
 
 
+def exact_table(_: int) -> Iterator[str]:
+    """Coverage of one training without ties between 90 and 100%: computed, not simulated."""
+    yield "| prompts | least | mean | Clopper-Pearson: mean | Wilson: least |"
+    yield "|---|---|---|---|---|"
+    for prompts in PROMPTS:
+        wins = np.arange(prompts + 1)
+        ours = _coverage(wins, *_of_one_training(prompts))
+        clopper = _coverage(
+            wins,
+            np.nan_to_num(betaincinv(np.maximum(wins, 1), prompts - wins + 1, 0.025)) * (wins > 0),
+            np.where(
+                wins < prompts, betaincinv(wins + 1, np.maximum(prompts - wins, 1), 0.975), 1.0
+            ),
+        )
+        wilson = _coverage(wins, *_wilson(wins / prompts, prompts))
+        found = (ours.min(), ours.mean(), clopper.mean(), wilson.min())
+        yield f"| {prompts} | " + " | ".join(f"{100 * each:.1f}" for each in found) + " |"
+
+
+def _of_one_training(prompts: int) -> tuple[Floats, Floats]:
+    """The model's interval for each number of wins."""
+    design = model.design([str(row) for row in range(prompts)], ["set"] * prompts)
+    won = np.tri(prompts + 1, prompts, -1)
+    rates = [model.win_rate(model.components(row[None, :, None], design), None) for row in won]
+    return np.array([rate.low for rate in rates]), np.array([rate.high for rate in rates])
+
+
+def _wilson(share: Floats, prompts: int) -> tuple[Floats, Floats]:
+    z = float(ndtri(0.975))
+    centre = (share + z**2 / (2 * prompts)) / (1 + z**2 / prompts)
+    reach = np.sqrt(share * (1 - share) / prompts + z**2 / (4 * prompts**2))
+    reach *= z / (1 + z**2 / prompts)
+    return centre - reach, centre + reach
+
+
+def _coverage(wins: npt.NDArray[np.int_], low: Floats, high: Floats) -> Floats:
+    """How often intervals hold each of 4,000 true rates between 90 and 100%."""
+    true = 0.9 + 0.1 * (np.arange(4000) + 0.5) / 4000
+    return np.array([binom.pmf(wins, wins[-1], p)[(low <= p) & (p <= high)].sum() for p in true])
+
+
+def df_table(_: int) -> Iterator[str]:
+    """Coverage by two rules of degrees of freedom, over true shares of the trainings' variance."""
+    yield "| f | Satterthwaite, k = 2 | here, k = 2 f / (f + 2) |"
+    yield "|---|---|---|"
+    random = np.random.default_rng(SEED)
+    for f in (1, 2, 4, 10):
+        found: tuple[list[float], list[float]] = ([], [])
+        for true in (0.001, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99):
+            # Of many prompts, whose own variance is known.
+            trainings = true * random.chisquare(f, 400_000) / f
+            variance = trainings + 1 - true
+            satterthwaite = f / (trainings / variance) ** 2
+            ours = model.degrees_of_freedom(1 - true, np.inf, trainings, f)
+            for df, shares in zip((satterthwaite, ours), found, strict=True):
+                reach = stdtrit(df, 0.975) * np.sqrt(variance)
+                shares.append(100 * float((2 * ndtr(reach) - 1).mean()))
+        yield f"| {f} | " + " | ".join(f"{min(s):.1f}-{max(s):.1f}" for s in found) + " |"
+
+
 def _percent(one: Share) -> str:
     return f"{100 * one.value:.1f}"
 
@@ -269,6 +329,8 @@ TABLES = {
     "family": family_table,
     "naive": naive_table,
     "few": few_table,
+    "exact": exact_table,
+    "df": df_table,
 }
 
 if __name__ == "__main__":
