@@ -14,6 +14,7 @@ from bench.audit.records import AuditKey, Item
 from bench.audit.sampling import Floats, Integers
 from bench.audit.votes import Vote
 from bench.lib.canonical_json import plain, to_json
+from bench.lib.errors import BenchError
 from bench.statistics.agreement import Agreement, agreement, krippendorff_alpha
 from bench.statistics.prediction_powered import (
     HumanRate,
@@ -119,10 +120,13 @@ def find(key: AuditKey, compared: Compared, votes: Sequence[Vote]) -> Findings:
     """
     asked = _Asked(key, compared)
     outcomes = np.array([v.outcome(first_left=key.items[v.item].first_left) for v in votes])
-    raters = sorted({vote.rater for vote in votes})
-    table = np.full((len(raters), len(key.items)), np.nan)
+    by_rater: dict[str, list[Vote]] = {name: [] for name in sorted({v.rater for v in votes})}
+    for vote in votes:
+        by_rater[vote.rater].append(vote)
+    number_of = {name: number for number, name in enumerate(by_rater)}
+    table = np.full((len(by_rater), len(key.items)), np.nan)
     for vote, outcome in zip(votes, outcomes, strict=True):
-        table[raters.index(vote.rater), vote.item] = outcome
+        table[number_of[vote.rater], vote.item] = outcome
     pairs = [asked.pair_finding(number, table) for number in range(len(key.pairs))]
     rates = {
         (pair.first, pair.second): finding.powered
@@ -143,7 +147,7 @@ def find(key: AuditKey, compared: Compared, votes: Sequence[Vote]) -> Findings:
         votes=len(votes),
         items=len(key.items),
         voted_items=len({vote.item for vote in votes}),
-        raters=tuple(_rater(name, [v for v in votes if v.rater == name]) for name in raters),
+        raters=tuple(_rater(name, mine) for name, mine in by_rater.items()),
         alpha=krippendorff_alpha(table, "interval"),
         alpha_nominal=krippendorff_alpha(table, "nominal"),
         scorers=tuple(asked.scorer_findings(votes, outcomes)),
@@ -178,13 +182,24 @@ class _Asked:
         self.pairings = [compared.pair(pair.first, pair.second) for pair in key.pairs]
 
     def index(self, item: Item) -> tuple[int, int, int]:
-        """Prompt, train seed and image seed of an item, as outcomes are ordered."""
+        """Prompt, train seed and image seed of an item, as outcomes are ordered.
+
+        Raises:
+            BenchError: the run has no such image.
+        """
         pairing = self.pairings[item.pair]
-        return (
-            self.place[item.prompt_set, item.row],
-            pairing.train_seeds.index(item.train_seed),
-            self.compared.image_seeds.index(item.image_seed),
-        )
+        try:
+            return (
+                self.place[item.prompt_set, item.row],
+                pairing.train_seeds.index(item.train_seed),
+                self.compared.image_seeds.index(item.image_seed),
+            )
+        except (KeyError, ValueError) as error:
+            raise BenchError(
+                f"item {item.item} of the key: the run has no images of row {item.row} of "
+                f"{item.prompt_set} with train seed {item.train_seed} and image seed "
+                f"{item.image_seed}; give the run and the key of one audit"
+            ) from error
 
     def pair_finding(self, number: int, table: Floats) -> PairFinding:
         """What people and scorers say of one pair.
@@ -230,7 +245,9 @@ class _Asked:
         stratum = np.array([item.stratum for item in asked])
         strata = self.key.pairs[asked[0].pair].strata
         answered = np.bincount(stratum, minlength=len(strata))
-        chance = np.array([n / s.prompts for n, s in zip(answered, strata, strict=True)])[stratum]
+        # A stratum may hold no prompt, and then nobody was asked of it.
+        prompts = np.array([max(1, s.prompts) for s in strata])
+        chance = (answered / prompts)[stratum]
         if any(n < min(2, s.sampled) for n, s in zip(answered, strata, strict=True)):
             # Too few answers of a stratum show no spread: each keeps the chance of being asked, and
             # whoever answers few answers the first of a shuffled order.

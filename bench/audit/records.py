@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import ClassVar
 from bench.lib.canonical_json import STRICT, compact, sha256, to_json
 from bench.lib.errors import BenchError
 from bench.lib.reading import json_value, read_text
+from bench.lib.wording import quoted
 
 SCHEMA = 1
 """Version of the key's format."""
@@ -98,6 +100,10 @@ class AuditKey:
 
     def __post_init__(self) -> None:
         """Raise `BenchError` where the record contradicts itself."""
+        digits = re.fullmatch("[0-9a-f]+", self.audit)
+        if not digits or not self.items_sha256.startswith(self.audit):
+            # It becomes the name of a file.
+            raise BenchError(f"audit is {quoted(self.audit)}, not the start of items_sha256")
         twice = [name for name, count in Counter(i.item for i in self.items).items() if count > 1]
         if twice or not self.items:
             raise BenchError(f"items {f'has {twice[0]!r} twice' if twice else 'is empty'}")

@@ -69,6 +69,8 @@ def export(
     from bench.lib.progress import Progress
     from bench.registry.spec_language import split_list
 
+    if question is not None and not question.strip():
+        raise BenchError("--question: is blank; say what people are to judge, or leave it out")
     folder = _folder(run)
     out = out or AUDITS / (safe_name(folder.resolve().name) or "audit")
     exporting.check_free(out)

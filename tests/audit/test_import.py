@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +16,7 @@ from bench_plugins.shapes import population
 
 from bench.audit import compared, exporting
 from bench.audit.findings import find, findings_text
-from bench.audit.records import AuditKey
+from bench.audit.records import AuditKey, Stratum, load_key
 from bench.audit.votes import load_votes
 from bench.leaderboard.run_folder import MARK, RunFolder
 from bench.lib.errors import BenchError
@@ -158,6 +162,40 @@ def test_one_file_given_twice_counts_once_or_not_at_all(asked: Asked, tmp_path: 
     file = write_votes(tmp_path / "votes.csv", rows)
     with pytest.raises(BenchError, match="a second time, after"):
         load_votes([file, file], asked.key)
+
+
+def test_a_stratum_without_prompts_changes_nothing(asked: Asked, tmp_path: Path) -> None:
+    none = Stratum(name="nothing", prompts=0, sampled=0)
+    pairs = tuple(replace(pair, strata=(*pair.strata, none)) for pair in asked.key.pairs)
+    rows = [[i.item, "left", "1", "a"] for i in asked.key.items]
+    votes = load_votes([write_votes(tmp_path / "v.csv", rows)], asked.key)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = find(replace(asked.key, pairs=pairs), asked.found, votes)
+    assert findings_text(found) == findings_text(find(asked.key, asked.found, votes))
+
+
+def forged(key_file: Path, place: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    document = json.loads(key_file.read_text())
+    change(document["record"])
+    text = json.dumps(document["record"], sort_keys=True, separators=(",", ":"))
+    document["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    place.write_text(json.dumps(document))
+    return place
+
+
+def test_a_forged_key_names_no_file_elsewhere_and_no_image_that_is_not_there(
+    asked: Asked, tmp_path: Path
+) -> None:
+    path = forged(asked.key_file, tmp_path / "k.json", lambda key: key.update(audit="../../x"))
+    with pytest.raises(BenchError, match=r"k\.json: audit is '\.\./\.\./x', not the start"):
+        load_key(path)
+    for change in ({"row": 10**9}, {"train_seed": 77}, {"image_seed": 77}):
+        forged(asked.key_file, path, lambda key, c=change: key["items"][0].update(c))
+        key = load_key(path)
+        file = write_votes(tmp_path / "v.csv", [[i.item, "left", "1", "a"] for i in key.items])
+        with pytest.raises(BenchError, match=f"item {key.items[0].item} of the key: the run has"):
+            find(key, asked.found, load_votes([file], key))
 
 
 def test_the_command_writes_findings_into_a_runs_folder(bench: Bench, tmp_path: Path) -> None:
