@@ -12,8 +12,9 @@ import numpy as np
 
 from bench.audit.records import AuditKey, Method
 from bench.audit.sampling import Floats
+from bench.leaderboard.compared import cell_scores, common_scorers, prompt_tables
 from bench.leaderboard.names import shortened
-from bench.leaderboard.results import CellResult, PromptSetScores, load_cells, load_prompts
+from bench.leaderboard.results import CellResult, load_cells, load_prompts
 from bench.lib.errors import BenchError, UnknownNameError
 from bench.lib.wording import listed
 from bench.recipe.prompt_table import PromptTable
@@ -50,7 +51,7 @@ class Compared:
         both = [
             (self.cells[one.cells[seed]][1], self.cells[other.cells[seed]][1]) for seed in seeds
         ]
-        scorers = _common_scorers([cell for cells in both for cell in cells])
+        scorers = tuple(common_scorers([cell for cells in both for cell in cells]))
         if not scorers:
             raise BenchError(
                 f"no scorer has scored all images of both {one.shown} and {other.shown}"
@@ -130,7 +131,7 @@ def load(run: Path, names: Sequence[str] = (), protocol: str = "") -> Compared:
         protocol=digest,
         methods=methods,
         cells={cell.identity: (path, cell) for path, cell in mine.items()},
-        tables=_tables(run, first),
+        tables=prompt_tables(run, first, load_prompts(run)),
         image_seeds=tuple(first.evaluation.image_seeds),
     )
 
@@ -151,7 +152,7 @@ def of_key(run: Path, key: AuditKey) -> Compared:
                 )
     mine = {i: cells[i] for method in key.methods for i in method.cells.values()}
     first = next(cell for _, cell in mine.values())
-    tables = _tables(run, first)
+    tables = prompt_tables(run, first, load_prompts(run))
     if dict(key.prompts) != {name: table.sha256 for name, table in tables.items()}:
         raise BenchError(f"{run}: its prompts are not those of the audit {key.audit}")
     return Compared(
@@ -229,24 +230,6 @@ def _chosen(
     return tuple(chosen)
 
 
-def _tables(run: Path, cell: CellResult) -> dict[str, PromptTable]:
-    known = load_prompts(run)
-    tables = {}
-    for part in parts(cell):
-        if part.prompts_sha256 not in known:
-            raise BenchError(
-                f"{run}: no file in prompts/ holds the prompts of {part.prompt_set!r} with hash "
-                f"{part.prompts_sha256[:12]}"
-            )
-        tables[part.prompt_set] = known[part.prompts_sha256]
-    return tables
-
-
-def parts(cell: CellResult) -> list[PromptSetScores]:
-    """The cell's evaluations in the order of prompt-set names."""
-    return sorted(cell.evaluations, key=lambda part: part.prompt_set)
-
-
 def _common_seeds(one: Method, other: Method) -> list[str]:
     return [seed for seed in one.cells if seed in other.cells]
 
@@ -255,17 +238,6 @@ def _seeds(method: Method) -> str:
     return " and ".join(method.cells)
 
 
-def _common_scorers(cells: Sequence[CellResult]) -> tuple[str, ...]:
-    have = (set(part.scores) for cell in cells for part in cell.evaluations)
-    return tuple(sorted(set.intersection(*have)))
-
-
 def _outcomes(ours: CellResult, theirs: CellResult, scorer: str) -> Floats:
     """[prompts, image seeds]."""
-
-    def scores(cell: CellResult) -> Floats:
-        return np.concatenate(
-            [np.array(p.scores[scorer]).reshape(p.prompts, -1) for p in parts(cell)]
-        )
-
-    return outcomes(scores(ours), scores(theirs))
+    return outcomes(cell_scores(ours, scorer), cell_scores(theirs, scorer))

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from bench.audit import sampling
-from bench.audit.compared import Compared, Pairing, parts
+from bench.audit.compared import Compared, Pairing
 from bench.audit.page import PageItem, Picture, render
 from bench.audit.records import AuditKey, Item, Pair, Stratum, key_text
+from bench.leaderboard.compared import parts
 from bench.lib.canonical_json import sha256
 from bench.lib.errors import BenchError
 from bench.lib.files import write_atomic

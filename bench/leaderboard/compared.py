@@ -111,7 +111,8 @@ def design_of(tables: Mapping[str, PromptTable]) -> Design:
 
 def untouched(base: CellResult) -> Compared:
     """The base, as one training."""
-    return Compared(cells=(base,), scores={s: _scores(base, s)[None] for s in _scorers([base])})
+    scores = {scorer: cell_scores(base, scorer)[None] for scorer in common_scorers([base])}
+    return Compared(cells=(base,), scores=scores)
 
 
 def compare(cells: Mapping[Path, Cell], base: CellResult) -> Compared:
@@ -130,11 +131,11 @@ def compare(cells: Mapping[Path, Cell], base: CellResult) -> Compared:
             )
     results = tuple(cell for _, cell in finished)
     scores = {
-        scorer: np.stack([_scores(cell, scorer) for cell in results])
-        for scorer in (_scorers([base, *results]) if results else ())
+        scorer: np.stack([cell_scores(cell, scorer) for cell in results])
+        for scorer in (common_scorers([base, *results]) if results else ())
     }
     outcomes = {
-        scorer: np.stack([model.outcomes(one, _scores(base, scorer)) for one in values])
+        scorer: np.stack([model.outcomes(one, cell_scores(base, scorer)) for one in values])
         for scorer, values in scores.items()
     }
     failures = tuple(cell for _, cell in ordered if isinstance(cell, CellFailure))
@@ -146,13 +147,13 @@ def parts(cell: CellResult) -> list[PromptSetScores]:
     return sorted(cell.evaluations, key=lambda part: part.prompt_set)
 
 
-def _scorers(cells: Sequence[CellResult]) -> list[str]:
+def common_scorers(cells: Sequence[CellResult]) -> list[str]:
     """Those that have scored every image of all cells."""
     return sorted(
         set.intersection(*(set(part.scores) for cell in cells for part in cell.evaluations))
     )
 
 
-def _scores(cell: CellResult, scorer: str) -> Floats:
+def cell_scores(cell: CellResult, scorer: str) -> Floats:
     """[prompts of all sets, images]."""
     return np.concatenate([np.array(p.scores[scorer]).reshape(p.prompts, -1) for p in parts(cell)])
