@@ -48,3 +48,36 @@ def test_the_tutorials_package_is_the_one_that_is_tested() -> None:
     package = ROOT / "tests" / "third_party"
     assert (package / "bench_brightness" / "__init__.py").read_text() in _blocks(PLUGINS, "python")
     assert (package / "pyproject.toml").read_text() in _blocks(PLUGINS, "toml")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        *sorted(ROOT.glob("*.md")),
+        *sorted(ROOT.glob("docs/*.md")),
+        *ROOT.glob("leaderboards/*/*.md"),
+    ],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith(("https:", "http:")):
+            continue
+        name, _, part = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not part or part in _anchors(target), link
+
+
+def _anchors(page: Path) -> set[str]:
+    """As GitHub names the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).strip().replace(" ", "-") for each in headings}
+
+
+def test_every_room_is_on_the_map() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = {path.parent.name for path in (ROOT / "bench").glob("*/__init__.py")}
+    assert rooms
+    assert [room for room in sorted(rooms) if f"| `bench/{room}/` |" not in page] == []

@@ -37,14 +37,16 @@ GENERAL = (
     "denoiser once), counted where the denoiser is asked: of training, inversion and "
     "references included, and of sampling all images, guidance and a method's own inference "
     "included. memory: peak of training.",
-    "Beside the win rates: difference, mean over prompts in standard deviations of the base's "
-    "scores. dominates / dominated: share of prompts where the image is at least as good by every "
-    "scorer and better by one, and the reverse (joint domination and collapse rates). strength: "
-    "log-odds against the base in a Bradley-Terry model over all scorers that the method has held "
-    "out, each with a discrimination of its own. diversity: how much the images of one prompt "
-    "differ, over the base's. looks: drift of the images' saturation, contrast, sharpness and "
-    "clipping. at equal looks: the win rate where these are the base's. weights moved: distance "
-    "of the weights from the start's, over their norm.",
+    "Beside the win rates, as far as results have it: difference, mean over prompts in standard "
+    "deviations (sd) of the base's scores; a method may win less often and still lead in the mean. "
+    "worst scorer: the one with the smallest difference. dominates / dominated: share of prompts "
+    "where the image is at least as good by every scorer and better by one, and the reverse (joint "
+    "domination and collapse rates). strength: log-odds against the base, ± its standard error, in "
+    "a Bradley-Terry model over all scorers that the method has held out, each with a "
+    "discrimination of its own. diversity: how much the images of one prompt differ, over the "
+    "base's. looks: drift of the images' saturation, contrast, sharpness and clipping. at equal "
+    "looks: the win rate where these are the base's. weights moved: distance of the weights from "
+    "the start's, over their norm.",
     "Scorers that share a backbone agree more than independent judges would.",
 )
 

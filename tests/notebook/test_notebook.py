@@ -45,6 +45,7 @@ def test_the_page_runs_as_it_stands(world: dict[str, Any]) -> None:
     assert isinstance(world["board"], RunResult)
     assert isinstance(world["comparison"], Comparison)
     assert len(world["wide"]) == 4
+    assert ">smpo</text>" in (world["folder"] / "rates.svg").read_text(encoding="utf-8")
 
 
 def test_a_run_gives_frames_of_what_its_folder_holds(world: dict[str, Any]) -> None:
