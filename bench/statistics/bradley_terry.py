@@ -28,6 +28,8 @@ PSEUDO_WINS = 0.5
 """Wins that either side of each pair is given where the strengths would else be infinite."""
 _GRADIENT = 1e-7
 """The search ends where the derivatives of the log-likelihood a comparison are no larger."""
+_FLAT = 1e-8
+"""A likelihood that curves so much less in one direction is flat there, up to rounding."""
 _NEWTON_STEPS = 3
 """Then Newton's method, whose error is squared at each step, goes to the last digits."""
 
@@ -165,7 +167,8 @@ def standard_errors(
 
     Returns:
         None where there are no more distinct prompts than prompt sets, or the likelihood has no
-        peak there (all methods are alike).
+        peak there: all methods are alike, or judges that compare no pair in common leave open who
+        discriminates more.
     """
     theta, lam = np.array(fitted.strength), np.array(fitted.discrimination)
     weight = shares(design)
@@ -178,7 +181,8 @@ def standard_errors(
     met = compared.wins + compared.wins.transpose(0, 2, 1) > 0
     model = _Model(compared.wins + fitted.pseudo_wins * met, base)
     information = model.hessian(model.free(theta, lam)) * model.comparisons
-    if np.linalg.eigvalsh(information)[0] <= 0:
+    curvature = np.linalg.eigvalsh(information)
+    if curvature[0] <= _FLAT * curvature[-1]:
         return None
     reach = model.jacobian @ np.linalg.solve(information, model.jacobian.T)
     influence = np.einsum("ab,bsp->asp", reach, score)

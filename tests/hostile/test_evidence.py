@@ -15,7 +15,7 @@ from bench.leaderboard.opening import open_folder
 from bench.leaderboard.results import CellResult, PromptSetScores
 from bench.outputs.image_finding import Question, find
 from bench.report import writing
-from bench.statistics import model
+from bench.statistics import bradley_terry, model
 from bench.statistics.effects import effect
 from bench.statistics.model import design
 from tests.commands import Bench, in_folder
@@ -123,3 +123,18 @@ def test_an_export_is_no_result(tmp_path: Path, bench: Bench) -> None:
     assert code == 1
     assert "run/results/all.json: only records may lie there" in said
     assert bench("show", "run")[0] == 0
+
+
+def test_judges_that_share_no_pair_leave_strengths_without_errors() -> None:
+    plan = design([f"prompt {i}" for i in range(20)], ["set"] * 20)
+    for seed in range(30):
+        rng = np.random.RandomState(seed)
+        # [judges, train seeds, players, prompts, images]: each judge saw another method.
+        scores = rng.normal(size=(2, 1, 3, 20, 1))
+        scores[0, :, 1] += 1
+        scores[1, :, 2] += 3
+        scores[0, :, 2] = scores[1, :, 1] = np.nan
+        compared = bradley_terry.count(scores, plan)
+        fitted = bradley_terry.fit(compared.wins)
+        assert fitted
+        assert bradley_terry.standard_errors(fitted, compared, plan) is None
