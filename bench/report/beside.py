@@ -59,8 +59,8 @@ def panels(section: Section, names: Mapping[tuple[str, str], str]) -> Iterator[T
             "least as good as the base's and one better, and the reverse. Strength: log-odds "
             "against the base, ± their standard error, each scorer weighed by how well it tells "
             "methods apart. Diversity: of the images of a prompt, 1 is the base's. Saturation to "
-            "clipping: drift of the pixels. At equal looks: the win rate where these are the base's. "
-            "Weights moved: distance from the start's over their norm.",
+            "clipping: drift of the pixels. At equal looks: the win rate where these are the "
+            "base's. Weights moved: distance from the start's over their norm.",
             headings=("method", *(head for head, _ in known)),
             rows=tuple(zip(methods, *(cells for _, cells in known), strict=True)),
         )
