@@ -423,7 +423,7 @@ def degrees_of_freedom(
     at once df come out large: an interval that is too short twice. The exponent
     2 trainings_df / (trainings_df + 2) instead of 2, the ratio of the square of a variance to
     the mean of its estimate's square, makes up for it: with 4 degrees of freedom coverage over
-    all true shares goes from 94.2-95.0% to 94.8-95.5%, with 1 from 87-95% to 92.5-97.5%. Farther
+    all true shares goes from 94.2-95.0% to 94.8-95.5%, with 1 from 87-95% to 93-97.5%. Farther
     out it takes less, 2 trainings_df / (trainings_df + 6): at a level of 0.5%, single tests with 4
     degrees of freedom err up to 2.2 times too often by Satterthwaite's, and 1.2 times with it.
 
