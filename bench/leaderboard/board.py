@@ -36,7 +36,7 @@ from bench.lib.canonical_json import plain, sha256, to_json
 from bench.lib.errors import BenchError
 from bench.lib.files import file_sha256
 from bench.lib.reading import json_value, read_text
-from bench.lib.strict import Count, Flag, StrictModel, Whole, validated
+from bench.lib.strict import Count, Flag, StrictModel, Whole, read_yaml, validated
 from bench.lib.wording import listed
 from bench.recipe.prompt_table import PromptTable
 from bench.registry.spec_language import parse
@@ -241,12 +241,7 @@ def load_file(board: Path) -> BoardFile:
     Raises:
         BenchError: it is not there or not valid, or its protocol is not as it was frozen.
     """
-    path = board / BOARD
-    try:
-        data = plain_yaml.load(read_text(path, plain_yaml.MOST_BYTES))
-    except plain_yaml.YamlError as error:
-        raise BenchError(f"{path}: not valid YAML: {error}") from error
-    return validated(BoardFile, data, str(path))
+    return read_yaml(BoardFile, board / BOARD)
 
 
 def load_ledger(board: Path) -> Ledger:

@@ -14,10 +14,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from bench.leaderboard import tables as board_tables
 from bench.leaderboard.columns import GAP
-from bench.lib import escaping, plain_yaml
-from bench.lib.errors import BenchError
-from bench.lib.reading import read_text
-from bench.lib.strict import Count, Number, StrictModel, validated
+from bench.lib import escaping
+from bench.lib.strict import Count, Number, StrictModel, read_yaml
 
 FILE = "published.yaml"
 UNKNOWN = "unknown"
@@ -138,12 +136,7 @@ def load(folder: Path) -> Published:
     Raises:
         BenchError: it is not there or not valid; names the key.
     """
-    path = folder / FILE
-    try:
-        data = plain_yaml.load(read_text(path, plain_yaml.MOST_BYTES))
-    except plain_yaml.YamlError as error:
-        raise BenchError(f"{path}: not valid YAML: {error}") from error
-    return validated(Published, data, str(path))
+    return read_yaml(Published, folder / FILE)
 
 
 def write(folder: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bench.lib import plain_yaml
 from bench.lib.errors import BenchError, UnknownNameError
+from bench.lib.reading import read_text
 from bench.lib.wording import quoted
 
 # Bounds here are all that a field has: pydantic takes the last of two. Nothing is infinite.
@@ -54,6 +57,19 @@ def validated(model: type[_Model], data: object, where: str) -> _Model:
         text = str(message)
         said = f"{text[:1].lower()}{text[1:]}"
         raise BenchError(f"{where}: {place}: {said}" if place else f"{where}: {said}") from error
+
+
+def read_yaml(model: type[_Model], path: Path) -> _Model:
+    """The record that a YAML file describes.
+
+    Raises:
+        BenchError: it is not there or not valid; names the file, and the key.
+    """
+    try:
+        data = plain_yaml.load(read_text(path, plain_yaml.MOST_BYTES))
+    except plain_yaml.YamlError as error:
+        raise BenchError(f"{path}: not valid YAML: {error}") from error
+    return validated(model, data, str(path))
 
 
 def _keys(model: type[BaseModel], location: Iterable[str]) -> list[str]:
