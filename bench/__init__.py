@@ -63,9 +63,6 @@ if TYPE_CHECKING:
     from bench.scoring.isolation.environments import EnvironmentSpec
     from bench.scoring.isolation.scorer import IsolatedScorer, load_in_worker
 else:
-    # `bench.run` is a room and a call: see its first lines.
-    import bench.run as run
-
     # These need torch, pydantic, or NumPy and much of the standard library.
     __getattr__ = lazy(
         __name__,
@@ -76,7 +73,7 @@ else:
             "bench.api.schedule": "DdimSettings, NoiseSchedule",
             "bench.api.training": "StepReport, TrainingBudget, TrainingOutcome",
             "bench.lib.evaluations": "carry as carry_evaluations",
-            "bench.notebook.calls": "compare, load",
+            "bench.notebook.calls": "compare, load, run",
             "bench.notebook.records": "Board, Comparison, RunResult",
             "bench.registry.registry": "build",
             "bench.scoring.isolation.environments": "EnvironmentSpec",

@@ -29,9 +29,9 @@ def main() -> None:
 def _parts(methods: str, folder: Path) -> None:
     from bench.recipe.recipe import load
     from bench.registry.registry import default_registry
-    from bench.run import planning
-    from bench.run.estimates import estimate
-    from bench.run.walk import status
+    from bench.running import planning
+    from bench.running.estimates import estimate
+    from bench.running.walk import status
     from bench.store.store import Store
 
     start = time.perf_counter()

@@ -21,7 +21,7 @@ from PIL import Image
 from bench.cli import main as cli
 from bench.diffusion.checkpoints import LORA_FILE
 from bench.diffusion.sampling import initial_latent, solver
-from bench.run.launch import meeting_point
+from bench.running.launch import meeting_point
 from tests import toy
 from tests.tiny import save_tiny_sd1, save_tiny_sd2, save_tiny_sdxl
 from tests.training.conftest import exit_code, forked

@@ -27,8 +27,8 @@ from bench.registry.spec_language import split_list
 if TYPE_CHECKING:
     from bench.api.kinds import Backbone
     from bench.registry.registry import Registry
-    from bench.run.plan import Plan
-    from bench.run.walk import Status
+    from bench.running.plan import Plan
+    from bench.running.walk import Status
     from bench.stages.pairs import PairsStage
 
 
@@ -73,7 +73,7 @@ def generate(
     from bench.recipe.recipe import validate
     from bench.registry import location
     from bench.registry.registry import default_registry
-    from bench.run import planning
+    from bench.running import planning
     from bench.stages.generated import GeneratedPairs
     from bench.store.store import Artefact
 

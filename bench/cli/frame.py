@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.lib.progress import Progress
-    from bench.run.plan import Plan
-    from bench.run.walk import RunOutcome, Status
+    from bench.running.plan import Plan
+    from bench.running.walk import RunOutcome, Status
     from bench.stages.stage import Stage
     from bench.store.store import Store
 
@@ -42,7 +42,7 @@ def joined(processes: int, *, dry_run: bool = False) -> World:
     """The processes of this run; where there are to be more, they are started and waited for."""
     world = World.from_environment()
     if processes > 1 and world.size == 1 and not dry_run:
-        from bench.run.launch import launch
+        from bench.running.launch import launch
 
         sys.exit(launch(processes, sys.argv[1:]))
     return world
@@ -104,7 +104,7 @@ class Frame:
 
     def status(self, stages: Sequence[Stage]) -> Status:
         """What the store holds of these stages."""
-        from bench.run.walk import status
+        from bench.running.walk import status
 
         here = self.world.broadcast(status(stages, self.store) if self.world.is_main else None)
         assert here is not None
@@ -113,7 +113,7 @@ class Frame:
     def make(self, stages: Sequence[Stage], here: Status) -> RunOutcome:
         """Make what is missing."""
         from bench.lib.progress import quiet_libraries
-        from bench.run.walk import RunOutcome, Walk
+        from bench.running.walk import RunOutcome, Walk
         from bench.stages.describe import DescribeStage
         from bench.stages.score import ScoreStage
 
@@ -127,7 +127,7 @@ class Frame:
 
     def print_costs(self, plan: Plan, here: Status, processes: int = 1) -> None:
         """What is to be made again, and what each kind of stage will take."""
-        from bench.run.estimates import estimate
+        from bench.running.estimates import estimate
 
         for reason in here.damaged.values():
             self.say(f"damaged artefact: {reason}; it will be made again")

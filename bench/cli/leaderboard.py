@@ -182,7 +182,7 @@ def _planned(recipe: str, overrides: Mapping[str, object]) -> tuple[Protocol, tu
     from bench.outputs.writing import protocol_of
     from bench.recipe import recipe as recipes
     from bench.registry.registry import default_registry
-    from bench.run import planning
+    from bench.running import planning
 
     registry = default_registry()
     plan = planning.make(recipes.load(registry, recipe, overrides), registry)

@@ -27,7 +27,7 @@ from bench.lib import interrupts
 from bench.lib.distributed import World
 from bench.lib.errors import BenchError
 from bench.lib.wording import shown
-from bench.run.launch import join_launch
+from bench.running.launch import join_launch
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -103,7 +103,7 @@ def _planned(
 ) -> Outlook:
     from bench.recipe import recipe as recipes
     from bench.registry.registry import default_registry
-    from bench.run import outlook, planning
+    from bench.running import outlook, planning
 
     registry = default_registry()
     chosen = recipes.load(registry, recipe, overrides)
@@ -152,7 +152,7 @@ def _points(difference: float | None) -> str:
 
 
 def _spent(option: Option) -> tuple[str, str]:
-    from bench.run.estimates import duration
+    from bench.running.estimates import duration
 
     if option.spent is None:
         return "", ""

@@ -17,8 +17,8 @@ from bench.lib.errors import BenchError
 from bench.lib.wording import cut, quoted
 
 if TYPE_CHECKING:
-    from bench.run.plan import Plan
-    from bench.run.walk import RunOutcome, Status
+    from bench.running.plan import Plan
+    from bench.running.walk import RunOutcome, Status
 
 DEFAULT_RECIPE = "shapes"
 Methods = Annotated[
@@ -66,8 +66,8 @@ def run(
     from bench.leaderboard.run_folder import RunFolder, default_place, outside
     from bench.recipe import recipe as recipes
     from bench.registry.registry import default_registry
-    from bench.run import planning
-    from bench.run.fresh import chosen as chosen_anew
+    from bench.running import planning
+    from bench.running.fresh import chosen as chosen_anew
 
     registry = default_registry()
     overrides = overridden(methods, scorers, prompts, seeds, limit, settings)
@@ -163,7 +163,7 @@ def _with_seeds(arguments: Sequence[str], seeds: Iterable[int]) -> str:
 
 
 def _print_plan(frame: Frame, plan: Plan, here: Status, processes: int) -> None:
-    from bench.run.estimates import facts_table
+    from bench.running.estimates import facts_table
 
     frame.say(
         f"Plan of recipe {plan.recipe.name!r}: {_count(len(plan.cells), 'cell')}, "
@@ -175,7 +175,7 @@ def _print_plan(frame: Frame, plan: Plan, here: Status, processes: int) -> None:
 
 def print_power(frame: Frame, plan: Plan, here: Status, processes: int) -> None:
     """Which differences the plan can find, in two lines."""
-    from bench.run import outlook
+    from bench.running import outlook
     from bench.statistics.power import widest
 
     for line in outlook.sentences(

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from bench.api.kinds import PromptSet, Scorer
     from bench.lib.stdout_guard import ReservedStdout
     from bench.registry.registry import Registry
-    from bench.run.image_scores import Scored
+    from bench.running.image_scores import Scored
     from bench.scoring.image_set import ImageSet
     from bench.scoring.summary import Benchmark
 
@@ -130,7 +130,7 @@ def score_all(
     frame: Frame, images: ImageSet, scorers: Mapping[str, Scorer], registry: Registry
 ) -> Outcome:
     """Score all images by every scorer that has not scored them before; failures stay apart."""
-    from bench.run import image_scores
+    from bench.running import image_scores
 
     stages, failures = image_scores.plan(
         images, scorers, registry, frame.store, frame.progress, frame.world

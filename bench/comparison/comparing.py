@@ -39,8 +39,8 @@ from bench.recipe import recipe as recipes
 from bench.recipe.prompt_table import PromptTable
 from bench.registry.location import named_or_path
 from bench.registry.registry import Registry
-from bench.run import planning
-from bench.run.plan import Plan
+from bench.running import planning
+from bench.running.plan import Plan
 from bench.statistics import model
 from bench.statistics.model import Components, Floats, WinRate
 from bench.statistics.ranking import simultaneous

@@ -19,7 +19,7 @@ from bench.lib.errors import BenchError
 from bench.lib.wording import listed
 from bench.outputs.score_table import image_paths
 from bench.registry.registry import Registry, spec_text
-from bench.run import image_scores, planning
+from bench.running import image_scores, planning
 from bench.scoring.image_set import ImageSet
 from bench.stages.score import ScoreStage, read_scores
 from bench.stages.stage import Stage
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from bench.api.kinds import Scorer
     from bench.lib.distributed import World
     from bench.lib.progress import Progress
-    from bench.run.walk import RunOutcome, Status
+    from bench.running.walk import RunOutcome, Status
     from bench.store.store import Store
 
 

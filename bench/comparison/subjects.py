@@ -22,7 +22,7 @@ from bench.lib.wording import listed, quoted
 from bench.recipe.prompt_table import PromptTable
 from bench.registry.registry import Registry, spec_text
 from bench.registry.spec_language import Spec
-from bench.run.plan import Cell
+from bench.running.plan import Cell
 from bench.scoring import manifests
 from bench.scoring.folders import SUFFIXES
 from bench.scoring.image_set import ImageSet

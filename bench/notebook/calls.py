@@ -57,7 +57,7 @@ def run(
     from bench.outputs import writing
     from bench.recipe import recipe as recipes
     from bench.registry.registry import default_registry
-    from bench.run import planning
+    from bench.running import planning
 
     registry = default_registry()
     overrides = _overrides({"methods": methods, "seeds": seeds, **settings})

@@ -24,8 +24,8 @@ from bench.outputs import cards, curves
 from bench.outputs.checkpoint_folders import is_adapter, write_checkpoint
 from bench.outputs.score_table import parquet, score_table
 from bench.recipe.prompt_table import PromptTable
-from bench.run.plan import Cell, Plan
-from bench.run.walk import RunOutcome
+from bench.running.plan import Cell, Plan
+from bench.running.walk import RunOutcome
 from bench.stages.describe import read_diversity, read_facts
 from bench.stages.sample import PREPARING, image_in
 from bench.stages.score import read_scores

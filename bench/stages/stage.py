@@ -48,7 +48,7 @@ class Stage(ABC):
     plugins: Mapping[str, Any] = field(default_factory=dict)
     """Role -> `Registry.key_data` of a plugin that the stage runs; part of the key.
 
-    Given by `bench.run.planning`; the first lines of a stage's file name them."""
+    Given by `bench.running.planning`; the first lines of a stage's file name them."""
 
     @property
     def inputs(self) -> tuple[Stage, ...]:

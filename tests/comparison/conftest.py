@@ -13,8 +13,8 @@ from rich.console import Console
 
 from bench.lib.progress import Progress
 from bench.outputs import writing
-from bench.run import planning
-from bench.run.walk import Walk, status
+from bench.running import planning
+from bench.running.walk import Walk, status
 from bench.store.store import Store
 from tests import toy
 from tests.commands import Bench, in_folder

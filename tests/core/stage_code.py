@@ -79,7 +79,7 @@ APART = frozenset(
         "bench.lib.interrupts",
         "bench.lib.io_errors",
         "bench.scoring.isolation.environments",
-        "bench.run.launch",
+        "bench.running.launch",
         "bench.leaderboard.results",
         "bench.lib.cost_meter",
         "bench.registry.plugin_classes",
@@ -227,7 +227,7 @@ def _module(repository: Path, name: str) -> _Module | None:
 
 def versions() -> dict[str, int]:
     """The number of each kind of stage."""
-    from bench.run.planning import STAGES
+    from bench.running.planning import STAGES
 
     return {name: stage.version for name, stage in STAGES.items()}
 

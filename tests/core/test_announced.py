@@ -10,7 +10,7 @@ from rich.console import Console
 from bench.cli import run
 from bench.cli.frame import Frame
 from bench.lib.distributed import ALONE
-from bench.run import planning
+from bench.running import planning
 from tests import toy
 
 

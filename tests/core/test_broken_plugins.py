@@ -29,7 +29,7 @@ from bench.recipe.recipe import validate
 from bench.registry import location
 from bench.registry import registry as registry_module
 from bench.registry.registry import Broken, Entry, Registry
-from bench.run import planning
+from bench.running import planning
 from tests import toy
 
 if False:

@@ -38,10 +38,10 @@ from bench import (
 from bench.lib.distributed import World
 from bench.lib.progress import Progress
 from bench.registry.registry import Entry, Registry
-from bench.run import planning
-from bench.run.launch import meeting_point
-from bench.run.plan import Plan
-from bench.run.walk import RunOutcome, Walk, status
+from bench.running import planning
+from bench.running.launch import meeting_point
+from bench.running.plan import Plan
+from bench.running.walk import RunOutcome, Walk, status
 from bench.store.store import Store
 from tests import toy
 from tests.training.conftest import exit_code, forked

@@ -14,7 +14,7 @@ import pytest
 
 from bench.registry import source_code as code
 from bench.registry.registry import Entry, Registry
-from bench.run import planning
+from bench.running import planning
 from tests import toy
 
 _PLUGIN = '''

@@ -40,7 +40,7 @@ from bench.api.training import StepReport, TrainingOutcome
 from bench.lib.errors import BenchError, DivergedError, PluginError, StoreError
 from bench.lib.io_errors import clear_io_errors
 from bench.registry.registry import Entry, Registry
-from bench.run import planning
+from bench.running import planning
 from tests import toy
 from tests.training.conftest import toy_setup, train
 
@@ -462,7 +462,7 @@ def test_what_is_no_plugins_failure_passes_the_border() -> None:
             raise error
         assert caught.value is error
     ended = "import sys\ndef stop(): sys.exit(143)"
-    own: dict[str, Any] = {"__name__": "bench.run.launch"}
+    own: dict[str, Any] = {"__name__": "bench.running.launch"}
     exec(ended, own)
     with pytest.raises(SystemExit), contracts.asking("scorer 'odd'"):
         own["stop"]()

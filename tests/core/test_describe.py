@@ -14,10 +14,10 @@ from rich.console import Console
 from bench.leaderboard.results import CellResult
 from bench.lib.progress import Progress
 from bench.outputs import writing
-from bench.run import planning
-from bench.run.estimates import estimate
-from bench.run.plan import Plan
-from bench.run.walk import RunOutcome, Walk, status
+from bench.running import planning
+from bench.running.estimates import estimate
+from bench.running.plan import Plan
+from bench.running.walk import RunOutcome, Walk, status
 from bench.scoring import image_facts
 from bench.stages import describe
 from bench.stages.describe import DescribeStage, read_diversity, read_facts

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.lib.distributed import ALONE, World
-from bench.run.launch import meeting_point
+from bench.running.launch import meeting_point
 from tests.training.conftest import exit_code, forked
 
 

@@ -11,8 +11,8 @@ from bench import Prompt, PromptSet
 from bench.api.training import TrainingBudget
 from bench.recipe.recipe import validate
 from bench.registry.registry import Entry, Registry
-from bench.run import planning
-from bench.run.estimates import (
+from bench.running import planning
+from bench.running.estimates import (
     Estimate,
     StageGroup,
     encoded_gb,
@@ -22,7 +22,7 @@ from bench.run.estimates import (
     split,
     training_memory_gb,
 )
-from bench.run.plan import Plan
+from bench.running.plan import Plan
 from bench.store.store import Cost, Store
 from tests import toy
 

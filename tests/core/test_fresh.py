@@ -14,10 +14,10 @@ from rich.console import Console
 
 from bench.lib.errors import BenchError
 from bench.lib.progress import Progress
-from bench.run import planning
-from bench.run.fresh import chosen
-from bench.run.plan import Plan
-from bench.run.walk import RunOutcome, Walk, status
+from bench.running import planning
+from bench.running.fresh import chosen
+from bench.running.plan import Plan
+from bench.running.walk import RunOutcome, Walk, status
 from bench.stages.sample import SampleStage
 from bench.stages.train import TrainStage
 from bench.store.store import Artefact, Store

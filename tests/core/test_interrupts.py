@@ -282,7 +282,7 @@ def _launched(cwd: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
 _LAUNCHED = """
 import sys
 from bench.cli import main as cli
-from bench.run import launch
+from bench.running import launch
 
 @cli.app.command()
 def many():
@@ -346,7 +346,7 @@ def test_a_process_that_was_killed_is_named(tmp_path: Path, rank: int) -> None:
 def test_a_launch_imports_nothing_of_the_current_folder(tmp_path: Path) -> None:
     for name in ("torch", "random", "numpy", "typer", "yaml", "pluggy", "rich", "bench"):
         (tmp_path / f"{name}.py").write_text("import os\nos._exit(77)\n")
-    code = "from bench.run.launch import launch; raise SystemExit(launch(2, ['plugins']))"
+    code = "from bench.running.launch import launch; raise SystemExit(launch(2, ['plugins']))"
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],
         cwd=tmp_path,

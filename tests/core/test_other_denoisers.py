@@ -34,8 +34,8 @@ from bench.lib import hub
 from bench.lib.progress import Progress
 from bench.outputs.writing import write
 from bench.registry.registry import Entry, Registry
-from bench.run import planning
-from bench.run.walk import Walk, status
+from bench.running import planning
+from bench.running.walk import Walk, status
 from bench.store.store import Store
 from tests import tiny, toy
 

@@ -12,10 +12,10 @@ import pytest
 from bench.leaderboard.outlook import of_board
 from bench.recipe.recipe import load
 from bench.registry.registry import default_registry
-from bench.run import planning
-from bench.run.estimates import estimate
-from bench.run.outlook import of_plan, sentences
-from bench.run.plan import Plan
+from bench.running import planning
+from bench.running.estimates import estimate
+from bench.running.outlook import of_plan, sentences
+from bench.running.plan import Plan
 from bench.statistics.power import widest
 from bench.store.store import Store
 from tests.commands import Bench, in_folder

@@ -26,9 +26,9 @@ from bench.leaderboard.run_folder import RunFolder
 from bench.lib.errors import BenchError
 from bench.lib.progress import Progress
 from bench.outputs import writing
-from bench.run import planning
-from bench.run.plan import Plan
-from bench.run.walk import RunOutcome, Walk, status
+from bench.running import planning
+from bench.running.plan import Plan
+from bench.running.walk import RunOutcome, Walk, status
 from bench.store.store import Store
 from tests import toy
 from tests.commands import Bench, in_folder

@@ -9,8 +9,8 @@ from bench.lib import plain_yaml
 from bench.lib.errors import BenchError
 from bench.recipe.prompt_table import PromptTable, stratified
 from bench.recipe.recipe import Recipe, validate
-from bench.run import planning
-from bench.run.plan import Plan
+from bench.running import planning
+from bench.running.plan import Plan
 from tests import toy
 
 

@@ -16,9 +16,9 @@ import pytest
 from rich.console import Console
 
 from bench.lib.progress import Progress
-from bench.run import planning
-from bench.run.plan import Plan
-from bench.run.walk import Walk, status
+from bench.running import planning
+from bench.running.plan import Plan
+from bench.running.walk import Walk, status
 from bench.store.store import Store
 from tests import toy
 

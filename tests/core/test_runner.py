@@ -18,9 +18,9 @@ from bench.lib.errors import BenchError
 from bench.lib.io_errors import clear_io_errors
 from bench.lib.progress import Progress
 from bench.outputs import writing
-from bench.run import planning
-from bench.run.plan import Plan
-from bench.run.walk import RunOutcome, Walk, status
+from bench.running import planning
+from bench.running.plan import Plan
+from bench.running.walk import RunOutcome, Walk, status
 from bench.store.store import Store
 from tests import toy
 

@@ -15,8 +15,8 @@ from bench.leaderboard.results import Cell, CellResult, record_path
 from bench.lib.progress import Progress
 from bench.outputs import writing
 from bench.outputs.score_table import parquet, score_table
-from bench.run import planning
-from bench.run.walk import Walk
+from bench.running import planning
+from bench.running.walk import Walk
 from bench.store.store import Store
 from tests import toy
 from tests.leaderboard import small_board

@@ -98,7 +98,7 @@ def test_a_change_touches_the_stages_that_run_through_it(
 
 
 @pytest.mark.parametrize(
-    "file", ["lib/progress.py", "cli/output.py", "cli/run.py", "run/estimates.py"]
+    "file", ["lib/progress.py", "cli/output.py", "cli/run.py", "running/estimates.py"]
 )
 def test_what_only_speaks_to_people_touches_none(copy: Path, file: str) -> None:
     path = copy / "bench" / file

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from bench.lib.errors import BenchError, out_of_memory
-from bench.run.launch import meeting_point
+from bench.running.launch import meeting_point
 from bench.scoring.chunks import CHUNK, SCORING_REMEDY, score_in_chunks
 from bench.scoring.isolation import client, environments
 from bench.scoring.isolation.client import Order, Worker

@@ -11,7 +11,7 @@ from bench.leaderboard.protocol import Protocol
 from bench.lib.errors import BenchError
 from bench.recipe import recipe as recipes
 from bench.registry.registry import default_registry
-from bench.run import planning
+from bench.running import planning
 from tests.leaderboard import frozen_board, small_board
 from tests.leaderboard.frozen_board import cell, frozen, run, snapshot
 

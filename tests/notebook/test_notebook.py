@@ -67,7 +67,7 @@ def test_a_run_gives_frames_of_what_its_folder_holds(world: dict[str, Any]) -> N
 def test_the_same_call_does_nothing_again(
     world: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench.run.walk import Walk
+    from bench.running.walk import Walk
 
     monkeypatch.setattr(Walk, "run", None)
     again = bench.run(["dpo", "sft"], "toy.yaml", seeds=[0, 1], limit=4, training={"steps": 1})
@@ -103,10 +103,10 @@ def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
         bench.run(recipe="shapes", stepz=3, out=tmp_path / "out")
 
 
-def test_the_call_and_the_room_of_one_name_are_both_there() -> None:
+def test_the_call_is_there_whichever_room_is_imported_first() -> None:
     code = (
-        "import bench; from bench.run import planning; import bench.run.walk as walk; "
-        "assert callable(bench.run) and planning and walk; import bench.run; "
+        "import bench; from bench.running import planning; import bench.running.walk as walk; "
+        "assert callable(bench.run) and planning and walk; "
         "from bench import run; assert callable(run)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)

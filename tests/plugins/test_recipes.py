@@ -15,9 +15,9 @@ from bench.api.pair_method import PairMethod
 from bench.cli import main as cli
 from bench.recipe.recipe import Recipe, load, validate
 from bench.registry.registry import default_registry
-from bench.run import planning
-from bench.run.estimates import encoded_gb, facts, training_memory_gb
-from bench.run.plan import Plan
+from bench.running import planning
+from bench.running.estimates import encoded_gb, facts, training_memory_gb
+from bench.running.plan import Plan
 
 NAMES = [
     "balanced-sd15",

@@ -23,7 +23,7 @@ from PIL import Image
 
 from bench.recipe import recipe as recipes
 from bench.registry.registry import default_registry
-from bench.run import planning
+from bench.running import planning
 from bench.stages.stage import Stage
 from bench.store.store import Store
 from tests import toy

@@ -12,7 +12,7 @@ from bench_plugins.references import Ema, HardCopy
 
 from bench.api.kinds import TrainingSetup
 from bench.lib.distributed import ALONE, World
-from bench.run.launch import meeting_point
+from bench.running.launch import meeting_point
 from bench.training import gradients
 from tests.training.conftest import exit_code, forked, tiny_setup, toy_setup, train
 from tests.training.test_encoding import digests, run

@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from bench.run import planning
-from bench.run.plan import Plan
+from bench.running import planning
+from bench.running.plan import Plan
 from tests import toy
 from tests.trust import plugins
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from bench.leaderboard.standings import Row
 from bench.lib.progress import Progress
 from bench.outputs import writing
-from bench.run.plan import Plan
-from bench.run.walk import Walk, status
+from bench.running.plan import Plan
+from bench.running.walk import Walk, status
 from bench.store.store import Store
 
 

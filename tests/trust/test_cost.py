@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench.lib.distributed import World
-from bench.run.launch import meeting_point
+from bench.running.launch import meeting_point
 from bench.store.store import Artefact
 from tests import toy
 from tests.training.conftest import exit_code, forked
@@ -135,7 +135,7 @@ def test_processes_together_count_what_one_counts(
         from rich.console import Console
 
         from bench.lib.progress import Progress
-        from bench.run.walk import Walk
+        from bench.running.walk import Walk
         from bench.store.store import Store
 
         world = World.from_environment()

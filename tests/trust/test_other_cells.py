@@ -62,7 +62,7 @@ def test_another_packages_base_does_not_take_the_place_of_ours(make_plan: MakePl
 def test_a_base_that_is_trained_or_reads_is_refused(
     make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench.run import planning
+    from bench.running import planning
 
     monkeypatch.setattr(planning, "baseline", lambda registry: "base")
     with pytest.raises(BenchError, match=r"'trained_base'.*untouched backbone, but is trained"):

@@ -9,7 +9,7 @@ import pytest
 from bench import BenchError
 from bench.api import scorer_loads
 from bench.registry.registry import Registry
-from bench.run.plan import Cell, Plan
+from bench.running.plan import Cell, Plan
 from tests import toy
 from tests.trust import plugins
 from tests.trust.conftest import MakePlan

@@ -14,7 +14,7 @@ from bench.api.kinds import Method
 from bench.api.pair_method import PairMethod
 from bench.api.training import TrainingBudget
 from bench.lib.errors import DamagedArtefactError
-from bench.run.plan import Plan
+from bench.running.plan import Plan
 from bench.stages.encode import EncodeStage
 from bench.stages.generated import GeneratedPairs
 from bench.stages.inspect import InspectStage

@@ -38,7 +38,7 @@ from bench.registry.registry import (
     classes_affecting_results,
     spec_text,
 )
-from bench.run.plan import Cell, Plan
+from bench.running.plan import Cell, Plan
 from bench.stages.describe import DescribeStage
 from bench.stages.encode import EncodeStage
 from bench.stages.generated import GeneratedPairs

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bench.leaderboard.outlook import Costs, Outlook, Spent, assumption
-from bench.run.estimates import measured_rates, seconds_of
-from bench.run.plan import Plan
+from bench.running.estimates import measured_rates, seconds_of
+from bench.running.plan import Plan
 from bench.stages.stage import Stage
 from bench.statistics import model
 from bench.statistics.power import Spread, effective_prompts, head_to_head

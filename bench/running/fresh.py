@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from bench.lib.errors import UnknownNameError
 from bench.registry.spec_language import split_list
-from bench.run.plan import Plan
-from bench.run.planning import STAGES
+from bench.running.plan import Plan
+from bench.running.planning import STAGES
 from bench.stages.stage import Stage
 
 
